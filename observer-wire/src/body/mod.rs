@@ -1,0 +1,5 @@
+//! From body bytes to documents and events, without holding what nobody asked for.
+
+pub mod encoding;
+pub mod json;
+pub mod sse;

@@ -1,0 +1,99 @@
+//! The one domain type: an LLM call.
+
+use std::time::Duration;
+
+use serde_json::Number;
+
+use crate::chunk::{Origin, Timestamp};
+
+/// One LLM call as it was seen on the wire. `None` means that the wire did not say; 0 is a 0.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LlmCall {
+    /// Who answers: `openai`, `anthropic`, `google`, `xai`, or another well-known host's name. An
+    /// unknown host has the name of the format that it speaks.
+    pub provider: &'static str,
+    /// OpenTelemetry's `gen_ai.operation.name`: `chat`, `generate_content`, ….
+    pub operation: &'static str,
+    /// The model that was asked for.
+    pub model: Option<String>,
+    /// The model that the answer names.
+    pub response_model: Option<String>,
+    /// Input tokens as the provider counts them (Anthropic: without cached ones).
+    pub prompt_tokens: Option<u64>,
+    /// Output tokens as the provider counts them (Gemini: without thoughts).
+    pub completion_tokens: Option<u64>,
+    /// Input tokens that were read from a cache.
+    pub cached_tokens: Option<u64>,
+    /// Output tokens that went into reasoning.
+    pub reasoning_tokens: Option<u64>,
+    /// The temperature that was asked for, as it was written.
+    pub temperature: Option<Number>,
+    /// Whether the answer was asked for, or came, as a stream.
+    pub stream: bool,
+    /// When the first byte of the request was handed over.
+    pub start: Timestamp,
+    /// From the first byte of the request to the last of the answer, or to where it broke off.
+    pub latency: Duration,
+    /// From the first byte of the request to the first non-empty delta; streams only.
+    pub time_to_first_token: Option<Duration>,
+    /// HTTP status of the final response.
+    pub status_code: Option<u16>,
+    /// The class of the exception that the caller's SDK raises, or the provider's error type.
+    pub error_type: Option<String>,
+    /// The text of that exception, with anything that looks like a key masked.
+    pub error_message: Option<String>,
+    /// Why the model stopped, one for each choice, in the provider's words.
+    pub finish_reasons: Vec<String>,
+    /// Names of the tools that the model wants called, in order.
+    pub tool_calls: Vec<String>,
+    /// The provider's id of the request (`x-request-id`, `request-id`).
+    pub request_id: Option<String>,
+    /// The end of the input; only with [`Options::capture_content`](crate::Options).
+    pub input_preview: Option<String>,
+    /// The beginning of the output; only with [`Options::capture_content`](crate::Options).
+    pub output_preview: Option<String>,
+    /// Which try of the SDK this was, from 1; known if the SDK says so in a header.
+    pub attempts: Option<u32>,
+    /// Host that the request names.
+    pub server_address: Option<String>,
+    /// Port that the request names, else 443.
+    pub server_port: Option<u16>,
+    /// Path of the request target, without the query.
+    pub url_path: String,
+    /// Why part of the call is missing, or `None` when all of it was seen.
+    pub incomplete: Option<Incomplete>,
+    /// The mark of the chunk with which the request began.
+    pub origin: Origin,
+}
+
+/// Why part of a call is missing. [`as_str`](Incomplete::as_str) is what records say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Incomplete {
+    /// Bytes were lost between the kernel and the parser.
+    BytesLost,
+    /// The client closed before the answer was complete.
+    ClientCancelled,
+    /// The observer stopped before the call ended.
+    ObserverStopped,
+    /// The process exited or was killed before the call ended.
+    ProcessExited,
+    /// The server closed before the answer was complete.
+    ServerDisconnected,
+    /// The answer was not understood to its end.
+    Unparsable,
+}
+
+impl Incomplete {
+    /// The stable word for records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BytesLost => "bytes_lost",
+            Self::ClientCancelled => "client_cancelled",
+            Self::ObserverStopped => "observer_stopped",
+            Self::ProcessExited => "process_exited",
+            Self::ServerDisconnected => "server_disconnected",
+            Self::Unparsable => "unparsable",
+        }
+    }
+}

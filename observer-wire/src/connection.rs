@@ -1,0 +1,83 @@
+//! The whole way from chunks to calls, for one connection.
+
+use crate::{
+    call::LlmCall,
+    chunk::{Chunk, Close, Origin, Timestamp},
+};
+
+/// What the caller wants of every connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether previews of prompt and answer are taken. Off: no content is kept, not even for a
+    /// moment longer than its chunk.
+    pub capture_content: bool,
+    /// Longest output preview, in Unicode code points.
+    pub output_preview_chars: usize,
+    /// Longest input preview, in Unicode code points.
+    pub input_preview_chars: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { capture_content: false, output_preview_chars: 500, input_preview_chars: 500 }
+    }
+}
+
+/// Numbers the calls of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// What became of a call.
+#[derive(Clone, Debug)]
+pub enum CallEvent {
+    /// A request that looks like an LLM call began. `Ended` or `Dismissed` follows.
+    Started {
+        /// Names the call in the event that follows.
+        call: CallId,
+        /// When its first byte was handed over.
+        at: Timestamp,
+        /// The mark of the chunk that held it.
+        origin: Origin,
+    },
+    /// The call is over.
+    Ended {
+        /// The call of the `Started` event.
+        call: CallId,
+        /// The record: exactly one for a call.
+        record: Box<LlmCall>,
+    },
+    /// It was no LLM call after all.
+    Dismissed {
+        /// The call of the `Started` event.
+        call: CallId,
+    },
+}
+
+/// Follows one connection of one process.
+pub struct Connection {
+    // stream: both directions; http: h1::Connection; calls: provider::Calls
+}
+
+impl Connection {
+    /// A connection of which nothing has been seen yet. The first bytes may come from the middle.
+    pub fn new(options: Options) -> Self {
+        let _ = options;
+        Self {}
+    }
+
+    /// Takes the next chunk of either direction and reports what it brought about.
+    pub fn data(&mut self, chunk: Chunk<'_>, report: &mut impl FnMut(CallEvent)) {
+        let _ = (chunk, report);
+    }
+
+    /// Ends the connection: every open call ends now. `sent` and `received` are the number of bytes
+    /// that were produced in each direction, if known, so that a loss at the very end shows.
+    pub fn close(&mut self, close: Close, produced: Option<(u64, u64)>, at: Timestamp, report: &mut impl FnMut(CallEvent)) {
+        let _ = (close, produced, at, report);
+    }
+
+    /// Bytes held in memory, roughly.
+    pub fn memory(&self) -> usize {
+        0
+    }
+}

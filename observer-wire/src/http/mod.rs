@@ -1,0 +1,135 @@
+//! HTTP exchanges from byte streams.
+//!
+//! A parser takes the bytes of both directions of a connection and reports [`Event`]s. Bodies come
+//! de-framed (no chunked encoding) but still content-encoded; see [`crate::body::encoding`].
+
+pub mod h1;
+
+use ::http::{HeaderMap, Method, StatusCode};
+
+use crate::chunk::{Origin, Timestamp};
+
+/// Numbers the exchanges of one connection from 0 in the order of their requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExchangeId(pub u64);
+
+/// The head of a request. Credentials are gone: see [`redact`](self).
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// The request method (RFC 9110 section 9).
+    pub method: Method,
+    /// Path of the target, without query; never empty.
+    pub path: String,
+    /// Query of the target without `?`, credentials (`key=`…) removed; empty if there is none.
+    pub query: String,
+    /// Host of the authority: the `Host` header, or that of an absolute-form target. No port.
+    pub host: Option<String>,
+    /// Port of the authority, if it is given.
+    pub port: Option<u16>,
+    /// The header fields, without those that carry credentials.
+    pub headers: HeaderMap,
+}
+
+/// The head of a final (not 1xx) response.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The status code (RFC 9110 section 15).
+    pub status: StatusCode,
+    /// The header fields, without those that carry credentials.
+    pub headers: HeaderMap,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client closed before the response was complete.
+    ClientClosed,
+    /// Request and response are complete.
+    Complete,
+    /// The observer stopped before the exchange ended.
+    Detached,
+    /// Bytes that are missing took the place where this exchange ended.
+    Lost,
+    /// The bytes are no valid HTTP from here on.
+    Malformed,
+    /// The process exited or was killed before the response was complete.
+    ProcessExit,
+    /// The server closed before the response was complete, or without any.
+    ServerClosed,
+    /// The connection changed to another protocol (101, or 2xx to CONNECT).
+    Upgraded,
+}
+
+/// What happened on a connection, in order. An exchange begins with `RequestHead` and ends with
+/// exactly one `End`; requests may be pipelined, so events of different exchanges interleave.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A request began.
+    RequestHead {
+        /// The new exchange.
+        exchange: ExchangeId,
+        /// Its request head.
+        head: RequestHead,
+        /// When the first byte of the head was handed over.
+        at: Timestamp,
+        /// The mark of the chunk that held this first byte.
+        origin: Origin,
+    },
+    /// A piece of the request body.
+    RequestBody {
+        /// The exchange it belongs to.
+        exchange: ExchangeId,
+        /// The bytes, de-chunked, still content-encoded.
+        bytes: &'a [u8],
+        /// When they were handed over.
+        at: Timestamp,
+    },
+    /// This many bytes of the request body are missing here; what follows continues after them.
+    RequestGap {
+        /// The exchange it belongs to.
+        exchange: ExchangeId,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// The request is complete.
+    RequestEnd {
+        /// The exchange it belongs to.
+        exchange: ExchangeId,
+        /// When its last byte was handed over.
+        at: Timestamp,
+    },
+    /// A final response began. It may come before the request has ended.
+    ResponseHead {
+        /// The exchange it belongs to.
+        exchange: ExchangeId,
+        /// The response head.
+        head: ResponseHead,
+        /// When the head was complete.
+        at: Timestamp,
+    },
+    /// A piece of the response body.
+    ResponseBody {
+        /// The exchange it belongs to.
+        exchange: ExchangeId,
+        /// The bytes, de-chunked, still content-encoded.
+        bytes: &'a [u8],
+        /// When the process got them.
+        at: Timestamp,
+    },
+    /// This many bytes of the response body are missing here; what follows continues after them.
+    ResponseGap {
+        /// The exchange it belongs to.
+        exchange: ExchangeId,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// Nothing more will come of this exchange.
+    End {
+        /// The exchange that ended.
+        exchange: ExchangeId,
+        /// How it ended.
+        end: End,
+        /// When.
+        at: Timestamp,
+    },
+}
