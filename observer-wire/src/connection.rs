@@ -66,13 +66,13 @@ impl Connection {
     }
 
     /// Takes the next chunk of either direction and reports what it brought about.
-    pub fn data(&mut self, chunk: Chunk<'_>, report: &mut impl FnMut(CallEvent)) {
+    pub fn data(&mut self, chunk: Chunk<'_>, report: &mut dyn FnMut(CallEvent)) {
         let _ = (chunk, report);
     }
 
     /// Ends the connection: every open call ends now. `sent` and `received` are the number of bytes
     /// that were produced in each direction, if known, so that a loss at the very end shows.
-    pub fn close(&mut self, close: Close, produced: Option<(u64, u64)>, at: Timestamp, report: &mut impl FnMut(CallEvent)) {
+    pub fn close(&mut self, close: Close, produced: Option<(u64, u64)>, at: Timestamp, report: &mut dyn FnMut(CallEvent)) {
         let _ = (close, produced, at, report);
     }
 

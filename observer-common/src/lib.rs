@@ -1,0 +1,168 @@
+//! What the BPF programs and the agent agree on: the records of the ring buffer, the limits and
+//! the cookies that tell probe sites apart.
+//!
+//! A record begins with a `u32` [`kind`](DataRecord::kind); the rest is one of the structs here, in
+//! the byte order of the machine. Times are `bpf_ktime_get_boot_ns()`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// Largest number of plaintext bytes in one [`DataRecord`]; longer calls come in several.
+pub const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Room for plaintext in the records that the programs reserve: the smallest that fits is taken.
+pub const CHUNK_CLASSES: [usize; 4] = [256, 1024, 4096, CHUNK_BYTES];
+
+/// Calls of the TLS library that may be open at once on one thread, one inside the other (TLS in
+/// TLS); deeper ones are counted as lost.
+pub const NESTED_CALLS: usize = 4;
+
+/// [`DataRecord`]: plaintext that a process wrote or read.
+pub const KIND_DATA: u32 = 1;
+/// [`CloseRecord`]: the process freed the connection.
+pub const KIND_FREE: u32 = 2;
+/// [`CloseRecord`]: the process sent a close_notify.
+pub const KIND_SHUTDOWN: u32 = 3;
+/// [`CloseRecord`]: the peer sent a close_notify.
+pub const KIND_PEER_CLOSED: u32 = 4;
+/// [`CloseRecord`]: the connection broke.
+pub const KIND_BROKEN: u32 = 5;
+/// [`ProcessRecord`]: `tgid` created the task `other`, a thread or a process.
+pub const KIND_FORK: u32 = 6;
+/// [`ProcessRecord`]: `tgid` executes another program.
+pub const KIND_EXEC: u32 = 7;
+/// [`ProcessRecord`]: the thread `tid` of `tgid` exits.
+pub const KIND_EXIT: u32 = 8;
+/// [`ProcessRecord`]: `tgid` mapped a file as executable.
+pub const KIND_MAP: u32 = 9;
+
+/// [`DataRecord::direction`]: written by the process.
+pub const SENT: u32 = 0;
+/// [`DataRecord::direction`]: read by the process.
+pub const RECEIVED: u32 = 1;
+
+/// Plaintext of one call of a TLS library, or a part of it. The bytes follow the struct.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct DataRecord {
+    /// [`KIND_DATA`].
+    pub kind: u32,
+    /// [`SENT`] or [`RECEIVED`].
+    pub direction: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// Address of the connection's object in the process (`SSL *`).
+    pub ssl: u64,
+    /// When the connection was first seen: tells connections apart that reuse an address.
+    pub generation: u64,
+    /// When the call was entered (sent) or returned (received).
+    pub at: u64,
+    /// Bytes of this direction that came before this record's, lost ones included.
+    pub offset: u64,
+    /// Bytes of the whole call.
+    pub call_bytes: u64,
+    /// Bytes in this record, [`CHUNK_BYTES`] at most.
+    pub bytes: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Name of the thread, padded with 0.
+    pub comm: [u8; 16],
+}
+
+/// The end of a connection, or of one side of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct CloseRecord {
+    /// [`KIND_FREE`], [`KIND_SHUTDOWN`], [`KIND_PEER_CLOSED`] or [`KIND_BROKEN`].
+    pub kind: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// Address of the connection's object in the process (`SSL *`).
+    pub ssl: u64,
+    /// As in [`DataRecord::generation`].
+    pub generation: u64,
+    /// When it happened.
+    pub at: u64,
+    /// Bytes written since the connection was first seen, lost ones included.
+    pub sent: u64,
+    /// Bytes read since the connection was first seen, lost ones included.
+    pub received: u64,
+}
+
+/// A step in the life of a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct ProcessRecord {
+    /// [`KIND_FORK`], [`KIND_EXEC`], [`KIND_EXIT`] or [`KIND_MAP`].
+    pub kind: u32,
+    /// The created task for [`KIND_FORK`], else 0.
+    pub other: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// When it happened.
+    pub at: u64,
+}
+
+/// The cookies of the probes of a TLS library's functions: which function it is.
+pub mod function {
+    /// `int SSL_write(SSL *ssl, const void *buf, int num)`
+    pub const SSL_WRITE: u64 = 1;
+    /// `int SSL_write_ex(SSL *s, const void *buf, size_t num, size_t *written)`
+    pub const SSL_WRITE_EX: u64 = 2;
+    /// `int SSL_read(SSL *ssl, void *buf, int num)`
+    pub const SSL_READ: u64 = 3;
+    /// `int SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)`
+    pub const SSL_READ_EX: u64 = 4;
+    /// `int SSL_get_error(const SSL *ssl, int ret)`
+    pub const SSL_GET_ERROR: u64 = 5;
+}
+
+/// Causes of loss: indexes into the map `LOST`, two counters each: events, then bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// The ring buffer was full.
+    RingFull = 0,
+    /// The plaintext could not be read from the process (paged out, or unmapped).
+    Fault = 1,
+    /// A call of the TLS library could not be followed to its return: a table was full, or calls
+    /// were nested too deep.
+    Untracked = 2,
+    /// A step in the life of a process could not be reported: the ring buffer was full.
+    ProcessEvent = 3,
+}
+
+impl Loss {
+    /// All causes, in the order of their index.
+    pub const ALL: [Self; 4] = [Self::RingFull, Self::Fault, Self::Untracked, Self::ProcessEvent];
+
+    /// A short name for messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring buffer full",
+            Self::Fault => "memory not readable",
+            Self::Untracked => "call not tracked",
+            Self::ProcessEvent => "process event dropped",
+        }
+    }
+}

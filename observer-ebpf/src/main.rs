@@ -1,0 +1,27 @@
+//! The BPF programs of observer: uprobes on the functions of a TLS library through which plaintext
+//! passes, and tracepoints for the life of processes.
+//!
+//! Uprobe programs can be preempted, and another thread can then run the same program on the same
+//! CPU. So nothing here is kept per CPU: state lies in maps under the thread or the connection,
+//! plaintext goes straight into the ring buffer, and counters are atomic.
+
+#![no_std]
+#![no_main]
+// For atomic addition; see `maps::lost`.
+#![feature(asm_experimental_arch)]
+
+mod emit;
+mod maps;
+mod process;
+mod tls;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The helpers that the programs call are for GPL-compatible programs only; the sources are also
+/// under the GPL-2.0 (LICENSE-GPL-2.0).
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

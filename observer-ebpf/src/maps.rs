@@ -1,0 +1,145 @@
+//! Maps, settings and counters.
+
+use core::{arch::asm, ptr};
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, RingBuf},
+};
+use observer_common::{Loss, NESTED_CALLS};
+
+/// All records for user space. The agent sets the size when it loads the programs.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 24, 0);
+
+/// Process ids that are watched; unused when `WATCH_ALL` is set. Children of a watched process are
+/// added when they are forked, so that their first instruction is already covered.
+#[map]
+pub static WATCHED: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
+
+/// Calls of the TLS library that a thread (`pid_tgid`) has entered and not yet left.
+#[map]
+pub static CALLS: HashMap<u64, OpenCalls> = HashMap::with_max_entries(1 << 16, 1 /* BPF_F_NO_PREALLOC */);
+
+/// What is known of a connection.
+#[map]
+pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Processes that have used a TLS library: their exit is reported.
+#[map]
+pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// Threads that are about to map a file as executable.
+#[map]
+pub static MAPPING: HashMap<u64, u8> = HashMap::with_max_entries(1 << 14, 1 /* BPF_F_NO_PREALLOC */);
+
+/// Losses: for each cause of [`Loss`] the number of events and of bytes.
+#[map]
+static LOST: Array<u64> = Array::with_max_entries(2 * Loss::ALL.len() as u32, 0);
+
+/// Whether every process is watched. Set by the agent at load.
+#[unsafe(no_mangle)]
+static WATCH_ALL: u8 = 0;
+
+/// The agent's own process id, never watched. Set by the agent at load.
+#[unsafe(no_mangle)]
+static AGENT_TGID: u32 = 0;
+
+/// Offset of `child_pid` in the tracepoint `sched_process_fork`, which differs between kernels. Set
+/// by the agent at load.
+#[unsafe(no_mangle)]
+static FORK_CHILD_PID_OFFSET: u32 = 44;
+
+/// Names a connection while it lives.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ConnectionKey {
+    pub ssl: u64,
+    pub tgid: u64,
+}
+
+/// What is known of a connection: when it was first seen, and the bytes that have passed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Connection {
+    pub generation: u64,
+    pub sent: u64,
+    pub received: u64,
+}
+
+/// A call of the TLS library that was entered.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct OpenCall {
+    /// One of [`observer_common::function`]; 0 marks a free place.
+    pub function: u64,
+    pub ssl: u64,
+    /// The caller's buffer.
+    pub buffer: u64,
+    /// Where an `_ex` function will store the number of bytes.
+    pub count: u64,
+    pub entered_at: u64,
+    /// Stack pointer at the entry: finds the call again at its return.
+    pub stack: u64,
+}
+
+/// The open calls of one thread.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct OpenCalls {
+    pub calls: [OpenCall; NESTED_CALLS],
+}
+
+/// Whether the current process is watched.
+#[inline(always)]
+pub fn watched(tgid: u32) -> bool {
+    if tgid == setting(&AGENT_TGID) {
+        return false;
+    }
+    // SAFETY: the value is not read, only its presence matters.
+    setting(&WATCH_ALL) != 0 || unsafe { WATCHED.get(tgid) }.is_some()
+}
+
+/// Where `sched_process_fork` keeps the child's pid.
+#[inline(always)]
+pub fn fork_child_pid_offset() -> u32 {
+    setting(&FORK_CHILD_PID_OFFSET)
+}
+
+/// Whether every process is watched.
+#[inline(always)]
+pub fn watch_all() -> bool {
+    setting(&WATCH_ALL) != 0
+}
+
+/// Process and thread id of the current task.
+#[inline(always)]
+pub fn current() -> (u32, u32, u64) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    ((pid_tgid >> 32) as u32, pid_tgid as u32, pid_tgid)
+}
+
+/// Counts one lost event of `bytes` bytes.
+#[inline(always)]
+pub fn lost(cause: Loss, bytes: u64) {
+    add(2 * cause as u32, 1);
+    add(2 * cause as u32 + 1, bytes);
+}
+
+#[inline(always)]
+fn add(index: u32, n: u64) {
+    if let Some(counter) = LOST.get_ptr_mut(index) {
+        // `AtomicU64::fetch_add` does not exist for this target; the instruction (BPF_ATOMIC | BPF_ADD,
+        // instruction-set.rst) does.
+        // SAFETY: a map value is aligned and lives as long as the map.
+        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) n) };
+    }
+}
+
+#[inline(always)]
+fn setting<T: Copy>(value: &'static T) -> T {
+    // The agent patches the value at load, so the compiler must not fold the one that is here.
+    // SAFETY: a static is valid and aligned.
+    unsafe { ptr::read_volatile(value) }
+}

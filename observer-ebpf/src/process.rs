@@ -1,0 +1,114 @@
+//! Tracepoints for the life of processes: who forks, executes, exits, and maps code.
+
+use aya_ebpf::{
+    helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext,
+};
+use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAP, Loss, ProcessRecord};
+
+use crate::{
+    emit,
+    maps::{
+        CALLS, MAPPING, SPEAKERS, WATCHED, current, fork_child_pid_offset, lost, watch_all, watched,
+    },
+};
+
+/// `PROT_EXEC` (asm-generic/mman-common.h).
+const PROT_EXEC: u64 = 4;
+
+/// Offsets of the arguments of a `syscalls/sys_enter_*` and of the result of a `sys_exit_*`
+/// tracepoint (include/trace/events/syscalls.h).
+const SYSCALL_ARGUMENTS: usize = 16;
+const SYSCALL_RESULT: usize = 16;
+
+/// `sched/sched_process_fork`, in the parent. Threads count as tasks too.
+#[tracepoint]
+pub fn process_fork(context: TracePointContext) -> u32 {
+    let (tgid, tid, _) = current();
+    if watch_all() || !watched(tgid) {
+        return 0;
+    }
+    let offset = fork_child_pid_offset() as usize;
+    // SAFETY: the agent read the offset from the tracepoint's format.
+    let Ok(child) = (unsafe { context.read_at::<u32>(offset) }) else { return 0 };
+    if WATCHED.insert(child, 1, 0).is_err() {
+        lost(Loss::Untracked, 0);
+    }
+    report(KIND_FORK, child, tgid, tid);
+    0
+}
+
+/// `sched/sched_process_exec`, in the process.
+#[tracepoint]
+pub fn process_exec(_context: TracePointContext) -> u32 {
+    let (tgid, tid, _) = current();
+    // SAFETY: the value is not read, only its presence matters.
+    if (watch_all() && unsafe { SPEAKERS.get(tgid) }.is_some()) || (!watch_all() && watched(tgid)) {
+        report(KIND_EXEC, 0, tgid, tid);
+    }
+    0
+}
+
+/// `sched/sched_process_exit`, in each thread that exits.
+#[tracepoint]
+pub fn process_exit(_context: TracePointContext) -> u32 {
+    let (tgid, tid, thread) = current();
+    let _ = CALLS.remove(thread);
+    let _ = MAPPING.remove(thread);
+    // SAFETY: the value is not read, only its presence matters.
+    let speaker = unsafe { SPEAKERS.get(tgid) }.is_some();
+    if speaker || (!watch_all() && watched(tgid)) {
+        report(KIND_EXIT, 0, tgid, tid);
+    }
+    if tid != tgid {
+        // A thread got here by process_fork, which cannot tell it from a process.
+        let _ = WATCHED.remove(tid);
+    }
+    0
+}
+
+/// `syscalls/sys_enter_mmap`.
+#[tracepoint]
+pub fn mmap_enter(context: TracePointContext) -> u32 {
+    let (tgid, _, thread) = current();
+    // SAFETY: the layout is that of the tracepoint.
+    let (Ok(protection), Ok(file)) = (unsafe {
+        (
+            context.read_at::<u64>(SYSCALL_ARGUMENTS + 2 * 8),
+            context.read_at::<u64>(SYSCALL_ARGUMENTS + 4 * 8),
+        )
+    }) else {
+        return 0;
+    };
+    if protection & PROT_EXEC != 0 && (file as i32) >= 0 && watched(tgid) {
+        let _ = MAPPING.insert(thread, 1, 0);
+    }
+    0
+}
+
+/// `syscalls/sys_exit_mmap`: only now the mapping is there to be looked at.
+#[tracepoint]
+pub fn mmap_exit(context: TracePointContext) -> u32 {
+    let (tgid, tid, thread) = current();
+    if MAPPING.remove(thread).is_err() {
+        return 0;
+    }
+    // SAFETY: the layout is that of the tracepoint.
+    let Ok(result) = (unsafe { context.read_at::<i64>(SYSCALL_RESULT) }) else { return 0 };
+    // Results from -4095 are errors.
+    if !(-4095..0).contains(&result) {
+        report(KIND_MAP, 0, tgid, tid);
+    }
+    0
+}
+
+#[inline(always)]
+fn report(kind: u32, other: u32, tgid: u32, tid: u32) {
+    emit::process(ProcessRecord {
+        kind,
+        other,
+        tgid,
+        tid,
+        // SAFETY: a helper without arguments.
+        at: unsafe { bpf_ktime_get_boot_ns() },
+    });
+}

@@ -1,0 +1,474 @@
+//! The loop that everything passes through: records of the kernel in, records of calls and traces
+//! out. One thread does it all but writing, so that nothing has to be locked.
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use observer_wire::{CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tracing::{debug, warn};
+
+use crate::{
+    attach::{
+        Attacher,
+        processes::{self, Identity, Pid},
+    },
+    capture::{Capture, ConnectionKey, Event, Step, loss::Losses},
+    clock::{self, Clock},
+    export::{Queue, Record},
+    trace::{CallContext, CallRecord, TraceRecord, Traces},
+};
+
+/// Connections that are followed at once; past it those that were silent for longest are let go.
+const CONNECTIONS: usize = 65_536;
+
+/// Events that are handled before signals and timers get their turn.
+const BATCH: usize = 4_096;
+
+/// How often idle traces and dead processes are looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long the records of a process that has just exited are waited for.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// What the user wants.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Passed on to the parsers.
+    pub wire: Options,
+    /// Only these providers; empty for all.
+    pub providers: Vec<String>,
+    /// A trace ends this long after its last call.
+    pub trace_idle: Duration,
+}
+
+/// Why the loop returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every watched process has exited.
+    NobodyLeft,
+    /// The records cannot be written.
+    OutputFailed,
+    /// A signal: its number.
+    Signal(i32),
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    /// Calls that were recorded.
+    pub calls: u64,
+    /// Traces that were recorded.
+    pub traces: u64,
+    /// Plaintext bytes that were looked at.
+    pub bytes: u64,
+    /// What was lost in the kernel.
+    pub losses: Losses,
+    /// Records that the exporter could not take in time.
+    pub dropped: u64,
+}
+
+/// The agent at work.
+pub struct Agent {
+    attacher: Attacher,
+    capture: Capture,
+    pipeline: Pipeline,
+    /// Processes whose main thread has exited.
+    dying: Vec<(Pid, Timestamp)>,
+}
+
+/// Everything after the capture.
+struct Pipeline {
+    settings: Settings,
+    connections: HashMap<(Pid, u64), Tracked>,
+    processes: HashMap<Pid, Identity>,
+    traces: Traces,
+    clock: Clock,
+    queue: Queue,
+    calls: u64,
+    trace_count: u64,
+    bytes: u64,
+    /// Reused for the events of one chunk.
+    events: Vec<CallEvent>,
+    /// Reused for the traces that one event ended.
+    ended: Vec<TraceRecord>,
+}
+
+/// A connection that is followed.
+struct Tracked {
+    generation: u64,
+    connection: Connection,
+    contexts: HashMap<CallId, CallContext>,
+    last: Timestamp,
+}
+
+/// What the attacher has to do about a batch of events.
+#[derive(Default)]
+struct Chores {
+    scan: Vec<Pid>,
+    children: Vec<u32>,
+    exits: Vec<(Pid, Timestamp)>,
+}
+
+impl Agent {
+    /// Puts the parts together.
+    pub fn new(attacher: Attacher, capture: Capture, queue: Queue, settings: Settings) -> Self {
+        let pipeline = Pipeline {
+            connections: HashMap::new(),
+            processes: HashMap::new(),
+            traces: Traces::new(settings.trace_idle),
+            clock: Clock::new(),
+            queue,
+            calls: 0,
+            trace_count: 0,
+            bytes: 0,
+            events: Vec::new(),
+            ended: Vec::new(),
+            settings,
+        };
+        Self { attacher, capture, pipeline, dying: Vec::new() }
+    }
+
+    /// Works until a signal comes in at `signals`, nobody is left to be watched, or the output fails.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let the agent wait.
+    pub fn run(&mut self, signals: &OwnedFd, mut signal: impl FnMut() -> Option<i32>) -> anyhow::Result<Outcome> {
+        let mut last_tick = Instant::now();
+        loop {
+            let handled = self.drain(BATCH);
+            if let Some(number) = signal() {
+                return Ok(Outcome::Signal(number));
+            }
+            if self.pipeline.queue.has_failed() {
+                return Ok(Outcome::OutputFailed);
+            }
+            if last_tick.elapsed() >= TICK {
+                last_tick = Instant::now();
+                if !self.bury() {
+                    return Ok(Outcome::NobodyLeft);
+                }
+                self.pipeline.expire();
+            }
+            if handled == BATCH {
+                continue;
+            }
+            let busy = !self.dying.is_empty() || !self.pipeline.traces.is_empty();
+            let wait = if busy { TICK } else { 10 * TICK };
+            let timeout = Timespec {
+                tv_sec: wait.as_secs().try_into().unwrap_or(1),
+                tv_nsec: wait.subsec_nanos().into(),
+            };
+            let mut ready = [
+                PollFd::new(&self.capture, PollFlags::IN),
+                PollFd::new(signals, PollFlags::IN),
+            ];
+            match poll(&mut ready, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(anyhow::Error::from(error).context("cannot wait for events")),
+            }
+        }
+    }
+
+    /// Handles what a process that has just exited has left behind.
+    pub fn settle(&mut self) {
+        let deadline = Instant::now() + SETTLE;
+        while Instant::now() < deadline {
+            if self.drain(BATCH) == 0 {
+                if self.dying.is_empty() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.bury();
+        }
+    }
+
+    /// Lets go of the watched processes, then writes out what is there.
+    ///
+    /// # Errors
+    ///
+    /// The records cannot be written.
+    pub fn finish(self) -> anyhow::Result<Summary> {
+        let Self { attacher, mut capture, mut pipeline, .. } = self;
+        // No probe, no new records: what is in the buffer then is all.
+        drop(attacher);
+        capture.drain(usize::MAX, |event| pipeline.handle(event, &mut Chores::default()));
+        let now = clock::now();
+        let keys: Vec<(Pid, u64)> = pipeline.connections.keys().copied().collect();
+        for key in keys {
+            pipeline.forget(key, Close::Detached, None, now);
+        }
+        let mut ended = std::mem::take(&mut pipeline.ended);
+        pipeline.traces.finish(&mut ended);
+        pipeline.ended = ended;
+        pipeline.send_traces();
+        let summary = Summary {
+            calls: pipeline.calls,
+            traces: pipeline.trace_count,
+            bytes: pipeline.bytes,
+            losses: capture.losses(),
+            dropped: pipeline.queue.dropped(),
+        };
+        pipeline.queue.finish()?;
+        Ok(summary)
+    }
+
+    fn drain(&mut self, limit: usize) -> usize {
+        let mut chores = Chores::default();
+        let pipeline = &mut self.pipeline;
+        let handled = self.capture.drain(limit, |event| pipeline.handle(event, &mut chores));
+        for child in chores.children {
+            if processes::is_process(child)
+                && let Err(error) = self.attacher.child(Pid(child))
+            {
+                warn!(pid = child, %error, "cannot watch the child process");
+            }
+        }
+        for pid in chores.scan {
+            if let Err(error) = self.attacher.scan(pid) {
+                warn!(pid = pid.0, %error, "cannot probe what the process has mapped");
+            }
+        }
+        self.dying.extend(chores.exits);
+        handled
+    }
+
+    /// Ends what belonged to processes that are gone. Returns whether anybody is left.
+    fn bury(&mut self) -> bool {
+        let mut left = true;
+        for (pid, at) in std::mem::take(&mut self.dying) {
+            if processes::alive(pid) {
+                // The main thread is gone, others are not.
+                self.dying.push((pid, at));
+                continue;
+            }
+            debug!(pid = pid.0, "the process is gone");
+            self.pipeline.process_gone(pid, at);
+            left = self.attacher.gone(pid);
+        }
+        left
+    }
+}
+
+impl Pipeline {
+    fn handle(&mut self, event: Event<'_>, chores: &mut Chores) {
+        match event {
+            Event::Data { connection, tid, direction, offset, at, comm, bytes } => {
+                self.bytes += bytes.len() as u64;
+                self.identify(connection.pid, comm);
+                self.open(connection, at);
+                let chunk = Chunk { direction, offset, at, origin: Origin(u64::from(tid)), bytes };
+                self.advance((connection.pid, connection.ssl), |tracked, report| {
+                    tracked.last = at;
+                    tracked.connection.data(chunk, report);
+                });
+            }
+            Event::Close { connection, close, freed, produced, at } => {
+                let key = (connection.pid, connection.ssl);
+                if self.connections.get(&key).is_some_and(|known| known.generation == connection.generation) {
+                    if freed {
+                        self.forget(key, close, Some(produced), at);
+                    } else {
+                        self.advance(key, |tracked, report| {
+                            tracked.connection.close(close, Some(produced), at, report);
+                        });
+                    }
+                }
+            }
+            Event::Process { pid, tid, step, at } => match step {
+                Step::Exec => {
+                    // The old program's connections are gone, and it may have another name now.
+                    self.close_process(pid, at);
+                    self.processes.remove(&pid);
+                    push_new(&mut chores.scan, pid);
+                }
+                Step::Exit => {
+                    self.traces.thread_gone(pid, tid, &mut self.ended);
+                    self.send_traces();
+                    if pid.0 == tid {
+                        chores.exits.push((pid, at));
+                    }
+                }
+                Step::Fork(child) => chores.children.push(child),
+                Step::Map => push_new(&mut chores.scan, pid),
+            },
+        }
+    }
+
+    fn expire(&mut self) {
+        self.traces.expire(clock::now(), &mut self.ended);
+        self.send_traces();
+    }
+
+    fn process_gone(&mut self, pid: Pid, at: Timestamp) {
+        self.close_process(pid, at);
+        self.traces.process_gone(pid, &mut self.ended);
+        self.send_traces();
+        self.processes.remove(&pid);
+    }
+
+    fn close_process(&mut self, pid: Pid, at: Timestamp) {
+        let keys: Vec<(Pid, u64)> = self.connections.keys().filter(|key| key.0 == pid).copied().collect();
+        for key in keys {
+            self.forget(key, Close::ProcessExit, None, at);
+        }
+    }
+
+    /// Looks a process up when it is first heard of.
+    fn identify(&mut self, pid: Pid, comm: &[u8]) {
+        self.processes.entry(pid).or_insert_with(|| {
+            let mut identity = Identity::of(pid);
+            if identity.comm.is_none() {
+                identity.comm = Some(String::from_utf8_lossy(comm).into_owned());
+            }
+            identity
+        });
+    }
+
+    /// Follows the connection, a new one if its address is reused.
+    fn open(&mut self, key: ConnectionKey, at: Timestamp) {
+        let place = (key.pid, key.ssl);
+        match self.connections.get(&place) {
+            Some(known) if known.generation == key.generation => return,
+            // Its end was lost.
+            Some(_) => self.forget(place, Close::Local, None, at),
+            None if self.connections.len() >= CONNECTIONS => self.make_room(at),
+            None => {}
+        }
+        self.connections.insert(
+            place,
+            Tracked {
+                generation: key.generation,
+                connection: Connection::new(self.settings.wire),
+                contexts: HashMap::new(),
+                last: at,
+            },
+        );
+    }
+
+    /// Lets go of the sixteenth of the connections that was silent for longest.
+    fn make_room(&mut self, at: Timestamp) {
+        let mut ages: Vec<(Timestamp, (Pid, u64))> =
+            self.connections.iter().map(|(key, tracked)| (tracked.last, *key)).collect();
+        ages.sort_unstable();
+        for (_, key) in ages.into_iter().take(CONNECTIONS / 16) {
+            self.forget(key, Close::Detached, None, at);
+        }
+    }
+
+    fn forget(&mut self, key: (Pid, u64), close: Close, produced: Option<(u64, u64)>, at: Timestamp) {
+        self.advance(key, |tracked, report| tracked.connection.close(close, produced, at, report));
+        self.connections.remove(&key);
+    }
+
+    fn advance(&mut self, key: (Pid, u64), step: impl FnOnce(&mut Tracked, &mut dyn FnMut(CallEvent))) {
+        let mut events = std::mem::take(&mut self.events);
+        if let Some(tracked) = self.connections.get_mut(&key) {
+            step(tracked, &mut |event| events.push(event));
+        }
+        for event in events.drain(..) {
+            self.report(key, event);
+        }
+        self.events = events;
+    }
+
+    fn report(&mut self, key: (Pid, u64), event: CallEvent) {
+        let Some(tracked) = self.connections.get_mut(&key) else { return };
+        let pid = key.0;
+        match event {
+            CallEvent::Started { call, at, origin } => {
+                let tid = u32::try_from(origin.0).unwrap_or(0);
+                let utc = self.clock.utc(at);
+                let unknown = Identity::default();
+                let identity = self.processes.get(&pid).unwrap_or(&unknown);
+                let context = self.traces.call_started(pid, tid, at, utc, identity, &mut self.ended);
+                tracked.contexts.insert(call, context);
+            }
+            CallEvent::Dismissed { call } => {
+                if let Some(context) = tracked.contexts.remove(&call) {
+                    self.traces.call_dismissed(&context, &mut self.ended);
+                }
+            }
+            CallEvent::Ended { call, record } => {
+                let Some(context) = tracked.contexts.remove(&call) else { return };
+                if self.wanted(&record) {
+                    self.calls += 1;
+                    let call = self.record(pid, &context, &record);
+                    self.queue.send(Record::Call(Box::new(call)));
+                    self.traces.call_ended(&context, &record, &mut self.ended);
+                } else {
+                    self.traces.call_dismissed(&context, &mut self.ended);
+                }
+            }
+        }
+        self.send_traces();
+    }
+
+    fn wanted(&self, call: &LlmCall) -> bool {
+        let providers = &self.settings.providers;
+        providers.is_empty() || providers.iter().any(|provider| provider == call.provider)
+    }
+
+    fn send_traces(&mut self) {
+        for trace in self.ended.drain(..) {
+            self.trace_count += 1;
+            self.queue.send(Record::Trace(Box::new(trace)));
+        }
+    }
+
+    fn record(&mut self, pid: Pid, context: &CallContext, call: &LlmCall) -> CallRecord {
+        let identity = self.processes.get(&pid).cloned().unwrap_or_default();
+        let call = call.clone();
+        CallRecord {
+            provider: call.provider,
+            operation: call.operation,
+            model: call.model,
+            response_model: call.response_model,
+            prompt_tokens: call.prompt_tokens,
+            completion_tokens: call.completion_tokens,
+            cached_tokens: call.cached_tokens,
+            reasoning_tokens: call.reasoning_tokens,
+            temperature: call.temperature,
+            stream: call.stream,
+            start_time: self.clock.utc(call.start),
+            latency_ns: u64::try_from(call.latency.as_nanos()).unwrap_or(u64::MAX),
+            time_to_first_token_ns: call
+                .time_to_first_token
+                .map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            status_code: call.status_code,
+            error_type: call.error_type,
+            error_message: call.error_message,
+            finish_reasons: call.finish_reasons,
+            tool_calls: call.tool_calls,
+            request_id: call.request_id,
+            input_preview: call.input_preview,
+            output_preview: call.output_preview,
+            trace_id: context.trace_id.clone(),
+            span_id: context.span_id.clone(),
+            parent_span_id: None,
+            trace_source: context.source,
+            attempts: call.attempts,
+            pid: pid.0,
+            tid: u32::try_from(call.origin.0).unwrap_or(0),
+            ppid: identity.ppid,
+            comm: identity.comm,
+            exe: identity.exe.map(|path| path.to_string_lossy().into_owned()),
+            container_id: identity.container_id,
+            server_address: call.server_address,
+            server_port: call.server_port,
+            url_path: call.url_path,
+            incomplete: call.incomplete.map(|why| why.as_str()),
+        }
+    }
+}
+
+fn push_new(pids: &mut Vec<Pid>, pid: Pid) {
+    if !pids.contains(&pid) {
+        pids.push(pid);
+    }
+}

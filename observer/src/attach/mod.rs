@@ -1,0 +1,416 @@
+//! From processes to probes: which files to probe, where, and for whom.
+//!
+//! A file is probed once, whatever its paths: the kernel keys uprobes by inode. With `--pid` and a
+//! process without children the probes are scoped to it, so that nobody else pays for them. As soon
+//! as there is a second process they stand for everyone, and the programs let the watched processes
+//! pass: a child could be through with its first call before probes of its own would be in.
+
+pub mod elf;
+pub mod processes;
+pub mod system;
+pub mod tls;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    num::NonZeroU32,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap as BpfHashMap, MapData, RingBuf},
+    programs::{
+        ProgramError, TracePoint, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope},
+    },
+};
+use tracing::{debug, warn};
+
+use self::{
+    elf::Elf,
+    processes::{FileId, MappedFile, Pid},
+    tls::{LIBRARIES, Library, Probe, Program},
+};
+
+/// The BPF object, built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-programs"));
+
+/// Tracepoints for the life of processes: program, category, name.
+const TRACEPOINTS: &[(&str, &str, &str)] = &[
+    ("process_exit", "sched", "sched_process_exit"),
+    ("process_fork", "sched", "sched_process_fork"),
+    ("process_exec", "sched", "sched_process_exec"),
+    ("mmap_exit", "syscalls", "sys_exit_mmap"),
+    ("mmap_enter", "syscalls", "sys_enter_mmap"),
+];
+
+/// Files remembered as "nothing to probe here", so that they are not read again.
+const REMEMBERED_FILES: usize = 65_536;
+
+/// Why attaching failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel or the user's rights do not allow it.
+    #[error(transparent)]
+    System(#[from] system::Error),
+    /// The kernel refused the programs.
+    #[error("cannot load the BPF programs: {}", chain(.0))]
+    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A program could not be attached.
+    #[error("cannot attach {program} to {place}: {}", chain(.source))]
+    Attach {
+        /// The BPF program.
+        program: &'static str,
+        /// Where it should go.
+        place: String,
+        /// What the kernel said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A process that should be watched is not there.
+    #[error("there is no process {0}")]
+    NoProcess(Pid),
+}
+
+/// Who is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Every process but the agent.
+    All,
+    /// The processes that are added, and their children.
+    Processes,
+}
+
+/// Loads the programs, attaches them, and lets go of everything when it is dropped.
+pub struct Attacher {
+    programs: Ebpf,
+    watch: Watch,
+    watched: BpfHashMap<MapData, u32, u8>,
+    members: HashSet<Pid>,
+    /// Probes stand for every process, not for one.
+    for_everyone: bool,
+    probed: HashMap<FileId, Probed>,
+    uninteresting: HashSet<(PathBuf, u64)>,
+}
+
+/// A file that has probes.
+struct Probed {
+    file: File,
+    path: PathBuf,
+    probes: Vec<Probe>,
+    /// Processes that the probes are scoped to; empty when they stand for everyone.
+    scopes: HashSet<Pid>,
+    for_everyone: bool,
+}
+
+/// The maps that the capture reads.
+pub struct Sources {
+    /// The records.
+    pub events: RingBuf<MapData>,
+    /// The losses.
+    pub lost: Array<MapData, u64>,
+}
+
+impl Attacher {
+    /// Loads the programs and attaches those that follow processes. No TLS library is probed yet.
+    /// `ring_bytes` is the size of the ring buffer, a power of two and a multiple of the page size.
+    ///
+    /// # Errors
+    ///
+    /// The kernel or the user's rights do not allow it.
+    pub fn new(watch: Watch, ring_bytes: u32) -> Result<(Self, Sources), Error> {
+        system::require_privileges()?;
+        let tracefs = system::tracefs()?;
+        let watch_all = u8::from(watch == Watch::All);
+        let own = std::process::id();
+        let child_pid = system::field_offset(&tracefs, "sched/sched_process_fork", "child_pid")?;
+        let load = |error: aya::EbpfError| Error::Load(error.into());
+        let mut programs = EbpfLoader::new()
+            .override_global("WATCH_ALL", &watch_all, true)
+            .override_global("AGENT_TGID", &own, true)
+            .override_global("FORK_CHILD_PID_OFFSET", &child_pid, true)
+            .map_max_entries("EVENTS", ring_bytes)
+            .load(OBJECT)
+            .map_err(load)?;
+        let sources = Sources {
+            events: take_map(&mut programs, "EVENTS", |map| RingBuf::try_from(map))?,
+            lost: take_map(&mut programs, "LOST", |map| Array::try_from(map))?,
+        };
+        let watched = take_map(&mut programs, "WATCHED", |map| BpfHashMap::try_from(map))?;
+        for program in Program::ALL {
+            uprobe(&mut programs, program)?.load().map_err(|error| Error::Load(error.into()))?;
+        }
+        for &(program, category, name) in TRACEPOINTS {
+            let tracepoint: &mut TracePoint = programs
+                .program_mut(program)
+                .ok_or_else(|| missing(program))?
+                .try_into()
+                .map_err(|error: ProgramError| Error::Load(error.into()))?;
+            tracepoint.load().map_err(|error| Error::Load(error.into()))?;
+            tracepoint.attach(category, name).map_err(|error| Error::Attach {
+                program,
+                place: format!("the tracepoint {category}/{name}"),
+                source: error.into(),
+            })?;
+        }
+        let attacher = Self {
+            programs,
+            watch,
+            watched,
+            members: HashSet::new(),
+            for_everyone: watch == Watch::All,
+            probed: HashMap::new(),
+            uninteresting: HashSet::new(),
+        };
+        Ok((attacher, sources))
+    }
+
+    /// Watches processes and the children that they have and will have.
+    ///
+    /// # Errors
+    ///
+    /// A process is not there, or its library cannot be probed.
+    pub fn add(&mut self, pids: &[Pid]) -> Result<(), Error> {
+        for &pid in pids {
+            if !processes::alive(pid) {
+                return Err(Error::NoProcess(pid));
+            }
+            self.admit(pid);
+        }
+        // A child that is born before its parent is admitted is found here, later ones by the fork
+        // tracepoint.
+        loop {
+            let members: Vec<Pid> = self.members.iter().copied().collect();
+            let new: Vec<Pid> = processes::descendants(&members)
+                .into_iter()
+                .filter(|pid| !self.members.contains(pid) && pid.0 != std::process::id())
+                .collect();
+            if new.is_empty() {
+                break;
+            }
+            for pid in new {
+                self.admit(pid);
+            }
+        }
+        let members: Vec<Pid> = self.members.iter().copied().collect();
+        for pid in members {
+            self.scan(pid)?;
+        }
+        Ok(())
+    }
+
+    /// A watched process has a child process.
+    ///
+    /// # Errors
+    ///
+    /// A library cannot be probed for everyone.
+    pub fn child(&mut self, pid: Pid) -> Result<(), Error> {
+        if self.watch == Watch::All || self.members.contains(&pid) {
+            return Ok(());
+        }
+        self.admit(pid);
+        self.widen()
+    }
+
+    /// Probes whatever a process has mapped. A process that is gone is no error.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused a probe.
+    pub fn scan(&mut self, pid: Pid) -> Result<(), Error> {
+        let files = match processes::mapped_files(pid) {
+            Ok(files) => files,
+            Err(error) => {
+                debug!(pid = pid.0, %error, "cannot list the mapped files");
+                return Ok(());
+            }
+        };
+        for mapped in files {
+            self.consider(&mapped, pid)?;
+        }
+        Ok(())
+    }
+
+    /// Probes what every process has mapped and what is installed in the usual places, so that
+    /// processes that start later are covered from their first instruction.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused a probe.
+    pub fn scan_everything(&mut self) -> Result<(), Error> {
+        self.widen()?;
+        for library in LIBRARIES {
+            for path in library.usual_files() {
+                let Ok(file) = File::open(&path) else { continue };
+                self.probe(*library, file, &path, None)?;
+            }
+        }
+        if self.watch == Watch::All {
+            for pid in processes::all() {
+                if pid.0 != std::process::id() {
+                    self.scan(pid)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A process is gone. Returns whether any watched process is left.
+    pub fn gone(&mut self, pid: Pid) -> bool {
+        let _ = self.watched.remove(&pid.0);
+        self.members.remove(&pid);
+        self.watch == Watch::All || !self.members.is_empty()
+    }
+
+    /// The files that are probed.
+    pub fn probed_files(&self) -> impl Iterator<Item = &Path> {
+        self.probed.values().map(|probed| probed.path.as_path())
+    }
+
+    fn admit(&mut self, pid: Pid) {
+        if let Err(error) = self.watched.insert(pid.0, 1, 0) {
+            warn!(pid = pid.0, %error, "cannot watch the process");
+        }
+        self.members.insert(pid);
+        if self.members.len() > 1 {
+            self.for_everyone = true;
+        }
+    }
+
+    /// From probes for one process to probes for everyone.
+    fn widen(&mut self) -> Result<(), Error> {
+        self.for_everyone = true;
+        for probed in self.probed.values_mut().filter(|probed| !probed.for_everyone) {
+            attach(&mut self.programs, probed, None)?;
+            probed.for_everyone = true;
+        }
+        Ok(())
+    }
+
+    fn consider(&mut self, mapped: &MappedFile, pid: Pid) -> Result<(), Error> {
+        let Some(library) = LIBRARIES.iter().find(|library| library.may_be(&mapped.path)) else {
+            return Ok(());
+        };
+        if self.uninteresting.contains(&(mapped.path.clone(), mapped.inode)) {
+            return Ok(());
+        }
+        match mapped.open() {
+            Ok(file) => self.probe(*library, file, &mapped.path, Some(pid)),
+            Err(error) => {
+                warn!(pid = pid.0, path = %mapped.path.display(), %error, "cannot open the mapped library");
+                Ok(())
+            }
+        }
+    }
+
+    fn probe(&mut self, library: &dyn Library, file: File, path: &Path, pid: Option<Pid>) -> Result<(), Error> {
+        let Ok(id) = FileId::of(&file) else { return Ok(()) };
+        let scope = if self.for_everyone { None } else { pid };
+        if let Some(probed) = self.probed.get_mut(&id) {
+            return match scope {
+                _ if probed.for_everyone => Ok(()),
+                Some(pid) if probed.scopes.contains(&pid) => Ok(()),
+                scope => attach(&mut self.programs, probed, scope),
+            };
+        }
+        let probes = match find(library, &file) {
+            Ok(probes) => probes,
+            Err(reason) => {
+                warn!(path = %path.display(), reason, "cannot probe the library");
+                if self.uninteresting.len() < REMEMBERED_FILES
+                    && let Ok(metadata) = file.metadata()
+                {
+                    use std::os::unix::fs::MetadataExt as _;
+                    self.uninteresting.insert((path.to_owned(), metadata.ino()));
+                }
+                return Ok(());
+            }
+        };
+        let mut probed = Probed {
+            file,
+            path: path.to_owned(),
+            probes,
+            scopes: HashSet::new(),
+            for_everyone: false,
+        };
+        attach(&mut self.programs, &mut probed, scope)?;
+        self.probed.insert(id, probed);
+        Ok(())
+    }
+}
+
+/// The places to probe in a file that may hold `library`.
+///
+/// # Errors
+///
+/// What is missing, as a sentence for the user.
+pub fn find(library: &dyn Library, file: &File) -> Result<Vec<Probe>, String> {
+    let elf = Elf::read(file, |name| name.starts_with("SSL_"))
+        .map_err(|error| format!("it is no readable ELF file: {error}"))?;
+    library.probes(&elf)
+}
+
+fn attach(programs: &mut Ebpf, probed: &mut Probed, scope: Option<Pid>) -> Result<(), Error> {
+    let process = scope.and_then(|pid| NonZeroU32::new(pid.0));
+    // The open file, not its path: it may be deleted, replaced, or in another mount namespace.
+    let target = format!("/proc/self/fd/{}", probed.file.as_raw_fd());
+    // `Return` before `Enter`: see Program::ALL.
+    for program in Program::ALL {
+        for probe in probed.probes.iter().filter(|probe| probe.program == program) {
+            let point = UProbeAttachPoint {
+                location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
+                cookie: Some(probe.cookie),
+            };
+            let scope = process.map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
+            uprobe(programs, program)?.attach(point, &target, scope).map_err(|error| Error::Attach {
+                program: program.name(),
+                place: format!("{} in {}", probe.function, probed.path.display()),
+                source: error.into(),
+            })?;
+        }
+    }
+    match scope {
+        Some(pid) => {
+            probed.scopes.insert(pid);
+        }
+        None => probed.for_everyone = true,
+    }
+    debug!(path = %probed.path.display(), scope = ?scope, probes = probed.probes.len(), "probed");
+    Ok(())
+}
+
+fn uprobe(programs: &mut Ebpf, program: Program) -> Result<&mut UProbe, Error> {
+    programs
+        .program_mut(program.name())
+        .ok_or_else(|| missing(program.name()))?
+        .try_into()
+        .map_err(|error: ProgramError| Error::Load(error.into()))
+}
+
+fn take_map<M, E>(programs: &mut Ebpf, name: &'static str, convert: impl Fn(aya::maps::Map) -> Result<M, E>) -> Result<M, Error>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let map = programs.take_map(name).ok_or_else(|| missing(name))?;
+    convert(map).map_err(|error| Error::Load(error.into()))
+}
+
+fn missing(what: &str) -> Error {
+    Error::Load(format!("the BPF object has no {what}").into())
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,222 @@
+//! What /proc says of a process.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+};
+
+use procfs::process::{MMapPath, MMPermissions, Process};
+
+/// A process id in the initial PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pid(pub u32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names a file whatever its path: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The identity of an open file.
+    ///
+    /// # Errors
+    ///
+    /// As fstat(2).
+    pub fn of(file: &File) -> std::io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+/// A file that a process has mapped as executable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MappedFile {
+    /// The path as the process's mount namespace has it, for people: it may be deleted, replaced, or
+    /// somewhere else from here.
+    pub path: PathBuf,
+    /// Inode, as the kernel gives it in the map.
+    pub inode: u64,
+    pid: Pid,
+    range: (u64, u64),
+}
+
+impl MappedFile {
+    /// Opens the very file that is mapped.
+    ///
+    /// # Errors
+    ///
+    /// Neither the mapping nor the path in the process's root leads to it any more.
+    pub fn open(&self) -> std::io::Result<File> {
+        let (start, end) = self.range;
+        let mapping = format!("/proc/{}/map_files/{start:x}-{end:x}", self.pid);
+        // The mapping itself works for deleted and replaced files, but asks for CAP_SYS_ADMIN or
+        // CAP_CHECKPOINT_RESTORE (proc_pid_map_files(5)).
+        File::open(mapping).or_else(|_| {
+            let root = PathBuf::from(format!("/proc/{}/root", self.pid));
+            let file = File::open(root.join(self.path.strip_prefix("/").unwrap_or(&self.path)))?;
+            if file.metadata()?.ino() == self.inode {
+                Ok(file)
+            } else {
+                Err(std::io::Error::other("the file has been replaced since it was mapped"))
+            }
+        })
+    }
+}
+
+/// Whether there is a process of this id that is not a zombie.
+pub fn alive(pid: Pid) -> bool {
+    let Ok(tasks) = process(pid).and_then(|process| process.tasks()) else { return false };
+    tasks
+        .flatten()
+        .any(|task| task.stat().is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x')))
+}
+
+/// Whether the task `id` is a process of its own, and not a thread of another.
+pub fn is_process(id: u32) -> bool {
+    process(Pid(id))
+        .and_then(|process| process.status())
+        .is_ok_and(|status| u32::try_from(status.tgid) == Ok(id))
+}
+
+/// All processes.
+pub fn all() -> Vec<Pid> {
+    procfs::process::all_processes()
+        .map(|processes| {
+            processes.flatten().filter_map(|process| u32::try_from(process.pid).ok().map(Pid)).collect()
+        })
+        .unwrap_or_default()
+}
+
+/// The processes whose parent is one of `parents`, and theirs, and so on.
+pub fn descendants(parents: &[Pid]) -> Vec<Pid> {
+    let family: Vec<(Pid, Pid)> = all()
+        .into_iter()
+        .filter_map(|pid| Some((pid, Pid(u32::try_from(process(pid).ok()?.stat().ok()?.ppid).ok()?))))
+        .collect();
+    let mut found: Vec<Pid> = parents.to_vec();
+    let mut next = 0;
+    while next < found.len() {
+        for &(child, parent) in &family {
+            if parent == found[next] && !found.contains(&child) {
+                found.push(child);
+            }
+        }
+        next += 1;
+    }
+    found.split_off(parents.len())
+}
+
+/// The files that a process has mapped as executable, each once.
+///
+/// # Errors
+///
+/// The process is gone, or may not be looked at.
+pub fn mapped_files(pid: Pid) -> procfs::ProcResult<Vec<MappedFile>> {
+    let mut files: Vec<MappedFile> = Vec::new();
+    for map in process(pid)?.maps()? {
+        if let MMapPath::Path(path) = map.pathname
+            && map.perms.contains(MMPermissions::EXECUTE)
+            && !files.iter().any(|file| file.inode == map.inode && file.path == path)
+        {
+            files.push(MappedFile { path, inode: map.inode, pid, range: map.address });
+        }
+    }
+    Ok(files)
+}
+
+/// What a record says of its process. What cannot be found out is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Start time in clock ticks after boot (proc_pid_stat(5), field 22): tells processes apart that
+    /// had the same id.
+    pub start_time: Option<u64>,
+    /// Name of the process's main thread.
+    pub comm: Option<String>,
+    /// The executed file.
+    pub exe: Option<PathBuf>,
+    /// The parent.
+    pub ppid: Option<u32>,
+    /// Id of the container, from the cgroup.
+    pub container_id: Option<String>,
+}
+
+impl Identity {
+    /// Looks a process up.
+    pub fn of(pid: Pid) -> Self {
+        let Ok(process) = process(pid) else { return Self::default() };
+        let stat = process.stat().ok();
+        Self {
+            start_time: stat.as_ref().map(|stat| stat.starttime),
+            comm: stat.as_ref().map(|stat| stat.comm.clone()),
+            exe: process.exe().ok(),
+            ppid: stat.and_then(|stat| u32::try_from(stat.ppid).ok()),
+            container_id: fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .ok()
+                .and_then(|cgroup| container_id(&cgroup)),
+        }
+    }
+}
+
+
+fn process(pid: Pid) -> procfs::ProcResult<Process> {
+    Process::new(i32::try_from(pid.0).unwrap_or(-1))
+}
+
+/// The container id in /proc/PID/cgroup: Docker, containerd, CRI-O and Podman all end the cgroup's
+/// name with 64 hexadecimal digits.
+fn container_id(cgroup: &str) -> Option<String> {
+    cgroup.lines().find_map(|line| {
+        let path = line.splitn(3, ':').nth(2)?;
+        path.split(['/', '-', '.', ':'])
+            .rev()
+            .find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .map(str::to_owned)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_ids_of_the_usual_runtimes_are_found() {
+        let id = "4c01db0b339c6f4f5b3a4e3f6e6ce4b9c1a3f0f3b1a2c3d4e5f60718293a4b5c";
+        for line in [
+            format!("0::/system.slice/docker-{id}.scope"),
+            format!("12:cpu:/docker/{id}"),
+            format!("0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
+            format!("0::/kubepods/besteffort/pod1/{id}"),
+            format!("0::/machine.slice/libpod-{id}.scope/container"),
+            format!("0::/kubepods.slice/crio-{id}.scope"),
+        ] {
+            assert_eq!(container_id(&line).as_deref(), Some(id), "{line}");
+        }
+        assert_eq!(container_id("0::/user.slice/user-0.slice/session-1.scope"), None);
+    }
+
+    #[test]
+    fn this_process_is_found() {
+        let own = Pid(std::process::id());
+        assert!(alive(own) && is_process(own.0));
+        let identity = Identity::of(own);
+        assert_eq!(identity.exe, std::env::current_exe().ok());
+        assert!(identity.start_time.is_some() && identity.ppid.is_some());
+        assert!(!mapped_files(own).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_not_alive() {
+        assert!(!alive(Pid(u32::MAX)));
+        assert_eq!(Identity::of(Pid(u32::MAX)), Identity::default());
+    }
+}

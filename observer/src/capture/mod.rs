@@ -1,0 +1,218 @@
+//! From the ring buffer to typed events, in the order in which the kernel wrote them.
+
+pub mod loss;
+
+use aya::maps::{Array, MapData, RingBuf};
+use observer_common::{
+    CloseRecord, DataRecord, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_FREE,
+    KIND_MAP, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT,
+};
+use observer_wire::{Close, Direction, Timestamp};
+use rustix::fd::{AsFd, BorrowedFd};
+use zerocopy::FromBytes as _;
+
+use self::loss::Losses;
+use crate::attach::{Sources, processes::Pid};
+
+/// Names a connection of a process; the generation tells connections apart that reuse an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionKey {
+    /// The process.
+    pub pid: Pid,
+    /// Address of the TLS library's object for the connection.
+    pub ssl: u64,
+    /// When it was first seen, in nanoseconds of boot time.
+    pub generation: u64,
+}
+
+/// Something that happened in a watched process.
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    /// The connection ended, or one side of it.
+    Close {
+        /// Which connection.
+        connection: ConnectionKey,
+        /// How.
+        close: Close,
+        /// Whether the object was freed: nothing can follow.
+        freed: bool,
+        /// Bytes written and read since the connection was first seen, lost ones included.
+        produced: (u64, u64),
+        /// When.
+        at: Timestamp,
+    },
+    /// The process wrote or read plaintext.
+    Data {
+        /// On which connection.
+        connection: ConnectionKey,
+        /// The thread.
+        tid: u32,
+        /// Which way.
+        direction: Direction,
+        /// Bytes of this direction that came before.
+        offset: u64,
+        /// When.
+        at: Timestamp,
+        /// Name of the thread.
+        comm: &'a [u8],
+        /// The plaintext.
+        bytes: &'a [u8],
+    },
+    /// A step in the life of a process.
+    Process {
+        /// The process.
+        pid: Pid,
+        /// The thread.
+        tid: u32,
+        /// What happened.
+        step: Step,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// A step in the life of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Another program is executed.
+    Exec,
+    /// The thread exits.
+    Exit,
+    /// A task was created, a thread or a process.
+    Fork(u32),
+    /// A file was mapped as executable.
+    Map,
+}
+
+/// Reads the records of the kernel programs.
+pub struct Capture {
+    sources: Sources,
+    malformed: u64,
+}
+
+impl Capture {
+    /// Reads from these maps.
+    pub fn new(sources: Sources) -> Self {
+        Self { sources, malformed: 0 }
+    }
+
+    /// Hands over what is in the ring buffer, `limit` events at most. Returns how many.
+    pub fn drain(&mut self, limit: usize, mut handle: impl FnMut(Event<'_>)) -> usize {
+        let mut count = 0;
+        while count < limit
+            && let Some(record) = self.sources.events.next()
+        {
+            count += 1;
+            match parse(&record) {
+                Some(event) => handle(event),
+                None => self.malformed += 1,
+            }
+        }
+        count
+    }
+
+    /// What has been lost so far.
+    pub fn losses(&self) -> Losses {
+        let lost: &Array<MapData, u64> = &self.sources.lost;
+        Losses::read(|index| lost.get(&index, 0).unwrap_or(0), self.malformed)
+    }
+}
+
+impl AsFd for Capture {
+    /// Readable when the ring buffer has records.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let events: &RingBuf<MapData> = &self.sources.events;
+        events.as_fd()
+    }
+}
+
+fn parse(record: &[u8]) -> Option<Event<'_>> {
+    let (kind, _) = u32::read_from_prefix(record).ok()?;
+    match kind {
+        KIND_DATA => {
+            let (head, bytes) = DataRecord::read_from_prefix(record).ok()?;
+            let (_, comm) = record.split_at_checked(size_of::<DataRecord>() - head.comm.len())?;
+            let comm = comm.get(..head.comm.len())?;
+            Some(Event::Data {
+                connection: key(head.tgid, head.ssl, head.generation),
+                tid: head.tid,
+                direction: match head.direction {
+                    SENT => Direction::Sent,
+                    RECEIVED => Direction::Received,
+                    _ => return None,
+                },
+                offset: head.offset,
+                at: Timestamp(head.at),
+                comm: comm.split(|&byte| byte == 0).next()?,
+                bytes: bytes.get(..usize::try_from(head.bytes).ok()?)?,
+            })
+        }
+        KIND_FREE | KIND_SHUTDOWN | KIND_PEER_CLOSED | KIND_BROKEN => {
+            let (record, _) = CloseRecord::read_from_prefix(record).ok()?;
+            Some(Event::Close {
+                connection: key(record.tgid, record.ssl, record.generation),
+                close: match kind {
+                    KIND_PEER_CLOSED => Close::Peer { clean: true },
+                    KIND_BROKEN => Close::Peer { clean: false },
+                    _ => Close::Local,
+                },
+                freed: kind == KIND_FREE,
+                produced: (record.sent, record.received),
+                at: Timestamp(record.at),
+            })
+        }
+        KIND_FORK | KIND_EXEC | KIND_EXIT | KIND_MAP => {
+            let (record, _) = ProcessRecord::read_from_prefix(record).ok()?;
+            Some(Event::Process {
+                pid: Pid(record.tgid),
+                tid: record.tid,
+                step: match kind {
+                    KIND_FORK => Step::Fork(record.other),
+                    KIND_EXEC => Step::Exec,
+                    KIND_EXIT => Step::Exit,
+                    _ => Step::Map,
+                },
+                at: Timestamp(record.at),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn key(tgid: u32, ssl: u64, generation: u64) -> ConnectionKey {
+    ConnectionKey { pid: Pid(tgid), ssl, generation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(bytes: u32, room: usize) -> Vec<u8> {
+        let mut record = Vec::new();
+        for word in [KIND_DATA, RECEIVED, 7, 8] {
+            record.extend(word.to_ne_bytes());
+        }
+        for word in [0x1000_u64, 5, 99, 40, 3] {
+            record.extend(word.to_ne_bytes());
+        }
+        record.extend(bytes.to_ne_bytes());
+        record.extend([0; 4]);
+        record.extend(b"python\0\0\0\0\0\0\0\0\0\0");
+        record.extend(vec![b'x'; room]);
+        record
+    }
+
+    #[test]
+    fn a_data_record_is_as_long_as_it_says_not_as_its_room() {
+        let record = data(3, 256);
+        assert!(matches!(parse(&record), Some(Event::Data { bytes: b"xxx", comm: b"python", offset: 40, .. })));
+    }
+
+    #[test]
+    fn a_malformed_record_is_no_event() {
+        assert!(parse(&[]).is_none());
+        assert!(parse(&99_u32.to_ne_bytes()).is_none());
+        assert!(parse(&data(300, 256)).is_none());
+        assert!(parse(&data(3, 256)[..40]).is_none());
+    }
+}

@@ -1,0 +1,311 @@
+//! The command line.
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Read as _},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use observer_wire::Options;
+use rustix::process::Signal;
+use signal_hook::{
+    consts::{SIGCHLD, SIGINT, SIGTERM},
+    low_level::pipe,
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    agent::{Agent, Outcome, Settings, Summary},
+    attach::{Attacher, Watch, processes::Pid},
+    capture::Capture,
+    check,
+    exec::{self, Gated},
+    export::{self, Format, Queue},
+};
+
+/// Something failed, as the contract has it; 2 is clap's for usage.
+const FAILED: u8 = 1;
+
+/// Sees every LLM call that a process makes, with no change to any program.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch running processes, or the whole machine, until Ctrl-C
+    Watch {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        options: WatchOptions,
+    },
+    /// Run a command and watch it and its children from the first instruction
+    Exec {
+        #[command(flatten)]
+        options: WatchOptions,
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Say what this kernel, these rights and a process allow, and what to do about it
+    Check {
+        /// Also look at this process
+        #[arg(long)]
+        pid: Option<u32>,
+    },
+    #[command(name = exec::GATE, hide = true)]
+    Gate {
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// Watch this process and its children (can be repeated)
+    #[arg(long, value_name = "PID")]
+    pid: Vec<u32>,
+    /// Watch every process of the machine, also those that start later
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
+struct WatchOptions {
+    /// Form of the output [default: pretty on a terminal, else jsonl]
+    #[arg(long, env = "OBSERVER_FORMAT")]
+    format: Option<Format>,
+    /// Append the records to a file instead of writing them to standard output
+    #[arg(long, value_name = "FILE", env = "OBSERVER_OUTPUT")]
+    output: Option<PathBuf>,
+    /// Also record previews of prompts and answers; without it no content is kept
+    #[arg(long, env = "OBSERVER_CAPTURE_CONTENT")]
+    capture_content: bool,
+    /// Longest preview of an answer, in characters
+    #[arg(long, value_name = "N", default_value_t = 500, env = "OBSERVER_PREVIEW_CHARS")]
+    preview_chars: usize,
+    /// Record only calls of this provider, such as openai or anthropic (can be repeated)
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "OBSERVER_PROVIDER")]
+    provider: Vec<String>,
+    /// End a trace when its thread has made no call for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
+    trace_idle: f64,
+    /// Size of the buffer between kernel and agent in MiB, a power of two; raise it if records are lost
+    #[arg(long, value_name = "MIB", default_value_t = 16.0, value_parser = ring, env = "OBSERVER_RING_BUFFER")]
+    ring_buffer: f64,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("warn")))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+    let result = match cli.command {
+        Command::Watch { target, options } => watch(&target, &options),
+        Command::Exec { options, command } => run_command(&command, &options),
+        Command::Check { pid } => check::run(pid.map(Pid), &mut anstream::stdout())
+            .map(|fine| u8::from(!fine))
+            .map_err(Into::into),
+        Command::Gate { command } => Ok(exec::gate(&command)),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            anstream::eprintln!("observer: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
+    let mut signals = Signals::new(&[SIGINT, SIGTERM])?;
+    let queue = options.queue()?;
+    let (mut attacher, capture) = options.attach(if target.all { Watch::All } else { Watch::Processes })?;
+    if target.all {
+        attacher.scan_everything()?;
+    } else {
+        let pids: Vec<Pid> = target.pid.iter().copied().map(Pid).collect();
+        attacher.add(&pids)?;
+        if attacher.probed_files().next().is_none() {
+            anstream::eprintln!(
+                "observer: no TLS library is loaded in the watched process yet; waiting for one (see `observer check --pid {}`)",
+                pids[0]
+            );
+        }
+    }
+    anstream::eprintln!("ready");
+    let mut agent = Agent::new(attacher, capture, queue, options.settings());
+    let outcome = agent.run(&signals.readable, || signals.next.next())?;
+    match outcome {
+        Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
+        Outcome::Signal(_) | Outcome::OutputFailed => {}
+    }
+    summarize(&agent.finish()?);
+    Ok(0)
+}
+
+fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u8> {
+    let mut signals = Signals::new(&[SIGINT, SIGTERM, SIGCHLD])?;
+    let queue = options.queue()?;
+    let (mut attacher, capture) = options.attach(Watch::Processes)?;
+    let mut gated = Gated::start(command)?;
+    attacher.scan_everything()?;
+    attacher.add(&[gated.pid()])?;
+    anstream::eprintln!("ready");
+    gated.release()?;
+    let mut agent = Agent::new(attacher, capture, queue, options.settings());
+    let status = loop {
+        let outcome = agent.run(&signals.readable, || signals.next.next())?;
+        match outcome {
+            Outcome::Signal(SIGTERM) => gated.signal(Signal::TERM)?,
+            // On a terminal Ctrl-C has reached the command too.
+            Outcome::Signal(SIGINT) if !io::stdin().is_terminal() => gated.signal(Signal::INT)?,
+            Outcome::OutputFailed => break None,
+            _ => {}
+        }
+        if let Some(status) = gated.try_wait()? {
+            break Some(status);
+        }
+        if outcome == Outcome::NobodyLeft {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    agent.settle();
+    let summary = agent.finish();
+    let status = match status {
+        Some(status) => status,
+        None => loop {
+            // The command goes on without us.
+            if let Some(status) = gated.try_wait()? {
+                break status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        },
+    };
+    summarize(&summary?);
+    Ok(exec::exit_code(status))
+}
+
+fn summarize(summary: &Summary) {
+    let Summary { calls, traces, bytes, losses, dropped } = summary;
+    let dropped = if *dropped > 0 { format!(", {dropped} records not written in time") } else { String::new() };
+    anstream::eprintln!("observer: {calls} calls, {traces} traces, {bytes} bytes captured, {losses}{dropped}");
+}
+
+impl WatchOptions {
+    fn settings(&self) -> Settings {
+        Settings {
+            wire: Options {
+                capture_content: self.capture_content,
+                output_preview_chars: self.preview_chars,
+                ..Options::default()
+            },
+            providers: self.provider.iter().map(|name| name.to_lowercase()).collect(),
+            trace_idle: Duration::from_secs_f64(self.trace_idle),
+        }
+    }
+
+    fn queue(&self) -> anyhow::Result<Queue> {
+        let exporter = export::open(self.format, self.output.as_deref())?;
+        Queue::start(exporter, self.output.as_deref()).context("cannot start the export thread")
+    }
+
+    fn attach(&self, watch: Watch) -> anyhow::Result<(Attacher, Capture)> {
+        // Within range and a power of two: `ring` has seen to it.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let bytes = (self.ring_buffer * f64::from(1 << 20)) as u32;
+        let (attacher, sources) = Attacher::new(watch, bytes)?;
+        Ok((attacher, Capture::new(sources)))
+    }
+}
+
+/// Signals as a file descriptor to wait on and their numbers to take.
+struct Signals {
+    readable: OwnedFd,
+    next: NextSignal,
+}
+
+struct NextSignal(Vec<(i32, UnixStream)>);
+
+impl Signals {
+    fn new(numbers: &[i32]) -> anyhow::Result<Self> {
+        // One pipe to wait on for all, and one for each signal to tell them apart.
+        let (readable, writer) = UnixStream::pair().context("cannot make a pipe for signals")?;
+        readable.set_nonblocking(true)?;
+        let mut streams = Vec::new();
+        for &number in numbers {
+            let (reader, own) = UnixStream::pair().context("cannot make a pipe for signals")?;
+            reader.set_nonblocking(true)?;
+            pipe::register(number, own).context("cannot handle signals")?;
+            pipe::register(number, writer.try_clone()?).context("cannot handle signals")?;
+            streams.push((number, reader));
+        }
+        let drain = readable.try_clone()?;
+        streams.push((0, drain));
+        Ok(Self { readable: readable.into(), next: NextSignal(streams) })
+    }
+}
+
+impl NextSignal {
+    fn next(&mut self) -> Option<i32> {
+        let mut buffer = [0; 16];
+        let mut found = None;
+        for (number, stream) in &mut self.0 {
+            if (*number == 0 || found.is_none())
+                && matches!(stream.read(&mut buffer), Ok(1..))
+                && *number != 0
+            {
+                found = Some(*number);
+            }
+        }
+        found
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=1e9).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds, not negative".to_owned()),
+    }
+}
+
+fn ring(text: &str) -> Result<f64, String> {
+    let valid = |mib: &f64| (0.0625..=2048.0).contains(mib) && mib.log2().fract() == 0.0;
+    text.parse()
+        .ok()
+        .filter(valid)
+        .ok_or_else(|| "a power of two from 0.0625 (64 KiB) to 2048".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ring_sizes_are_powers_of_two() {
+        assert!(ring("16").is_ok() && ring("0.0625").is_ok());
+        assert!(ring("3").is_err() && ring("0").is_err() && ring("x").is_err());
+    }
+}

@@ -1,0 +1,39 @@
+//! JSON lines: one object a record.
+
+use std::io::{self, BufWriter, Write};
+
+use serde::Serialize;
+
+use super::Exporter;
+use crate::trace::{CallRecord, TraceRecord};
+
+/// Writes records as JSON lines.
+pub struct JsonLines {
+    writer: BufWriter<Box<dyn Write + Send>>,
+}
+
+impl JsonLines {
+    /// Writes to `writer`.
+    pub fn new(writer: Box<dyn Write + Send>) -> Self {
+        Self { writer: BufWriter::with_capacity(64 * 1024, writer) }
+    }
+
+    fn line(&mut self, record: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.writer, record)?;
+        self.writer.write_all(b"\n")
+    }
+}
+
+impl Exporter for JsonLines {
+    fn call(&mut self, call: &CallRecord) -> io::Result<()> {
+        self.line(call)
+    }
+
+    fn trace(&mut self, trace: &TraceRecord) -> io::Result<()> {
+        self.line(trace)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}

@@ -1,0 +1,166 @@
+//! One line a call, for people.
+
+use std::{
+    io::{self, BufWriter, Write},
+    time::Duration,
+};
+
+use anstyle::{AnsiColor, Color, Style};
+use jiff::tz::TimeZone;
+
+use super::Exporter;
+use crate::trace::{CallRecord, TraceRecord};
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const ERROR: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Red)));
+const MODEL: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Cyan)));
+const WARNING: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
+
+/// What a value that nobody knows looks like.
+const UNKNOWN: &str = "–";
+
+/// Writes calls as aligned lines, and a footer with totals.
+pub struct Pretty {
+    writer: BufWriter<Box<dyn Write + Send>>,
+    zone: TimeZone,
+    headed: bool,
+    totals: Totals,
+}
+
+#[derive(Default)]
+struct Totals {
+    calls: u64,
+    errors: u64,
+    traces: u64,
+    input: u64,
+    output: u64,
+    latency: Duration,
+}
+
+impl Pretty {
+    /// Writes to `writer`; times are local.
+    pub fn new(writer: Box<dyn Write + Send>) -> Self {
+        Self::with_zone(writer, TimeZone::system())
+    }
+
+    /// As [`new`](Self::new), with times of `zone`.
+    pub fn with_zone(writer: Box<dyn Write + Send>, zone: TimeZone) -> Self {
+        Self { writer: BufWriter::new(writer), zone, headed: false, totals: Totals::default() }
+    }
+}
+
+impl Exporter for Pretty {
+    fn call(&mut self, call: &CallRecord) -> io::Result<()> {
+        if !self.headed {
+            self.headed = true;
+            writeln!(
+                self.writer,
+                "{DIM}{:<12}  {:<20}  {:<36} {:>8} {:>8} {:>9} {:>9}{DIM:#}",
+                "TIME", "PROCESS", "MODEL", "IN", "OUT", "LATENCY", "TTFT"
+            )?;
+        }
+        self.totals.add(call);
+        let time = call.start_time.to_zoned(self.zone.clone()).strftime("%H:%M:%S%.3f").to_string();
+        let process = format!("{}[{}]", shown(call.comm.as_deref().unwrap_or("?")), call.pid);
+        let model = format!(
+            "{}/{}",
+            call.provider,
+            shown(call.response_model.as_deref().or(call.model.as_deref()).unwrap_or("?"))
+        );
+        write!(
+            self.writer,
+            "{DIM}{time:<12}{DIM:#}  {process:<20}  {MODEL}{model:<36}{MODEL:#} {:>8} {:>8} {:>9} {:>9}",
+            number(call.prompt_tokens),
+            number(call.completion_tokens),
+            duration(Duration::from_nanos(call.latency_ns)),
+            call.time_to_first_token_ns.map_or(UNKNOWN.to_owned(), |ns| duration(Duration::from_nanos(ns))),
+        )?;
+        if !call.tool_calls.is_empty() {
+            write!(self.writer, "  {DIM}tools {}{DIM:#}", shown(&call.tool_calls.join(", ")))?;
+        }
+        if let Some(error) = &call.error_type {
+            let status = call.status_code.map(|status| format!("{status} ")).unwrap_or_default();
+            write!(self.writer, "  {ERROR}{status}{}", shown(error))?;
+            if let Some(message) = &call.error_message {
+                write!(self.writer, ": {}", cut(&shown(message), 80))?;
+            }
+            write!(self.writer, "{ERROR:#}")?;
+        }
+        if let Some(why) = call.incomplete {
+            write!(self.writer, "  {WARNING}{}{WARNING:#}", why.replace('_', " "))?;
+        }
+        writeln!(self.writer)?;
+        for (mark, preview) in [("›", &call.input_preview), ("‹", &call.output_preview)] {
+            for line in preview.iter().flat_map(|preview| preview.lines()) {
+                writeln!(self.writer, "  {DIM}{mark} {}{DIM:#}", shown(line))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn trace(&mut self, _trace: &TraceRecord) -> io::Result<()> {
+        self.totals.traces += 1;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let totals = &self.totals;
+        writeln!(
+            self.writer,
+            "{BOLD}{} · {} · {} · {} tokens in, {} out · {}{BOLD:#}",
+            count(totals.calls, "call"),
+            count(totals.errors, "error"),
+            count(totals.traces, "trace"),
+            totals.input,
+            totals.output,
+            duration(totals.latency),
+        )?;
+        self.writer.flush()
+    }
+}
+
+impl Totals {
+    fn add(&mut self, call: &CallRecord) {
+        self.calls += 1;
+        self.errors += u64::from(call.error_type.is_some());
+        self.input += call.prompt_tokens.unwrap_or(0);
+        self.output += call.completion_tokens.unwrap_or(0);
+        self.latency += Duration::from_nanos(call.latency_ns);
+    }
+}
+
+fn number(value: Option<u64>) -> String {
+    value.map_or(UNKNOWN.to_owned(), |value| value.to_string())
+}
+
+fn duration(duration: Duration) -> String {
+    let milliseconds = duration.as_secs_f64() * 1e3;
+    if milliseconds < 1.0 {
+        format!("{} µs", duration.as_micros())
+    } else if milliseconds < 10_000.0 {
+        format!("{milliseconds:.0} ms")
+    } else {
+        format!("{:.1} s", milliseconds / 1e3)
+    }
+}
+
+fn count(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Strings come from other programs and from the net: no control character may reach the terminal.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn cut(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

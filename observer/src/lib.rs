@@ -1,0 +1,19 @@
+//! The agent: it attaches uprobes to the TLS libraries of the watched processes, takes the plaintext
+//! from the kernel, has [`observer_wire`] turn it into LLM calls, puts each into a trace and hands
+//! the records to exporters.
+//!
+//! ```text
+//! attach ─► kernel ─► capture ─► observer_wire ─► trace ─► export
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod attach;
+pub mod capture;
+pub mod check;
+pub mod cli;
+pub mod clock;
+pub mod exec;
+pub mod export;
+pub mod trace;

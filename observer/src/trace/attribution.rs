@@ -1,0 +1,232 @@
+//! Placing calls in traces: for now by process and thread, ended by an idle gap or by the end of the
+//! thread or process.
+
+use std::{collections::HashMap, mem, time::Duration};
+
+use jiff::Timestamp as Utc;
+use observer_wire::{LlmCall, Timestamp};
+
+use super::record::{LlmUsage, TraceRecord};
+use crate::attach::processes::{Identity, Pid};
+
+/// The rule of this module, for `trace_source`.
+const SOURCE: &str = "thread";
+
+/// A trace of more calls is ended and another begun, so that memory stays bounded.
+const CALLS_PER_TRACE: usize = 10_000;
+
+/// Where a call belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallContext {
+    /// 32 hexadecimal digits.
+    pub trace_id: String,
+    /// 16 hexadecimal digits.
+    pub span_id: String,
+    /// The rule that placed it.
+    pub source: &'static str,
+    thread: (Pid, u32),
+}
+
+/// The traces that are open.
+#[derive(Debug)]
+pub struct Traces {
+    idle_gap: Duration,
+    open: HashMap<(Pid, u32), OpenTrace>,
+}
+
+#[derive(Debug)]
+struct OpenTrace {
+    trace_id: String,
+    start: Timestamp,
+    start_utc: Utc,
+    end: Timestamp,
+    /// Calls that have begun and not ended.
+    in_flight: usize,
+    /// The thread or process is gone: ends with the last call in flight.
+    thread_gone: bool,
+    calls: Vec<String>,
+    errors: u64,
+    usage: LlmUsage,
+    latency: Duration,
+    pid: Pid,
+    comm: Option<String>,
+    container_id: Option<String>,
+}
+
+impl Traces {
+    /// No traces yet; a trace ends `idle_gap` after its last call.
+    pub fn new(idle_gap: Duration) -> Self {
+        Self { idle_gap, open: HashMap::new() }
+    }
+
+    /// A call begins on a thread. May end an older trace of the thread.
+    pub fn call_started(
+        &mut self,
+        pid: Pid,
+        tid: u32,
+        at: Timestamp,
+        utc: Utc,
+        identity: &Identity,
+        ended: &mut Vec<TraceRecord>,
+    ) -> CallContext {
+        let thread = (pid, tid);
+        if let Some(trace) = self.open.get(&thread)
+            && trace.in_flight == 0
+            && (at.since(trace.end) > self.idle_gap || trace.calls.len() >= CALLS_PER_TRACE)
+        {
+            ended.extend(self.open.remove(&thread).and_then(OpenTrace::into_record));
+        }
+        let trace = self.open.entry(thread).or_insert_with(|| OpenTrace {
+            trace_id: random_hex(2),
+            start: at,
+            start_utc: utc,
+            end: at,
+            in_flight: 0,
+            thread_gone: false,
+            calls: Vec::new(),
+            errors: 0,
+            usage: LlmUsage::default(),
+            latency: Duration::ZERO,
+            pid,
+            comm: identity.comm.clone(),
+            container_id: identity.container_id.clone(),
+        });
+        trace.in_flight += 1;
+        CallContext {
+            trace_id: trace.trace_id.clone(),
+            span_id: random_hex(1),
+            source: SOURCE,
+            thread,
+        }
+    }
+
+    /// A call ended. May end the trace.
+    pub fn call_ended(&mut self, context: &CallContext, call: &LlmCall, ended: &mut Vec<TraceRecord>) {
+        self.settle(context, ended, |trace| {
+            let end = Timestamp(call.start.0.saturating_add(nanoseconds(call.latency)));
+            trace.end = trace.end.max(end);
+            if trace.calls.len() < CALLS_PER_TRACE {
+                trace.calls.push(context.span_id.clone());
+            }
+            trace.errors += u64::from(call.error_type.is_some());
+            trace.latency += call.latency;
+            let usage = &mut trace.usage;
+            usage.api_calls_count += 1;
+            merge(&mut usage.provider, Some(call.provider));
+            merge(&mut usage.model, call.response_model.as_deref().or(call.model.as_deref()));
+            add(&mut usage.prompt_tokens, call.prompt_tokens);
+            add(&mut usage.completion_tokens, call.completion_tokens);
+        });
+    }
+
+    /// What looked like a call was none.
+    pub fn call_dismissed(&mut self, context: &CallContext, ended: &mut Vec<TraceRecord>) {
+        self.settle(context, ended, |_| ());
+    }
+
+    /// A thread is gone.
+    pub fn thread_gone(&mut self, pid: Pid, tid: u32, ended: &mut Vec<TraceRecord>) {
+        self.gone(|thread| *thread == (pid, tid), ended);
+    }
+
+    /// A process is gone.
+    pub fn process_gone(&mut self, pid: Pid, ended: &mut Vec<TraceRecord>) {
+        self.gone(|thread| thread.0 == pid, ended);
+    }
+
+    /// Ends the traces that have been idle for too long.
+    pub fn expire(&mut self, now: Timestamp, ended: &mut Vec<TraceRecord>) {
+        let gap = self.idle_gap;
+        let idle = |trace: &OpenTrace| trace.in_flight == 0 && now.since(trace.end) > gap;
+        ended.extend(
+            self.open
+                .extract_if(|_, trace| idle(trace))
+                .filter_map(|(_, trace)| trace.into_record()),
+        );
+    }
+
+    /// Ends all traces.
+    pub fn finish(&mut self, ended: &mut Vec<TraceRecord>) {
+        let mut traces: Vec<OpenTrace> = mem::take(&mut self.open).into_values().collect();
+        traces.sort_by_key(|trace| trace.start);
+        ended.extend(traces.into_iter().filter_map(OpenTrace::into_record));
+    }
+
+    /// Whether any trace is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn settle(&mut self, context: &CallContext, ended: &mut Vec<TraceRecord>, update: impl FnOnce(&mut OpenTrace)) {
+        let Some(trace) = self.open.get_mut(&context.thread) else { return };
+        if trace.trace_id != context.trace_id {
+            return;
+        }
+        update(trace);
+        trace.in_flight = trace.in_flight.saturating_sub(1);
+        if trace.in_flight == 0 && trace.thread_gone {
+            ended.extend(self.open.remove(&context.thread).and_then(OpenTrace::into_record));
+        }
+    }
+
+    fn gone(&mut self, which: impl Fn(&(Pid, u32)) -> bool, ended: &mut Vec<TraceRecord>) {
+        let over = self.open.extract_if(|thread, trace| {
+            let gone = which(thread);
+            trace.thread_gone |= gone;
+            gone && trace.in_flight == 0
+        });
+        ended.extend(over.filter_map(|(_, trace)| trace.into_record()));
+    }
+}
+
+impl OpenTrace {
+    /// A trace without calls leaves no record.
+    fn into_record(self) -> Option<TraceRecord> {
+        if self.usage.api_calls_count == 0 {
+            return None;
+        }
+        let mut usage = self.usage;
+        usage.total_tokens = match (usage.prompt_tokens, usage.completion_tokens) {
+            (None, None) => None,
+            (prompt, completion) => Some(prompt.unwrap_or(0) + completion.unwrap_or(0)),
+        };
+        usage.total_latency_ms = u64::try_from(self.latency.as_millis()).unwrap_or(u64::MAX);
+        Some(TraceRecord {
+            trace_id: self.trace_id,
+            name: self.comm.clone(),
+            source: SOURCE,
+            start_time: self.start_utc,
+            duration_ns: nanoseconds(self.end.since(self.start)),
+            calls: self.calls,
+            errors: self.errors,
+            llm_usage: usage,
+            pid: self.pid.0,
+            comm: self.comm,
+            container_id: self.container_id,
+        })
+    }
+}
+
+/// One value, or `multiple`.
+fn merge(known: &mut Option<String>, new: Option<&str>) {
+    match (known.as_deref(), new) {
+        (None, Some(new)) => *known = Some(new.to_owned()),
+        (Some(old), Some(new)) if old != new => *known = Some("multiple".to_owned()),
+        _ => {}
+    }
+}
+
+fn add(sum: &mut Option<u64>, new: Option<u64>) {
+    if let Some(new) = new {
+        *sum = Some(sum.unwrap_or(0).saturating_add(new));
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// `words` random 64-bit numbers, none of them 0 (all-zero ids are invalid in W3C Trace Context).
+fn random_hex(words: usize) -> String {
+    (0..words).map(|_| format!("{:016x}", fastrand::u64(1..))).collect()
+}
