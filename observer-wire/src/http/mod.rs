@@ -4,6 +4,7 @@
 //! de-framed (no chunked encoding) but still content-encoded; see [`crate::body::encoding`].
 
 pub mod h1;
+mod redact;
 
 use ::http::{HeaderMap, Method, StatusCode};
 
@@ -13,7 +14,8 @@ use crate::chunk::{Origin, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 
-/// The head of a request. Credentials are gone: see [`redact`](self).
+/// The head of a request. Credentials are left out when it is parsed, so nothing after the parser can
+/// leak them.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     /// The request method (RFC 9110 section 9).
