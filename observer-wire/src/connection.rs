@@ -2,14 +2,17 @@
 
 use crate::{
     call::LlmCall,
-    chunk::{Chunk, Close, Origin, Timestamp},
+    chunk::{Chunk, Close, Direction, Origin, Timestamp},
+    http::h1,
+    provider::Calls,
+    stream::Stream,
 };
 
 /// What the caller wants of every connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Whether previews of prompt and answer are taken. Off: no content is kept, not even for a
-    /// moment longer than its chunk.
+    /// Whether previews of prompt and answer are taken. Off: no content is kept beyond the event that
+    /// holds it.
     pub capture_content: bool,
     /// Longest output preview, in Unicode code points.
     pub output_preview_chars: usize,
@@ -54,30 +57,62 @@ pub enum CallEvent {
 }
 
 /// Follows one connection of one process.
+#[derive(Debug)]
 pub struct Connection {
-    // stream: both directions; http: h1::Connection; calls: provider::Calls
+    sent: Stream,
+    received: Stream,
+    http: h1::Connection,
+    calls: Calls,
 }
 
 impl Connection {
     /// A connection of which nothing has been seen yet. The first bytes may come from the middle.
     pub fn new(options: Options) -> Self {
-        let _ = options;
-        Self {}
+        Self {
+            sent: Stream::default(),
+            received: Stream::default(),
+            http: h1::Connection::default(),
+            calls: Calls::new(options),
+        }
     }
 
     /// Takes the next chunk of either direction and reports what it brought about.
     pub fn data(&mut self, chunk: Chunk<'_>, report: &mut dyn FnMut(CallEvent)) {
-        let _ = (chunk, report);
+        let stream = match chunk.direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
+        };
+        let piece = stream.push(&chunk);
+        let calls = &mut self.calls;
+        let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
+        if piece.gap > 0 {
+            self.http.gap(chunk.direction, piece.gap, chunk.at, &mut handle);
+        }
+        if !piece.bytes.is_empty() {
+            self.http.data(chunk.direction, chunk.at, chunk.origin, piece.bytes, &mut handle);
+        }
     }
 
-    /// Ends the connection: every open call ends now. `sent` and `received` are the number of bytes
-    /// that were produced in each direction, if known, so that a loss at the very end shows.
-    pub fn close(&mut self, close: Close, produced: Option<(u64, u64)>, at: Timestamp, report: &mut dyn FnMut(CallEvent)) {
-        let _ = (close, produced, at, report);
+    /// Ends the connection: every open call ends now. `produced` is the number of bytes sent and
+    /// received in all, if known, so that a loss at the very end shows.
+    pub fn close(
+        &mut self,
+        close: Close,
+        produced: Option<(u64, u64)>,
+        at: Timestamp,
+        report: &mut dyn FnMut(CallEvent),
+    ) {
+        let calls = &mut self.calls;
+        let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
+        if let Some((sent, received)) = produced {
+            self.http.gap(Direction::Sent, self.sent.missing(sent), at, &mut handle);
+            self.http.gap(Direction::Received, self.received.missing(received), at, &mut handle);
+        }
+        self.http.close(close, at, &mut handle);
     }
 
     /// Bytes held in memory, roughly.
     pub fn memory(&self) -> usize {
-        0
+        self.http.memory() + self.calls.memory()
     }
 }

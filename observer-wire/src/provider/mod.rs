@@ -1,1 +1,106 @@
-//! Placeholder.
+//! Which requests are LLM calls, and what their bodies say: one file a format, one line in
+//! [`PROVIDERS`].
+
+mod anthropic;
+mod builder;
+mod calls;
+mod gemini;
+mod hosts;
+mod openai;
+mod preview;
+mod repr;
+mod sdk;
+
+pub use calls::Calls;
+
+use serde_json::Value;
+
+use self::builder::CallBuilder;
+use crate::{body::json::Select, http::RequestHead};
+
+/// Every format, in the order in which they are asked.
+const PROVIDERS: &[&dyn Provider] = &[&gemini::Gemini, &anthropic::Anthropic, &openai::OpenAi];
+
+/// A format of requests and responses.
+trait Provider: Sync {
+    /// Whether a request is, or may be, a call in this format.
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized>;
+
+    /// What is kept of the bodies. Without `content` nothing may be selected that holds the text of
+    /// a prompt or an answer.
+    fn selection(&self, content: bool) -> &'static Selection;
+
+    /// Whether a request body has the shape of this format; asked where the head leaves doubt.
+    fn is_request(&self, document: &Value) -> bool;
+
+    /// Whether a response or an event has the shape of this format; asked where the head leaves doubt.
+    fn is_response(&self, document: &Value) -> bool;
+
+    /// Reads the request.
+    fn request(&self, document: &Value, call: &mut CallBuilder);
+
+    /// Reads a response that came in one piece.
+    fn response(&self, document: &Value, call: &mut CallBuilder);
+
+    /// Reads one event of a streamed response: an event of SSE, or an element of an array. `data` is
+    /// not always JSON.
+    fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder);
+}
+
+/// The data of an event.
+enum Event<'a> {
+    /// What is selected of a JSON document.
+    Json(&'a Value),
+    /// Anything else, such as `[DONE]`.
+    Text(&'a [u8]),
+}
+
+/// What a request head tells.
+struct Recognized {
+    provider: &'static str,
+    operation: &'static str,
+    /// The model, where the path names it.
+    model: Option<String>,
+    /// Whether the path asks for a stream.
+    stream: bool,
+    certainty: Certainty,
+}
+
+/// How sure a request is a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Certainty {
+    /// The head settles it.
+    Certain,
+    /// The path speaks for it: request or response must have the shape.
+    Likely,
+    /// Only the body can tell: request and response must have the shape.
+    Possible,
+}
+
+/// What is kept of bodies in a format.
+struct Selection {
+    request: Select,
+    response: Select,
+    event: Select,
+}
+
+/// A string member.
+fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key)?.as_str()
+}
+
+/// A counter. Some providers write floats (Cohere); a negative or absent one is `None`.
+fn counter(value: &Value, key: &str) -> Option<u64> {
+    let value = value.get(key)?;
+    value.as_u64().or_else(|| {
+        let float = value.as_f64()?;
+        // Beyond 2^53 a float is no count any more.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        (0.0..9e15).contains(&float).then_some(float.round() as u64)
+    })
+}
+
+/// The elements of an array member; none if it is absent.
+fn elements<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(key).and_then(Value::as_array).into_iter().flatten()
+}

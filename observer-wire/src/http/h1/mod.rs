@@ -101,6 +101,10 @@ impl Connection {
                         }
                     }
                     if in_step {
+                        if matches!(body, Body::Length(0)) {
+                            let wanted = self.open.iter().any(|open| open.exchange == exchange);
+                            self.request_end(exchange, wanted, at, sink);
+                        }
                         return;
                     }
                 }
@@ -112,6 +116,9 @@ impl Connection {
                     && body.skip(bytes)
                 {
                     sink(Event::ResponseGap { exchange: open.exchange, bytes });
+                    if matches!(body, Body::Length(0)) {
+                        self.end_first(End::Complete, at, sink);
+                    }
                 } else {
                     // What is missing may hold the end of one response and the head of the next.
                     self.end_all(End::Lost, at, sink);

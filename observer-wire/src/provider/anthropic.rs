@@ -1,0 +1,218 @@
+//! Anthropic messages (anthropic-sdk-python 2.12 `types/message*.py`).
+
+use http::Method;
+use serde_json::Value;
+
+use super::{Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements, hosts, preview, text};
+use crate::{
+    body::json::{Keep, Select},
+    http::RequestHead,
+};
+
+/// The end of the path; `/v1/messages/count_tokens` and `/v1/messages/batches` are no calls.
+const PATH: &str = "/v1/messages";
+
+const USAGE: Select = Select::Object(&[
+    ("input_tokens", Select::Scalar),
+    ("output_tokens", Select::Scalar),
+    ("cache_read_input_tokens", Select::Scalar),
+]);
+const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
+
+macro_rules! selection {
+    ($system:expr, $messages:expr, $text:expr) => {
+        Selection {
+            request: Select::Object(&[
+                ("model", Select::Scalar),
+                ("temperature", Select::Scalar),
+                ("stream", Select::Scalar),
+                ("max_tokens", Select::Scalar),
+                ("system", $system),
+                ("messages", $messages),
+            ]),
+            response: Select::Object(&[
+                ("type", Select::Scalar),
+                ("model", Select::Scalar),
+                ("stop_reason", Select::Scalar),
+                ("usage", USAGE),
+                (
+                    "content",
+                    Select::Array(
+                        Keep::All,
+                        &Select::Object(&[("type", Select::Scalar), ("name", Select::Scalar), ("text", $text)]),
+                    ),
+                ),
+            ]),
+            event: Select::Object(&[
+                ("type", Select::Scalar),
+                ("index", Select::Scalar),
+                ("error", Select::All),
+                ("request_id", Select::Scalar),
+                ("usage", USAGE),
+                ("message", Select::Object(&[("model", Select::Scalar), ("usage", USAGE)])),
+                (
+                    "content_block",
+                    Select::Object(&[("type", Select::Scalar), ("name", Select::Scalar), ("text", Select::Scalar)]),
+                ),
+                // Of the text only whether there is any is asked, unless previews are taken.
+                (
+                    "delta",
+                    Select::Object(&[
+                        ("stop_reason", Select::Scalar),
+                        ("text", Select::Scalar),
+                        ("partial_json", Select::Scalar),
+                        ("thinking", Select::Scalar),
+                    ]),
+                ),
+            ]),
+        }
+    };
+}
+
+/// Nothing: neither an object nor an array is a string.
+const NOTHING: Select = Select::Object(&[]);
+
+static WITHOUT_CONTENT: Selection = selection!(NOTHING, Select::Array(Keep::First(1), &ROLE), NOTHING);
+static WITH_CONTENT: Selection = selection!(
+    Select::All,
+    Select::Array(Keep::Last(2), &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])),
+    Select::Scalar
+);
+
+/// See the module.
+pub(super) struct Anthropic;
+
+impl Provider for Anthropic {
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        if head.method != Method::POST || !head.path.ends_with(PATH) {
+            return None;
+        }
+        let host = head.host.as_deref().unwrap_or_default();
+        let certain = head.headers.contains_key("anthropic-version") || hosts::is_within(host, "api.anthropic.com");
+        Some(Recognized {
+            provider: "anthropic",
+            operation: "chat",
+            model: None,
+            stream: false,
+            certainty: if certain { Certainty::Certain } else { Certainty::Likely },
+        })
+    }
+
+    fn selection(&self, content: bool) -> &'static Selection {
+        if content { &WITH_CONTENT } else { &WITHOUT_CONTENT }
+    }
+
+    fn is_request(&self, document: &Value) -> bool {
+        ["model", "max_tokens"].iter().all(|key| document.get(key).is_some())
+            && document.get("messages").is_some_and(Value::is_array)
+    }
+
+    fn is_response(&self, document: &Value) -> bool {
+        matches!(text(document, "type"), Some("message" | "message_start"))
+    }
+
+    fn request(&self, document: &Value, call: &mut CallBuilder) {
+        call.request_model(text(document, "model"));
+        call.temperature(document.get("temperature"));
+        call.stream(document.get("stream").and_then(Value::as_bool) == Some(true));
+        if let Some(limit) = call.input_limit() {
+            let system = document.get("system").filter(|system| is_true(system));
+            let shown: Vec<String> = system
+                .map(|system| preview::message("system", Some(system), limit))
+                .into_iter()
+                .chain(elements(document, "messages").map(|message| {
+                    preview::message(text(message, "role").unwrap_or_default(), message.get("content"), limit)
+                }))
+                .collect();
+            if !shown.is_empty() {
+                call.input(&shown.join("\n"));
+            }
+        }
+    }
+
+    fn response(&self, document: &Value, call: &mut CallBuilder) {
+        call.response_model(text(document, "model"));
+        call.finish_reason(0, text(document, "stop_reason"));
+        if let Some(usage) = document.get("usage") {
+            input(usage, call);
+            let tokens = call.usage();
+            tokens.completion = counter(usage, "output_tokens").or(tokens.completion);
+        }
+        for (index, block) in elements(document, "content").enumerate() {
+            tool(index as u64, block, call);
+        }
+        if let Some(text) = elements(document, "content").find_map(|block| text(block, "text")) {
+            call.output(text);
+        }
+        call.terminal();
+    }
+
+    fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+        let Event::Json(document) = data else { return };
+        match text(document, "type").unwrap_or_default() {
+            "message_start" => {
+                let Some(message) = document.get("message") else { return };
+                call.response_model(text(message, "model"));
+                // Its output_tokens is not the final count.
+                if let Some(usage) = message.get("usage") {
+                    input(usage, call);
+                }
+            }
+            "content_block_start" => {
+                let Some(block) = document.get("content_block") else { return };
+                tool(counter(document, "index").unwrap_or(0), block, call);
+                if text(block, "text").is_some_and(|text| !text.is_empty()) {
+                    call.token();
+                }
+            }
+            "content_block_delta" => {
+                let Some(delta) = document.get("delta") else { return };
+                if ["text", "partial_json", "thinking"]
+                    .iter()
+                    .any(|key| text(delta, key).is_some_and(|text| !text.is_empty()))
+                {
+                    call.token();
+                }
+                call.output(text(delta, "text").unwrap_or_default());
+            }
+            "message_delta" => {
+                // Cumulative for the whole message.
+                if let Some(usage) = document.get("usage") {
+                    input(usage, call);
+                    let tokens = call.usage();
+                    tokens.completion = counter(usage, "output_tokens").or(tokens.completion);
+                }
+                if let Some(reason) = document.get("delta").and_then(|delta| text(delta, "stop_reason")) {
+                    call.finish_reason(0, Some(reason));
+                    call.terminal();
+                }
+            }
+            "message_stop" => call.terminal(),
+            "error" => call.stream_error(document),
+            _ => {}
+        }
+    }
+}
+
+fn input(usage: &Value, call: &mut CallBuilder) {
+    let tokens = call.usage();
+    tokens.prompt = counter(usage, "input_tokens").or(tokens.prompt);
+    tokens.cached = counter(usage, "cache_read_input_tokens").or(tokens.cached);
+}
+
+fn tool(index: u64, block: &Value, call: &mut CallBuilder) {
+    if matches!(text(block, "type"), Some("tool_use" | "server_tool_use" | "mcp_tool_use")) {
+        call.tool_call((0, index), text(block, "name"));
+    }
+}
+
+/// Python's truth of a value.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        _ => true,
+    }
+}

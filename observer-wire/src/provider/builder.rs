@@ -1,0 +1,263 @@
+//! The one place where an [`LlmCall`] is made.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Number, Value};
+
+use super::{
+    preview,
+    sdk::{Exception, Sdk},
+};
+use crate::{
+    call::{Incomplete, LlmCall},
+    chunk::{Origin, Timestamp},
+    connection::Options,
+};
+
+/// Longest model name, finish reason or tool name, in code points.
+const NAME_CHARS: usize = 256;
+
+/// Most tool calls and most finish reasons of a call; hostile indexes must not cost memory.
+const LISTED: usize = 1024;
+
+/// Token counts as the provider gives them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    pub(super) prompt: Option<u64>,
+    pub(super) completion: Option<u64>,
+    pub(super) cached: Option<u64>,
+    pub(super) reasoning: Option<u64>,
+}
+
+/// What is known before the bodies are read.
+pub(super) struct Start {
+    pub(super) provider: &'static str,
+    pub(super) operation: &'static str,
+    pub(super) model: Option<String>,
+    pub(super) at: Timestamp,
+    pub(super) origin: Origin,
+    pub(super) attempts: Option<u32>,
+    pub(super) server_address: Option<String>,
+    pub(super) server_port: Option<u16>,
+    pub(super) url_path: String,
+    pub(super) sdk: Sdk,
+}
+
+/// What is known when the exchange is over.
+pub(super) struct Finish {
+    pub(super) latency: Duration,
+    pub(super) status_code: Option<u16>,
+    pub(super) request_id: Option<String>,
+    /// An error that the bodies do not tell.
+    pub(super) error: Option<Exception>,
+    pub(super) incomplete: Option<Incomplete>,
+}
+
+/// Gathers what a call's bodies say.
+pub(super) struct CallBuilder {
+    start: Start,
+    options: Options,
+    now: Timestamp,
+    model: Option<String>,
+    response_model: Option<String>,
+    temperature: Option<Number>,
+    stream: bool,
+    usage: Usage,
+    finish_reasons: BTreeMap<u64, String>,
+    /// By choice and position, in the order in which they came.
+    tool_calls: Vec<((u64, u64), String)>,
+    first_token: Option<Timestamp>,
+    terminal: bool,
+    error: Option<Exception>,
+    input: Option<String>,
+    output: String,
+    output_chars: usize,
+}
+
+impl CallBuilder {
+    pub(super) fn new(start: Start, options: Options) -> Self {
+        Self {
+            now: start.at,
+            model: start.model.clone(),
+            response_model: None,
+            temperature: None,
+            stream: false,
+            usage: Usage::default(),
+            finish_reasons: BTreeMap::new(),
+            tool_calls: Vec::new(),
+            first_token: None,
+            terminal: false,
+            error: None,
+            input: None,
+            output: String::new(),
+            output_chars: 0,
+            start,
+            options,
+        }
+    }
+
+    /// What follows was received at this time.
+    pub(super) fn received_at(&mut self, at: Timestamp) {
+        self.now = at;
+    }
+
+    /// The request names a model.
+    pub(super) fn request_model(&mut self, model: Option<&str>) {
+        if let Some(model) = model {
+            self.model = Some(name(model));
+        }
+    }
+
+    /// The response names a model.
+    pub(super) fn response_model(&mut self, model: Option<&str>) {
+        if let Some(model) = model.filter(|model| !model.is_empty()) {
+            self.response_model = Some(name(model));
+        }
+    }
+
+    /// The request names a temperature.
+    pub(super) fn temperature(&mut self, temperature: Option<&Value>) {
+        if let Some(Value::Number(temperature)) = temperature {
+            self.temperature = Some(temperature.clone());
+        }
+    }
+
+    /// The answer is asked for, or comes, as a stream.
+    pub(super) fn stream(&mut self, stream: bool) {
+        self.stream |= stream;
+    }
+
+    /// The counts so far.
+    pub(super) fn usage(&mut self) -> &mut Usage {
+        &mut self.usage
+    }
+
+    /// Why a choice ended.
+    pub(super) fn finish_reason(&mut self, choice: u64, reason: Option<&str>) {
+        if let Some(reason) = reason
+            && (self.finish_reasons.len() < LISTED || self.finish_reasons.contains_key(&choice))
+        {
+            self.finish_reasons.insert(choice, name(reason));
+        }
+    }
+
+    /// The model wants a tool called. Only the first fragment of a call has the name.
+    pub(super) fn tool_call(&mut self, place: (u64, u64), tool: Option<&str>) {
+        if let Some(tool) = tool.filter(|tool| !tool.is_empty())
+            && self.tool_calls.len() < LISTED
+            && !self.tool_calls.iter().any(|(known, _)| *known == place)
+        {
+            self.tool_calls.push((place, name(tool)));
+        }
+    }
+
+    /// The model wants a tool called, in a format that does not number the calls.
+    pub(super) fn another_tool_call(&mut self, tool: Option<&str>) {
+        self.tool_call((0, self.tool_calls.len() as u64), tool);
+    }
+
+    /// A part of the answer came that is not empty.
+    pub(super) fn token(&mut self) {
+        self.first_token.get_or_insert(self.now);
+    }
+
+    /// The answer is complete, whatever becomes of the connection.
+    pub(super) fn terminal(&mut self) {
+        self.terminal = true;
+    }
+
+    /// Whether the answer is complete.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal || self.error.is_some()
+    }
+
+    /// An error came in the middle of a stream.
+    pub(super) fn stream_error(&mut self, body: &Value) {
+        self.error.get_or_insert_with(|| self.start.sdk.stream_error(body));
+    }
+
+    /// Longest input preview, in code points; `None` if none is wanted.
+    pub(super) fn input_limit(&self) -> Option<usize> {
+        self.options.capture_content.then_some(self.options.input_preview_chars)
+    }
+
+    /// The input as it is shown.
+    pub(super) fn input(&mut self, text: &str) {
+        if let Some(limit) = self.input_limit() {
+            self.input = Some(preview::cut(text, limit));
+        }
+    }
+
+    /// The next part of the output.
+    pub(super) fn output(&mut self, text: &str) {
+        if !self.options.capture_content {
+            return;
+        }
+        // A character more than is shown, so that the cut is marked.
+        let room = self.options.output_preview_chars.saturating_add(1).saturating_sub(self.output_chars);
+        for character in text.chars().take(room) {
+            self.output.push(character);
+            self.output_chars += 1;
+        }
+    }
+
+    /// When the request began.
+    pub(super) fn started_at(&self) -> Timestamp {
+        self.start.at
+    }
+
+    /// The client library.
+    pub(super) fn sdk(&self) -> Sdk {
+        self.start.sdk
+    }
+
+    /// Bytes held, roughly.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.output.capacity() + self.input.as_ref().map_or(0, String::capacity)
+    }
+
+    /// The record.
+    pub(super) fn finish(self, finish: Finish) -> LlmCall {
+        let (error_type, error_message) = match self.error.or(finish.error) {
+            Some((class, message)) => (Some(class), message),
+            None => (None, None),
+        };
+        let output = preview::cut(&self.output, self.options.output_preview_chars);
+        LlmCall {
+            provider: self.start.provider,
+            operation: self.start.operation,
+            model: self.model,
+            response_model: self.response_model,
+            prompt_tokens: self.usage.prompt,
+            completion_tokens: self.usage.completion,
+            cached_tokens: self.usage.cached,
+            reasoning_tokens: self.usage.reasoning,
+            temperature: self.temperature,
+            stream: self.stream,
+            start: self.start.at,
+            latency: finish.latency,
+            time_to_first_token: self
+                .first_token
+                .filter(|_| self.stream)
+                .map(|first| first.since(self.start.at)),
+            status_code: finish.status_code,
+            error_type,
+            error_message,
+            finish_reasons: self.finish_reasons.into_values().collect(),
+            tool_calls: self.tool_calls.into_iter().map(|(_, tool)| tool).collect(),
+            request_id: finish.request_id,
+            input_preview: self.input,
+            output_preview: (!output.is_empty()).then_some(output),
+            attempts: self.start.attempts,
+            server_address: self.start.server_address,
+            server_port: self.start.server_port,
+            url_path: self.start.url_path,
+            incomplete: finish.incomplete,
+            origin: self.start.origin,
+        }
+    }
+}
+
+fn name(text: &str) -> String {
+    text.chars().take(NAME_CHARS).collect()
+}

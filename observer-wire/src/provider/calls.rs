@@ -1,0 +1,486 @@
+//! From HTTP exchanges to calls.
+
+use std::{fmt, time::Duration};
+
+use http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
+
+use super::{
+    Certainty, Event as StreamEvent, PROVIDERS, Provider, Selection,
+    builder::{CallBuilder, Finish, Start},
+    sdk::{Exception, Sdk},
+};
+use crate::{
+    body::{
+        encoding::Decoder,
+        json::{Limits, Parser, Select, Status},
+        sse,
+    },
+    call::{Incomplete, LlmCall},
+    chunk::{Origin, Timestamp},
+    connection::{CallEvent, CallId, Options},
+    http::{End, Event, ExchangeId, RequestHead, ResponseHead},
+};
+
+/// Port of https (RFC 9110 section 4.2.2).
+const HTTPS_PORT: u16 = 443;
+
+/// Bytes that are kept of one body, beside previews.
+const KEPT_BYTES: usize = 48 * 1024;
+
+/// Longest string that is kept while no content is, in code points: model names and the like.
+const NAME_CHARS: usize = 256;
+
+/// Bytes of an error body that are kept in case it is no JSON.
+const RAW_ERROR_BYTES: usize = 2048;
+
+/// Longest string of an error body, in code points.
+const ERROR_CHARS: usize = 4096;
+
+/// Header fields in which providers give the id of a request, the usual one first.
+const REQUEST_ID: &[&str] = &["x-request-id", "request-id", "apim-request-id", "x-ms-request-id"];
+
+/// The calls of one connection.
+pub struct Calls {
+    options: Options,
+    active: Vec<Active>,
+    next: u64,
+}
+
+/// An exchange that is, or may be, a call.
+struct Active {
+    exchange: ExchangeId,
+    call: CallId,
+    provider: &'static dyn Provider,
+    certainty: Certainty,
+    builder: CallBuilder,
+    request: Option<Document>,
+    /// Whether the bodies had the shape of the format.
+    request_fits: bool,
+    response_fits: bool,
+    /// The path asks for a stream.
+    stream_path: bool,
+    read_timeout: Option<Duration>,
+    response: Option<Response>,
+    announced: bool,
+    last_byte: Timestamp,
+    lost: bool,
+    unparsable: bool,
+    origin: Origin,
+}
+
+/// A body that is one JSON document.
+struct Document {
+    decoder: Decoder,
+    parser: Parser,
+}
+
+/// The answer as far as it has come.
+struct Response {
+    status: StatusCode,
+    request_id: Option<String>,
+    decoder: Decoder,
+    body: Body,
+}
+
+enum Body {
+    Document(Parser),
+    /// Elements of a JSON array.
+    Elements(Parser),
+    Error { parser: Parser, raw: Vec<u8> },
+    Events(sse::Parser),
+}
+
+impl Calls {
+    /// No calls yet.
+    pub fn new(options: Options) -> Self {
+        Self { options, active: Vec::new(), next: 0 }
+    }
+
+    /// Takes the next event of the connection.
+    pub fn handle(&mut self, event: Event<'_>, report: &mut dyn FnMut(CallEvent)) {
+        match event {
+            Event::RequestHead { exchange, head, at, origin } => {
+                if let Some(active) = self.begin(exchange, &head, at, origin) {
+                    if active.announced {
+                        report(CallEvent::Started { call: active.call, at, origin });
+                    }
+                    self.active.push(active);
+                }
+            }
+            Event::RequestBody { exchange, bytes, at } => {
+                if let Some(active) = self.find(exchange) {
+                    active.last_byte = at;
+                    if let Some(request) = &mut active.request {
+                        request.push(bytes);
+                    }
+                }
+            }
+            Event::RequestGap { exchange, .. } => {
+                if let Some(active) = self.find(exchange) {
+                    active.lost = true;
+                    if let Some(request) = &mut active.request {
+                        request.parser.gap();
+                    }
+                }
+            }
+            Event::RequestEnd { exchange, .. } => {
+                let Some(active) = self.find(exchange) else { return };
+                active.request_end();
+                if active.certainty == Certainty::Possible {
+                    if !active.request_fits {
+                        self.active.retain(|active| active.exchange != exchange);
+                    } else if !active.announced {
+                        active.announced = true;
+                        let (call, at, origin) = (active.call, active.builder.started_at(), active.origin);
+                        report(CallEvent::Started { call, at, origin });
+                    }
+                }
+            }
+            Event::ResponseHead { exchange, head, at } => {
+                let options = self.options;
+                if let Some(active) = self.find(exchange) {
+                    active.last_byte = at;
+                    active.response_head(&head, options);
+                }
+            }
+            Event::ResponseBody { exchange, bytes, at } => {
+                let options = self.options;
+                if let Some(active) = self.find(exchange) {
+                    active.last_byte = at;
+                    active.builder.received_at(at);
+                    active.response_body(bytes, options);
+                }
+            }
+            Event::ResponseGap { exchange, .. } => {
+                if let Some(active) = self.find(exchange) {
+                    active.response_gap();
+                }
+            }
+            Event::End { exchange, end, at } => {
+                let Some(position) = self.active.iter().position(|active| active.exchange == exchange) else {
+                    return;
+                };
+                let active = self.active.remove(position);
+                let (call, announced) = (active.call, active.announced);
+                match active.end(end, at, self.options) {
+                    Some(record) if announced => report(CallEvent::Ended { call, record: Box::new(record) }),
+                    _ if announced => report(CallEvent::Dismissed { call }),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Bytes held, roughly.
+    pub fn memory(&self) -> usize {
+        self.active.iter().map(Active::memory).sum()
+    }
+
+    fn find(&mut self, exchange: ExchangeId) -> Option<&mut Active> {
+        self.active.iter_mut().find(|active| active.exchange == exchange)
+    }
+
+    fn begin(&mut self, exchange: ExchangeId, head: &RequestHead, at: Timestamp, origin: Origin) -> Option<Active> {
+        let (provider, recognized) =
+            PROVIDERS.iter().find_map(|provider| Some((*provider, provider.recognize(head)?)))?;
+        let call = CallId(self.next);
+        self.next += 1;
+        let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let start = Start {
+            provider: recognized.provider,
+            operation: recognized.operation,
+            model: recognized.model,
+            at,
+            origin,
+            attempts: field("x-stainless-retry-count")
+                .and_then(|count| count.parse::<u32>().ok())
+                .map(|count| count.saturating_add(1)),
+            server_address: head.host.clone(),
+            server_port: head.host.as_ref().map(|_| head.port.unwrap_or(HTTPS_PORT)),
+            url_path: head.path.clone(),
+            sdk: Sdk::of(&head.headers),
+        };
+        let mut builder = CallBuilder::new(start, self.options);
+        builder.stream(recognized.stream);
+        let selection = provider.selection(self.options.capture_content);
+        Some(Active {
+            exchange,
+            call,
+            provider,
+            certainty: recognized.certainty,
+            builder,
+            request: Some(Document {
+                decoder: Decoder::new(&content_encoding(&head.headers)),
+                parser: Parser::new(&selection.request, limits(self.options, self.options.input_preview_chars)),
+            }),
+            request_fits: false,
+            response_fits: false,
+            stream_path: recognized.stream,
+            read_timeout: field("x-stainless-read-timeout")
+                .or_else(|| field("x-stainless-timeout"))
+                .and_then(|seconds| seconds.parse::<f64>().ok())
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            response: None,
+            announced: recognized.certainty != Certainty::Possible,
+            last_byte: at,
+            lost: false,
+            unparsable: false,
+            origin,
+        })
+    }
+}
+
+impl Active {
+    fn request_end(&mut self) {
+        let Some(mut request) = self.request.take() else { return };
+        if let (Some(document), _) = request.parser.finish(&mut |_| ()) {
+            self.request_fits = self.provider.is_request(&document);
+            self.provider.request(&document, &mut self.builder);
+        }
+    }
+
+    fn response_head(&mut self, head: &ResponseHead, options: Options) {
+        let selection = self.provider.selection(options.capture_content);
+        let content_type = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let bounds = limits(options, options.output_preview_chars);
+        let body = if head.status.as_u16() >= 400 {
+            let bounds = Limits { string_chars: ERROR_CHARS, kept_bytes: KEPT_BYTES };
+            Body::Error { parser: Parser::new(&Select::All, bounds), raw: Vec::new() }
+        } else if content_type.starts_with("text/event-stream") {
+            self.builder.stream(true);
+            Body::Events(sse::Parser::default())
+        } else if self.stream_path {
+            Body::Elements(Parser::elements(&selection.event, bounds))
+        } else {
+            Body::Document(Parser::new(&selection.response, bounds))
+        };
+        self.response = Some(Response {
+            status: head.status,
+            request_id: REQUEST_ID
+                .iter()
+                .find_map(|name| head.headers.get(*name)?.to_str().ok())
+                .map(|id| id.chars().take(NAME_CHARS).collect()),
+            decoder: Decoder::new(&content_encoding(&head.headers)),
+            body,
+        });
+    }
+
+    fn response_body(&mut self, bytes: &[u8], options: Options) {
+        let Some(response) = &mut self.response else { return };
+        let mut reader = Reader {
+            provider: self.provider,
+            selection: self.provider.selection(options.capture_content),
+            options,
+            builder: &mut self.builder,
+            fits: &mut self.response_fits,
+        };
+        let body = &mut response.body;
+        let decoded = response.decoder.push(bytes, &mut |bytes| match body {
+            Body::Document(parser) => parser.push(bytes, &mut |_| ()),
+            Body::Elements(parser) => parser.push(bytes, &mut |element| reader.element(&element)),
+            Body::Events(parser) => parser.push(bytes, &mut |event| reader.event(event)),
+            Body::Error { parser, raw } => {
+                let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
+                raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                parser.push(bytes, &mut |_| ());
+            }
+        });
+        self.unparsable |= decoded.is_err();
+    }
+
+    fn response_gap(&mut self) {
+        self.lost = true;
+        let Some(response) = &mut self.response else { return };
+        if !response.decoder.is_identity() {
+            // Nothing after the gap can be decoded.
+            response.decoder = Decoder::new("lost");
+        }
+        match &mut response.body {
+            Body::Document(parser) | Body::Elements(parser) | Body::Error { parser, .. } => parser.gap(),
+            Body::Events(parser) => parser.gap(),
+        }
+    }
+
+    /// The record, unless it was no call after all.
+    fn end(mut self, end: End, at: Timestamp, options: Options) -> Option<LlmCall> {
+        self.request_end();
+        let mut error = None;
+        let response = self.response.take();
+        let (status, request_id) = match &response {
+            Some(response) => (Some(response.status), response.request_id.clone()),
+            None => (None, None),
+        };
+        if let Some(response) = response {
+            error = self.response_end(response, options);
+        }
+        let accepted = match self.certainty {
+            Certainty::Certain => true,
+            Certainty::Likely => self.request_fits || self.response_fits,
+            Certainty::Possible => self.request_fits && self.response_fits,
+        };
+        if !accepted {
+            return None;
+        }
+        let complete = self.builder.is_terminal() || error.is_some();
+        let waited = at.since(self.builder.started_at());
+        let sdk = self.builder.sdk();
+        let incomplete = match end {
+            End::Complete | End::Upgraded if self.lost => Some(Incomplete::BytesLost),
+            End::Complete | End::Upgraded => self.unparsable.then_some(Incomplete::Unparsable),
+            End::Lost => Some(Incomplete::BytesLost),
+            End::Malformed => Some(Incomplete::Unparsable),
+            _ if complete => self.lost.then_some(Incomplete::BytesLost),
+            End::ClientClosed => {
+                let timed_out = status.is_none() && self.read_timeout.is_some_and(|timeout| waited >= timeout);
+                error = error.or_else(|| timed_out.then(|| sdk.timed_out()));
+                Some(Incomplete::ClientCancelled)
+            }
+            End::ServerClosed => {
+                error = error.or_else(|| Some(sdk.disconnected(status.is_some())));
+                Some(Incomplete::ServerDisconnected)
+            }
+            End::ProcessExit => Some(Incomplete::ProcessExited),
+            End::Detached => Some(Incomplete::ObserverStopped),
+        };
+        // Without an answer the end is where the wait ended, with one it is where the answer ended.
+        let last = if end == End::Complete || status.is_none() { at } else { self.last_byte };
+        let latency = last.since(self.builder.started_at());
+        Some(self.builder.finish(Finish {
+            latency,
+            status_code: status.map(|status| status.as_u16()),
+            request_id,
+            error,
+            incomplete,
+        }))
+    }
+
+    /// Reads what is left of the answer; returns the error that an HTTP status stands for.
+    fn response_end(&mut self, mut response: Response, options: Options) -> Option<Exception> {
+        let mut reader = Reader {
+            provider: self.provider,
+            selection: self.provider.selection(options.capture_content),
+            options,
+            builder: &mut self.builder,
+            fits: &mut self.response_fits,
+        };
+        match &mut response.body {
+            Body::Document(parser) => {
+                let (document, status) = parser.finish(&mut |_| ());
+                // A whole document counts as complete, a part of one says what it says.
+                self.unparsable |= status == Status::Broken && !self.lost;
+                if let Some(document) = document {
+                    self.response_fits |= self.provider.is_response(&document);
+                    if status == Status::Complete {
+                        self.provider.response(&document, &mut self.builder);
+                    } else {
+                        self.provider.event("", &StreamEvent::Json(&document), &mut self.builder);
+                    }
+                }
+                None
+            }
+            Body::Elements(parser) => {
+                let (_, status) = parser.finish(&mut |element| reader.element(&element));
+                self.unparsable |= status == Status::Broken && !self.lost;
+                None
+            }
+            Body::Events(parser) => {
+                parser.finish(&mut |event| reader.event(event));
+                self.lost |= parser.dropped() > 0;
+                None
+            }
+            Body::Error { parser, raw } => {
+                let (document, status) = parser.finish(&mut |_| ());
+                let document = document.filter(|document| {
+                    status == Status::Complete && (document.is_object() || document.is_array())
+                });
+                let raw = String::from_utf8_lossy(raw);
+                Some(self.builder.sdk().status_error(response.status, document.as_ref(), raw.trim()))
+            }
+        }
+    }
+
+    fn memory(&self) -> usize {
+        let request = self.request.as_ref().map_or(0, |request| request.parser.memory());
+        let response = match self.response.as_ref().map(|response| &response.body) {
+            Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
+            Some(Body::Error { parser, raw }) => parser.memory() + raw.capacity(),
+            Some(Body::Events(parser)) => parser.memory(),
+            None => 0,
+        };
+        size_of::<Self>() + self.builder.memory() + request + response
+    }
+}
+
+impl Document {
+    fn push(&mut self, bytes: &[u8]) {
+        let parser = &mut self.parser;
+        if self.decoder.push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ())).is_err() {
+            parser.gap();
+        }
+    }
+}
+
+/// Hands the parts of a streamed answer to the format.
+struct Reader<'a> {
+    provider: &'static dyn Provider,
+    selection: &'static Selection,
+    options: Options,
+    builder: &'a mut CallBuilder,
+    fits: &'a mut bool,
+}
+
+impl Reader<'_> {
+    fn event(&mut self, event: sse::Event<'_>) {
+        let name = std::str::from_utf8(event.name).unwrap_or_default();
+        if !event.data.first().is_some_and(|byte| matches!(byte, b'{' | b'[' | b' ')) || event.data.starts_with(b"[DONE]") {
+            self.provider.event(name, &StreamEvent::Text(event.data), self.builder);
+            return;
+        }
+        let mut parser =
+            Parser::new(&self.selection.event, limits(self.options, self.options.output_preview_chars));
+        parser.push(event.data, &mut |_| ());
+        if let (Some(document), _) = parser.finish(&mut |_| ()) {
+            *self.fits |= self.provider.is_response(&document);
+            self.provider.event(name, &StreamEvent::Json(&document), self.builder);
+        }
+    }
+
+    fn element(&mut self, element: &Value) {
+        *self.fits |= self.provider.is_response(element);
+        self.provider.event("", &StreamEvent::Json(element), self.builder);
+    }
+}
+
+impl fmt::Debug for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calls").field("active", &self.active.len()).finish_non_exhaustive()
+    }
+}
+
+/// Bounds of a body whose preview is `preview_chars` long.
+fn limits(options: Options, preview_chars: usize) -> Limits {
+    if options.capture_content {
+        Limits {
+            // A character more than is shown, so that the cut is marked.
+            string_chars: preview_chars.saturating_add(1).max(NAME_CHARS),
+            kept_bytes: KEPT_BYTES + preview_chars.saturating_mul(16),
+        }
+    } else {
+        Limits { string_chars: NAME_CHARS, kept_bytes: KEPT_BYTES }
+    }
+}
+
+fn content_encoding(headers: &HeaderMap) -> String {
+    let codings: Vec<&str> = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    codings.join(",")
+}

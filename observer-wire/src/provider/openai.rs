@@ -1,0 +1,298 @@
+//! OpenAI chat completions, and everything that speaks that format (openai-python 3.54
+//! `types/chat`). xAI is told by its name, as infinium-o2 does.
+
+use http::Method;
+use serde_json::Value;
+
+use super::{Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements, hosts, preview, text};
+use crate::{
+    body::json::{Keep, Select},
+    http::RequestHead,
+};
+
+/// The end of the path of chat completions.
+const PATH: &str = "/chat/completions";
+
+/// Roles of the first message (openai-python `ChatCompletionMessageParam`).
+const ROLES: &[&str] = &["assistant", "developer", "function", "system", "tool", "user"];
+
+const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
+const USAGE: Select = Select::Object(&[
+    ("prompt_tokens", Select::Scalar),
+    ("completion_tokens", Select::Scalar),
+    ("prompt_tokens_details", Select::Object(&[("cached_tokens", Select::Scalar)])),
+    ("completion_tokens_details", Select::Object(&[("reasoning_tokens", Select::Scalar)])),
+    ("prompt_cache_hit_tokens", Select::Scalar),
+    ("cached_tokens", Select::Scalar),
+]);
+const GROQ: Select = Select::Object(&[("usage", USAGE)]);
+const FUNCTION: Select = Select::Object(&[("name", Select::Scalar)]);
+const TOOL_CALL: Select = Select::Object(&[
+    ("index", Select::Scalar),
+    ("function", FUNCTION),
+    ("custom", FUNCTION),
+]);
+
+macro_rules! selection {
+    ($messages:expr, $content:expr) => {
+        Selection {
+            request: Select::Object(&[
+                ("model", Select::Scalar),
+                ("temperature", Select::Scalar),
+                ("stream", Select::Scalar),
+                ("messages", $messages),
+            ]),
+            response: Select::Object(&[
+                ("object", Select::Scalar),
+                ("model", Select::Scalar),
+                ("usage", USAGE),
+                ("x_groq", GROQ),
+                (
+                    "choices",
+                    Select::Array(
+                        Keep::All,
+                        &Select::Object(&[
+                            ("index", Select::Scalar),
+                            ("finish_reason", Select::Scalar),
+                            (
+                                "message",
+                                Select::Object(&[
+                                    ("content", $content),
+                                    ("tool_calls", Select::Array(Keep::All, &TOOL_CALL)),
+                                    ("function_call", FUNCTION),
+                                ]),
+                            ),
+                        ]),
+                    ),
+                ),
+            ]),
+            event: Select::Object(&[
+                ("object", Select::Scalar),
+                ("model", Select::Scalar),
+                ("usage", USAGE),
+                ("x_groq", GROQ),
+                ("error", Select::All),
+                (
+                    "choices",
+                    Select::Array(
+                        Keep::All,
+                        &Select::Object(&[
+                            ("index", Select::Scalar),
+                            ("finish_reason", Select::Scalar),
+                            // Of the text only whether there is any is asked, unless previews are taken.
+                            (
+                                "delta",
+                                Select::Object(&[
+                                    ("content", DELTA),
+                                    ("reasoning_content", DELTA),
+                                    ("reasoning", DELTA),
+                                    ("refusal", DELTA),
+                                    ("tool_calls", Select::Array(Keep::All, &TOOL_CALL)),
+                                    ("function_call", FUNCTION),
+                                ]),
+                            ),
+                        ]),
+                    ),
+                ),
+            ]),
+        }
+    };
+}
+
+const PARTS: Select = Select::Array(Keep::All, &Select::Object(&[("text", Select::Scalar)]));
+/// A delta is dropped again as soon as the event has been read.
+const DELTA: Select = Select::Either(&Select::Scalar, &PARTS);
+/// Nothing: neither an object nor an array is a string.
+const NOTHING: Select = Select::Object(&[]);
+
+static WITHOUT_CONTENT: Selection = selection!(Select::Array(Keep::First(1), &ROLE), NOTHING);
+static WITH_CONTENT: Selection = selection!(
+    Select::Array(
+        Keep::LastIf(2, is_shown),
+        &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
+    ),
+    Select::Either(&Select::Scalar, &PARTS)
+);
+
+/// See the module.
+pub(super) struct OpenAi;
+
+impl Provider for OpenAi {
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        if head.method != Method::POST {
+            return None;
+        }
+        let host = head.host.as_deref().unwrap_or_default();
+        let known = hosts::provider(host);
+        let named_xai = [host, &head.path]
+            .iter()
+            .any(|place| ["x.ai", "grok", "xai"].iter().any(|name| place.contains(name)));
+        let on_path = head.path.ends_with(PATH);
+        let certainty = match (on_path, known) {
+            (true, Some(_)) => Certainty::Certain,
+            (true, None) => Certainty::Likely,
+            // Known hosts have other operations than chat; those are not guessed at.
+            (false, Some(_)) => return None,
+            (false, None) if is_json(head) => Certainty::Possible,
+            (false, None) => return None,
+        };
+        Some(Recognized {
+            provider: if named_xai { "xai" } else { known.unwrap_or("openai") },
+            operation: "chat",
+            // Azure names the deployment in the path; the body may not have it.
+            model: head.path.split("/deployments/").nth(1).and_then(|rest| rest.split('/').next()).map(str::to_owned),
+            stream: false,
+            certainty,
+        })
+    }
+
+    fn selection(&self, content: bool) -> &'static Selection {
+        if content { &WITH_CONTENT } else { &WITHOUT_CONTENT }
+    }
+
+    fn is_request(&self, document: &Value) -> bool {
+        document.get("model").is_some_and(Value::is_string)
+            && document.get("messages").and_then(Value::as_array).is_some_and(|messages| {
+                messages.iter().all(|message| text(message, "role").is_some_and(|role| ROLES.contains(&role)))
+            })
+    }
+
+    fn is_response(&self, document: &Value) -> bool {
+        text(document, "object").is_some_and(|object| object.starts_with("chat.completion"))
+            || document.get("choices").is_some_and(Value::is_array)
+    }
+
+    fn request(&self, document: &Value, call: &mut CallBuilder) {
+        call.request_model(text(document, "model"));
+        call.temperature(document.get("temperature"));
+        call.stream(document.get("stream").and_then(Value::as_bool) == Some(true));
+        if let Some(limit) = call.input_limit() {
+            let shown: Vec<String> = elements(document, "messages")
+                .filter(|message| is_shown(message))
+                .map(|message| {
+                    preview::message(text(message, "role").unwrap_or_default(), message.get("content"), limit)
+                })
+                .collect();
+            if !shown.is_empty() {
+                call.input(&shown.join("\n"));
+            }
+        }
+    }
+
+    fn response(&self, document: &Value, call: &mut CallBuilder) {
+        call.response_model(text(document, "model"));
+        usage(document, call);
+        for (position, choice) in elements(document, "choices").enumerate() {
+            let index = counter(choice, "index").unwrap_or(position as u64);
+            call.finish_reason(index, text(choice, "finish_reason"));
+            let Some(message) = choice.get("message") else { continue };
+            for (position, tool) in elements(message, "tool_calls").enumerate() {
+                call.tool_call((index, position as u64), tool_name(tool));
+            }
+            call.tool_call((index, u64::MAX), message.get("function_call").and_then(|function| text(function, "name")));
+            if position == 0 {
+                output(message.get("content"), call);
+            }
+        }
+        call.terminal();
+    }
+
+    fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+        let document = match data {
+            Event::Json(document) => *document,
+            Event::Text(text) => {
+                if text.starts_with(b"[DONE]") {
+                    call.terminal();
+                }
+                return;
+            }
+        };
+        if document.get("error").is_some_and(|error| !error.is_null()) {
+            call.stream_error(document);
+        }
+        call.response_model(text(document, "model"));
+        usage(document, call);
+        for choice in elements(document, "choices") {
+            let index = counter(choice, "index").unwrap_or(0);
+            if let Some(delta) = choice.get("delta") {
+                for key in ["content", "reasoning_content", "reasoning", "refusal"] {
+                    if delta.get(key).is_some_and(is_text) {
+                        call.token();
+                    }
+                }
+                for (position, tool) in elements(delta, "tool_calls").enumerate() {
+                    call.token();
+                    let position = counter(tool, "index").unwrap_or(position as u64);
+                    call.tool_call((index, position), tool_name(tool));
+                }
+                if let Some(function) = delta.get("function_call") {
+                    call.token();
+                    call.tool_call((index, u64::MAX), text(function, "name"));
+                }
+                if index == 0 {
+                    output(delta.get("content"), call);
+                }
+            }
+            if let Some(reason) = text(choice, "finish_reason") {
+                call.finish_reason(index, Some(reason));
+                call.terminal();
+            }
+        }
+    }
+}
+
+/// infinium-o2 shows messages of these roles.
+fn is_shown(message: &Value) -> bool {
+    matches!(text(message, "role"), Some("system" | "user"))
+}
+
+fn is_json(head: &RequestHead) -> bool {
+    head.headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
+}
+
+fn tool_name(tool: &Value) -> Option<&str> {
+    ["function", "custom"].iter().find_map(|kind| text(tool.get(kind)?, "name"))
+}
+
+/// Content is a string, or with Mistral a list of parts.
+fn is_text(content: &Value) -> bool {
+    match content {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(parts) => !parts.is_empty(),
+        _ => false,
+    }
+}
+
+fn output(content: Option<&Value>, call: &mut CallBuilder) {
+    match content {
+        Some(Value::String(text)) => call.output(text),
+        Some(Value::Array(parts)) => {
+            for part in parts {
+                call.output(text(part, "text").unwrap_or_default());
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The last usage that is not null counts: some hosts send it with every chunk.
+fn usage(document: &Value, call: &mut CallBuilder) {
+    let groq = document.get("x_groq").and_then(|groq| groq.get("usage"));
+    for usage in groq.into_iter().chain(document.get("usage")).filter(|usage| usage.is_object()) {
+        let tokens = call.usage();
+        tokens.prompt = counter(usage, "prompt_tokens").or(tokens.prompt);
+        tokens.completion = counter(usage, "completion_tokens").or(tokens.completion);
+        tokens.cached = usage
+            .get("prompt_tokens_details")
+            .and_then(|details| counter(details, "cached_tokens"))
+            .or_else(|| counter(usage, "prompt_cache_hit_tokens"))
+            .or_else(|| counter(usage, "cached_tokens"))
+            .or(tokens.cached);
+        tokens.reasoning = usage
+            .get("completion_tokens_details")
+            .and_then(|details| counter(details, "reasoning_tokens"))
+            .or(tokens.reasoning);
+    }
+}

@@ -1,0 +1,270 @@
+//! The client libraries, known by their request headers, and the exceptions that they raise.
+//!
+//! Sources: openai-python 3.54 and 2.54 `_exceptions.py`/`_client.py`, anthropic-sdk-python 2.12 and
+//! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`.
+
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+
+use super::{
+    preview::{cut, mask},
+    repr::repr,
+    text,
+};
+
+/// Longest error message, in code points.
+const MESSAGE_CHARS: usize = 4096;
+
+/// A client library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sdk {
+    /// `anthropic` of PyPI with its major version.
+    AnthropicPython(u32),
+    /// `google-genai` of PyPI.
+    GoogleGenAi,
+    /// `openai` or `@anthropic-ai/sdk` of npm.
+    JavaScript,
+    /// `openai` of PyPI with its major version, or `groq`, which is generated alike.
+    OpenAiPython(u32),
+    /// Anything else.
+    Unknown,
+}
+
+/// An exception: class and text.
+pub(super) type Exception = (String, Option<String>);
+
+impl Sdk {
+    /// The library that sent a request.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let agent = field("user-agent");
+        let major = |version: &str| version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+        let version = field("x-stainless-package-version");
+        match agent.split('/').next().unwrap_or_default() {
+            "OpenAI" | "AsyncOpenAI" | "AzureOpenAI" | "AsyncAzureOpenAI" | "Groq" | "AsyncGroq"
+                if agent.contains("/Python") =>
+            {
+                Self::OpenAiPython(major(version))
+            }
+            "Anthropic" | "AsyncAnthropic" if agent.contains("/Python") => Self::AnthropicPython(major(version)),
+            "OpenAI" | "Anthropic" if agent.contains("/JS") => Self::JavaScript,
+            _ if field("x-goog-api-client").contains("google-genai-sdk") || agent.contains("google-genai-sdk") => {
+                Self::GoogleGenAi
+            }
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The exception for an HTTP status of 400 or more. `body` is the body as far as it is JSON, `raw`
+    /// the beginning of it.
+    pub(super) fn status_error(self, status: StatusCode, body: Option<&Value>, raw: &str) -> Exception {
+        let code = status.as_u16();
+        let (class, message) = match self {
+            Self::OpenAiPython(major) => {
+                let class = openai_class(code).to_owned();
+                let message = match (body, major) {
+                    (Some(body), 3..) => match error_text(body) {
+                        Some(message) => format!("Error code: {code} - {message}"),
+                        None => format!("Error code: {code}"),
+                    },
+                    (None, 3..) => format!("Error code: {code}"),
+                    (Some(body), _) => python_message(code, body),
+                    (None, _) => raw_or_code(raw, code),
+                };
+                (class, Some(message))
+            }
+            Self::AnthropicPython(major) => {
+                let class = match (major, body.and_then(error_code)) {
+                    (2.., Some(error_code)) if matches!(code, 400 | 402 | 403 | 404 | 409 | 413) => {
+                        format!("{}Error", camel_case(error_code))
+                    }
+                    (2.., _) => anthropic_class(code).to_owned(),
+                    _ => anthropic_0_class(code).to_owned(),
+                };
+                let message = match body {
+                    Some(body) => python_message(code, body),
+                    None => raw_or_code(raw, code),
+                };
+                (class, Some(message))
+            }
+            Self::GoogleGenAi => {
+                let class = if code < 500 { "ClientError" } else { "ServerError" };
+                let reason = status.canonical_reason().unwrap_or_default();
+                let wrapped;
+                let body = match body {
+                    // A streamed error comes in an array.
+                    Some(Value::Array(items)) if items.len() == 1 => &items[0],
+                    Some(body) => body,
+                    None => {
+                        wrapped = serde_json::json!({"message": raw, "status": reason});
+                        &wrapped
+                    }
+                };
+                let inner = body.get("error").unwrap_or(body);
+                let status = text(inner, "status").unwrap_or("None");
+                (class.to_owned(), Some(format!("{code} {status}. {}", repr(body, MESSAGE_CHARS))))
+            }
+            Self::JavaScript => {
+                let message = match body {
+                    Some(body) => body.get("error").and_then(|error| text(error, "message")).map_or_else(
+                        || format!("{code} {body}"),
+                        |message| format!("{code} {message}"),
+                    ),
+                    None => format!("{code} {raw}"),
+                };
+                (openai_class(code).replace("APIStatusError", "APIError"), Some(message))
+            }
+            Self::Unknown => {
+                let class = body.and_then(error_type).map_or_else(|| format!("http_{code}"), str::to_owned);
+                let message = match body {
+                    Some(body) => error_text(body).map(str::to_owned),
+                    None => (!raw.is_empty()).then(|| raw.to_owned()),
+                };
+                (class, message)
+            }
+        };
+        (class, message.map(|message| bounded(&message)))
+    }
+
+    /// The exception for an error event in the middle of a stream of HTTP status 200.
+    pub(super) fn stream_error(self, body: &Value) -> Exception {
+        let message = error_text(body);
+        let (class, message) = match self {
+            Self::OpenAiPython(_) => {
+                ("APIError".to_owned(), Some(message.unwrap_or("An error occurred during streaming").to_owned()))
+            }
+            Self::AnthropicPython(_) => ("APIStatusError".to_owned(), Some(repr(body, MESSAGE_CHARS))),
+            Self::GoogleGenAi => {
+                let error = body.get("error").unwrap_or(body);
+                let code = error.get("code").and_then(Value::as_u64).unwrap_or(0);
+                let class = if code < 500 { "ClientError" } else { "ServerError" };
+                let status = text(error, "status").unwrap_or("None");
+                (class.to_owned(), Some(format!("{code} {status}. {}", repr(body, MESSAGE_CHARS))))
+            }
+            Self::JavaScript => ("APIError".to_owned(), message.map(str::to_owned)),
+            Self::Unknown => {
+                (error_type(body).unwrap_or("stream_error").to_owned(), message.map(str::to_owned))
+            }
+        };
+        (class, message.map(|message| bounded(&message)))
+    }
+
+    /// The exception when the server ends the connection: before it has answered, or in the middle.
+    pub(super) fn disconnected(self, answered: bool) -> Exception {
+        let (class, message) = match self {
+            Self::OpenAiPython(_) | Self::AnthropicPython(_) | Self::JavaScript => {
+                ("APIConnectionError", "Connection error.")
+            }
+            Self::GoogleGenAi if answered => (
+                "RemoteProtocolError",
+                "peer closed connection without sending complete message body (incomplete chunked read)",
+            ),
+            Self::GoogleGenAi => ("RemoteProtocolError", "Server disconnected without sending a response."),
+            Self::Unknown => ("connection_error", "the server closed the connection"),
+        };
+        (class.to_owned(), Some(message.to_owned()))
+    }
+
+    /// The exception when the client has waited for as long as it would.
+    pub(super) fn timed_out(self) -> Exception {
+        let (class, message) = match self {
+            Self::OpenAiPython(_) => ("APITimeoutError", "Request timed out."),
+            Self::AnthropicPython(0..=1) => ("APITimeoutError", "Request timed out."),
+            Self::AnthropicPython(_) => ("APITimeoutError", "Request timed out or interrupted."),
+            Self::GoogleGenAi => ("ReadTimeout", "timed out"),
+            Self::JavaScript => ("APIConnectionTimeoutError", "Request timed out."),
+            Self::Unknown => ("timeout", "the client stopped waiting"),
+        };
+        (class.to_owned(), Some(message.to_owned()))
+    }
+}
+
+fn bounded(message: &str) -> String {
+    cut(&mask(message), MESSAGE_CHARS)
+}
+
+fn python_message(code: u16, body: &Value) -> String {
+    format!("Error code: {code} - {}", repr(body, MESSAGE_CHARS))
+}
+
+fn raw_or_code(raw: &str, code: u16) -> String {
+    if raw.is_empty() { format!("Error code: {code}") } else { raw.to_owned() }
+}
+
+/// The message of an error body: OpenAI, Anthropic and Google put it into `error`, others do not.
+fn error_text(body: &Value) -> Option<&str> {
+    let body = match body {
+        Value::Array(items) => items.first()?,
+        body => body,
+    };
+    body.get("error")
+        .and_then(|error| text(error, "message").or_else(|| error.as_str()))
+        .or_else(|| text(body, "message"))
+        .or_else(|| text(body, "detail"))
+}
+
+fn error_type(body: &Value) -> Option<&str> {
+    let body = match body {
+        Value::Array(items) => items.first()?,
+        body => body,
+    };
+    body.get("error")
+        .and_then(|error| {
+            text(error, "type").or_else(|| text(error, "status")).or_else(|| text(error, "code"))
+        })
+        .or_else(|| text(body, "code"))
+        .or_else(|| text(body, "type"))
+}
+
+/// The code by which anthropic 2.x refines the class.
+fn error_code(body: &Value) -> Option<&str> {
+    text(body.get("error")?.get("details")?, "error_code")
+}
+
+fn camel_case(snake: &str) -> String {
+    snake
+        .split('_')
+        .flat_map(|word| {
+            let mut chars = word.chars();
+            chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars)
+        })
+        .collect()
+}
+
+fn openai_class(code: u16) -> &'static str {
+    match code {
+        400 => "BadRequestError",
+        401 => "AuthenticationError",
+        403 => "PermissionDeniedError",
+        404 => "NotFoundError",
+        409 => "ConflictError",
+        422 => "UnprocessableEntityError",
+        429 => "RateLimitError",
+        500.. => "InternalServerError",
+        _ => "APIStatusError",
+    }
+}
+
+fn anthropic_0_class(code: u16) -> &'static str {
+    match code {
+        413 => "RequestTooLargeError",
+        529 => "OverloadedError",
+        _ => openai_class(code),
+    }
+}
+
+fn anthropic_class(code: u16) -> &'static str {
+    match code {
+        402 => "PaymentRequiredError",
+        408 => "RequestTimeoutError",
+        412 => "PreconditionFailedError",
+        413 => "ContentTooLargeError",
+        431 => "RequestHeaderFieldsTooLargeError",
+        499 => "ClientClosedRequestError",
+        501 => "HTTPNotImplementedError",
+        503 => "ServiceUnavailableError",
+        504 => "GatewayTimeoutError",
+        529 => "OverloadedError",
+        _ => openai_class(code),
+    }
+}
