@@ -1,0 +1,62 @@
+"""Makes calls with a real SDK and prints what the client saw of each, as JSON lines."""
+
+import sys
+import threading
+import time
+
+import sdk
+
+
+def main() -> None:
+    parser = sdk.parser()
+    parser.add_argument("--count", type=int, default=1, help="calls one after the other")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--tasks", type=int, default=0)
+    parser.add_argument("--uvloop", action="store_true")
+    parser.add_argument("--wait-for-stdin", action="store_true", help="before anything of TLS is imported")
+    parser.add_argument("--every", type=float, default=0.0, help="seconds between calls")
+    options = parser.parse_args()
+    if options.wait_for_stdin:
+        print("waiting", flush=True)
+        sys.stdin.readline()
+    if options.mode.startswith("async"):
+        sdk.run(in_tasks(options), options.uvloop)
+    elif options.threads:
+        in_threads(options)
+    else:
+        one_by_one(sdk.Client(options), options, options.case)
+
+
+def one_by_one(client: sdk.Client, options, case: str) -> None:
+    for number in range(options.count):
+        print(sdk.call(client, f"{case}/{number}"), flush=True)
+        time.sleep(options.every)
+
+
+def in_threads(options) -> None:
+    client = sdk.Client(options)
+    threads = [
+        threading.Thread(target=one_by_one, args=(client, options, f"{options.case}/{number}"))
+        for number in range(options.threads)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+async def in_tasks(options) -> None:
+    import asyncio
+
+    client = sdk.Client(options)
+
+    async def task(number: int) -> None:
+        for call in range(options.count):
+            print(await sdk.call_async(client, f"{options.case}/{number}/{call}"), flush=True)
+
+    await asyncio.gather(*(task(number) for number in range(options.tasks or 1)))
+    await sdk.close_async(client)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+//! What the end-to-end tests are made of: the local LLM [`provider`], real [`clients`] and a
+//! [`harness`] that runs the agent.
+
+#![forbid(unsafe_code)]
+
+pub mod clients;
+pub mod harness;
+pub mod provider;

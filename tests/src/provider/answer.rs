@@ -1,0 +1,152 @@
+//! What the providers answer: the wire formats of OpenAI and xAI, Anthropic, and Gemini.
+
+mod anthropic;
+mod gemini;
+mod openai;
+
+use serde_json::{Value, json};
+
+use super::{behaviour::Behaviour, http::Request, text};
+
+/// An answer, and the truth about it.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Body,
+    /// A content-length that is not that of the body, as in answers to HEAD.
+    pub(super) declared_length: Option<usize>,
+    pub(super) truth: Value,
+}
+
+pub(super) enum Body {
+    None,
+    Stream(Vec<Vec<u8>>),
+    Whole(Vec<u8>),
+}
+
+/// What an LLM call answers, before it is put into a format.
+struct Completion {
+    words: Vec<String>,
+    tools: Vec<String>,
+    choices: usize,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    cached: Option<u64>,
+    reasoning: Option<u64>,
+    usage: bool,
+    error_after: Option<usize>,
+    id: String,
+}
+
+impl Completion {
+    fn text(&self) -> String {
+        self.words.concat()
+    }
+}
+
+/// The answer to a request.
+pub(super) fn to(request: &Request, behaviour: &Behaviour, number: u64, random: &mut fastrand::Rng) -> Answer {
+    let path = request.path.split('?').next().unwrap_or_default();
+    let id = format!("req_{number:08x}{:08x}", random.u32(..));
+    let document: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
+    let post = request.method == "POST";
+    let completion = completion(request, behaviour, &document, id, random);
+    let mut answer = if post && path.ends_with("/chat/completions") {
+        openai::answer(request, behaviour, &document, &completion)
+    } else if post && path.ends_with("/v1/messages") {
+        anthropic::answer(behaviour, &document, &completion)
+    } else if post && path.ends_with("/v1/messages/count_tokens") {
+        plain(&json!({"input_tokens": 17}))
+    } else if post && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent")) {
+        gemini::answer(request, behaviour, &document, &completion)
+    } else if request.method == "HEAD" {
+        Answer { body: Body::None, declared_length: Some(1234), ..plain(&Value::Null) }
+    } else if path.ends_with("/nothing") {
+        Answer { status: 204, body: Body::None, ..plain(&Value::Null) }
+    } else {
+        plain(&json!({"object": "list", "data": [{"id": "a-model"}]}))
+    };
+    if behaviour.has("malformed") {
+        answer.body = Body::Whole(b"{\"choices\": [ this is no JSON".to_vec());
+    }
+    answer.truth["text"] = json!(completion.text());
+    answer
+}
+
+fn completion(request: &Request, behaviour: &Behaviour, document: &Value, id: String, random: &mut fastrand::Rng) -> Completion {
+    let count = match (behaviour.number("events"), behaviour.number("bytes")) {
+        (Some(events), _) => usize::try_from(events).unwrap_or(10),
+        (None, Some(bytes)) => usize::try_from(bytes).unwrap_or(0) / 8,
+        (None, None) => random.usize(5..30),
+    };
+    let tools = behaviour.number("tools").unwrap_or(0);
+    Completion {
+        words: if tools > 0 { Vec::new() } else { text::words(random, count) },
+        tools: (0..tools).map(|index| ["get_weather", "search", "calculator"][index as usize % 3].to_owned()).collect(),
+        choices: document.get("n").and_then(Value::as_u64).map_or(1, |n| usize::try_from(n).unwrap_or(1)),
+        prompt_tokens: request.body.len() as u64 / 4 + 1,
+        completion_tokens: count as u64 + tools * 7,
+        cached: behaviour.number("cached"),
+        reasoning: behaviour.number("reasoning"),
+        usage: behaviour.get("usage") != Some("none"),
+        error_after: behaviour.number("stream-error").map(|events| usize::try_from(events).unwrap_or(0)),
+        id,
+    }
+}
+
+/// An answer that is no LLM call.
+fn plain(document: &Value) -> Answer {
+    Answer {
+        status: 200,
+        headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+        body: Body::Whole(document.to_string().into_bytes()),
+        declared_length: None,
+        truth: json!({"llm_call": false}),
+    }
+}
+
+/// An LLM call's answer. `id_header` is the provider's name for the header with the request's id.
+fn call(status: u16, content_type: &str, id_header: &str, completion: &Completion, body: Body, truth: Value) -> Answer {
+    let mut truth = truth;
+    truth["llm_call"] = json!(true);
+    truth["status_code"] = json!(status);
+    truth["request_id"] = json!(completion.id);
+    Answer {
+        status,
+        headers: vec![
+            ("content-type".to_owned(), content_type.to_owned()),
+            (id_header.to_owned(), completion.id.clone()),
+        ],
+        body,
+        declared_length: None,
+        truth,
+    }
+}
+
+/// An error, as JSON in the provider's form or as a gateway's HTML.
+fn error(status: u16, id_header: &str, behaviour: &Behaviour, completion: &Completion, document: &Value, truth: Value) -> Answer {
+    let (content_type, body) = if behaviour.has("html") {
+        ("text/html", format!("<html><body><h1>{status}</h1></body></html>"))
+    } else {
+        ("application/json", document.to_string())
+    };
+    let mut answer = call(status, content_type, id_header, completion, Body::Whole(body.into_bytes()), truth);
+    answer.truth["error_body"] = document.clone();
+    answer
+}
+
+/// One event of a stream.
+fn event(name: Option<&str>, data: &Value) -> Vec<u8> {
+    match name {
+        Some(name) => format!("event: {name}\ndata: {data}\n\n").into_bytes(),
+        None => format!("data: {data}\n\n").into_bytes(),
+    }
+}
+
+/// Puts the error event in its place and drops what would follow. Returns whether there is one.
+fn break_off(events: &mut Vec<Vec<u8>>, completion: &Completion, error: Vec<u8>) -> bool {
+    let Some(after) = completion.error_after else { return false };
+    events.truncate(after);
+    events.push(error);
+    true
+}

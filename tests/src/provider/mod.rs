@@ -1,0 +1,168 @@
+//! A local HTTPS server that answers as LLM providers do, and knows the truth about every exchange.
+//!
+//! It writes its answers in pieces that are cut at random places, inside characters and lines too,
+//! and misbehaves on request: see [`behaviour`].
+
+mod answer;
+pub mod behaviour;
+mod http;
+mod text;
+mod tls;
+mod write;
+
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use self::{behaviour::Behaviour, http::Request, write::Ending};
+
+/// A running provider; it stops when it is dropped.
+pub struct Provider {
+    port: u16,
+    folder: PathBuf,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    tls: Arc<rustls::ServerConfig>,
+    seed: u64,
+    exchanges: AtomicU64,
+    truth: Mutex<Vec<Value>>,
+    truth_file: Option<PathBuf>,
+    stop: AtomicBool,
+}
+
+impl Provider {
+    /// Starts a provider on a free port of 127.0.0.1 and writes `ca.pem` into `folder`. Answers and
+    /// cuts follow from `seed`. With `truth_file` the truth is also appended there as JSON lines.
+    ///
+    /// # Errors
+    ///
+    /// The port or the folder cannot be used.
+    pub fn start(folder: &Path, seed: u64, truth_file: Option<&Path>) -> anyhow::Result<Self> {
+        let tls = tls::server_config(&folder.join("ca.pem"))?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen on 127.0.0.1")?;
+        let port = listener.local_addr()?.port();
+        let shared = Arc::new(Shared {
+            tls,
+            seed,
+            exchanges: AtomicU64::new(0),
+            truth: Mutex::new(Vec::new()),
+            truth_file: truth_file.map(Path::to_owned),
+            stop: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if accepting.stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let shared = Arc::clone(&accepting);
+                thread::spawn(move || {
+                    // A client that goes away is no failure of the server.
+                    let _ = serve(stream, &shared);
+                });
+            }
+        });
+        Ok(Self { port, folder: folder.to_owned(), shared })
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `https://localhost:PORT`
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
+    /// The certificate that clients must trust.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    /// The truth about the exchanges so far, in the order in which they ended.
+    pub fn truth(&self) -> Vec<Value> {
+        self.shared.truth.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until there are `count` exchanges, for 20 seconds at most.
+    pub fn wait_for(&self, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let truth = self.truth();
+            if truth.len() >= count || Instant::now() > deadline {
+                return truth;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // Wakes the listener.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Shared) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    let connection = rustls::ServerConnection::new(Arc::clone(&shared.tls))?;
+    let mut stream = rustls::StreamOwned::new(connection, stream);
+    let mut buffer = Vec::new();
+    while let Some(request) = http::read(&mut stream, &mut buffer)? {
+        let number = shared.exchanges.fetch_add(1, Ordering::Relaxed);
+        let mut random = fastrand::Rng::with_seed(shared.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let behaviour = Behaviour::of(&request);
+        let answer = answer::to(&request, &behaviour, number, &mut random);
+        let mut truth = answer.truth.clone();
+        let ending = write::answer(&mut stream, answer, &behaviour, &mut random);
+        record(shared, &request, &mut truth, &ending, number);
+        match ending {
+            Ending::Complete if !behaviour.closes() => {}
+            Ending::Complete => {
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+                return Ok(());
+            }
+            Ending::Cut | Ending::ClientGone => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn record(shared: &Shared, request: &Request, truth: &mut Value, ending: &Ending, number: u64) {
+    truth["exchange"] = json!(number);
+    truth["method"] = json!(request.method);
+    truth["path"] = json!(request.path);
+    truth["test"] = json!(request.header("x-test-case"));
+    truth["server_ns"] = json!(u64::try_from(request.first_byte.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    truth["ended"] = json!(match ending {
+        Ending::Complete => "complete",
+        Ending::Cut => "cut",
+        Ending::ClientGone => "client gone",
+    });
+    truth["prompt"] = json!(String::from_utf8_lossy(&request.body));
+    if let Some(path) = &shared.truth_file
+        && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path)
+    {
+        let _ = writeln!(file, "{truth}");
+    }
+    shared.truth.lock().unwrap_or_else(PoisonError::into_inner).push(truth.clone());
+}

@@ -1,0 +1,204 @@
+//! Writing answers, in pieces that are cut at random places.
+
+use std::{
+    io::{self, Read as _, Write},
+    net::Shutdown,
+    thread,
+    time::Duration,
+};
+
+use flate2::{
+    Compression,
+    write::{GzEncoder, ZlibEncoder},
+};
+
+use super::{
+    answer::{Answer, Body},
+    behaviour::Behaviour,
+};
+
+/// Most pieces into which one part of an answer is cut.
+const PIECES: usize = 6;
+
+type Stream = rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>;
+
+/// How an exchange ended.
+pub(super) enum Ending {
+    ClientGone,
+    Complete,
+    Cut,
+}
+
+/// Writes an answer as the behaviour wants it.
+pub(super) fn answer(stream: &mut Stream, answer: Answer, behaviour: &Behaviour, random: &mut fastrand::Rng) -> Ending {
+    if behaviour.has("hang") {
+        wait_for_end(stream);
+        return Ending::ClientGone;
+    }
+    thread::sleep(behaviour.pause("delay-ms"));
+    match write(stream, answer, behaviour, random) {
+        Ok(ending) => ending,
+        Err(_) => Ending::ClientGone,
+    }
+}
+
+fn write(stream: &mut Stream, answer: Answer, behaviour: &Behaviour, random: &mut fastrand::Rng) -> io::Result<Ending> {
+    let mut coder = Coder::new(behaviour.get("encoding"));
+    let (parts, streamed) = match answer.body {
+        Body::None => (Vec::new(), false),
+        Body::Stream(events) => (events, true),
+        Body::Whole(bytes) => (vec![bytes], false),
+    };
+    let framing = behaviour.get("framing").unwrap_or(if streamed { "chunked" } else { "length" });
+    let middle = parts.len() / 2;
+    let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
+    for (name, value) in &answer.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(encoding) = behaviour.get("encoding") {
+        head.push_str(&format!("content-encoding: {encoding}\r\n"));
+    }
+    let mut coded = Vec::with_capacity(parts.len());
+    for part in parts {
+        coded.push(coder.push(&part)?);
+    }
+    coded.push(coder.finish()?);
+    match framing {
+        "length" => {
+            let length: usize = coded.iter().map(Vec::len).sum();
+            if answer.status != 204 && answer.status != 304 {
+                head.push_str(&format!("content-length: {}\r\n", answer.declared_length.unwrap_or(length)));
+            }
+        }
+        "close" => head.push_str("connection: close\r\n"),
+        _ => head.push_str("transfer-encoding: chunked\r\n"),
+    }
+    head.push_str("\r\n");
+    pieces(stream, head.as_bytes(), random)?;
+    let cut = behaviour.number("cut").or_else(|| behaviour.number("cut-clean"));
+    for (index, part) in coded.into_iter().enumerate() {
+        if cut == Some(index as u64) {
+            if behaviour.has("cut-clean") {
+                stream.conn.send_close_notify();
+                stream.flush()?;
+            }
+            stream.sock.shutdown(Shutdown::Both)?;
+            return Ok(Ending::Cut);
+        }
+        if streamed {
+            thread::sleep(behaviour.pause("token-ms"));
+            if index == middle {
+                thread::sleep(behaviour.pause("pause-ms"));
+            }
+        }
+        if part.is_empty() {
+            continue;
+        }
+        let framed = if framing == "chunked" { chunk(&part, behaviour) } else { part };
+        pieces(stream, &framed, random)?;
+    }
+    if framing == "chunked" {
+        let end: &[u8] = if behaviour.has("trailers") { b"0\r\nx-checksum: 1\r\nx-more: 2\r\n\r\n" } else { b"0\r\n\r\n" };
+        pieces(stream, end, random)?;
+    }
+    Ok(Ending::Complete)
+}
+
+fn chunk(part: &[u8], behaviour: &Behaviour) -> Vec<u8> {
+    let extension = if behaviour.has("chunk-extensions") { ";note=\"a b\"" } else { "" };
+    let mut framed = format!("{:x}{extension}\r\n", part.len()).into_bytes();
+    framed.extend_from_slice(part);
+    framed.extend_from_slice(b"\r\n");
+    framed
+}
+
+/// Each piece is a TLS record of its own, so that the client reads it by itself.
+fn pieces(stream: &mut Stream, mut bytes: &[u8], random: &mut fastrand::Rng) -> io::Result<()> {
+    for _ in 1..random.usize(1..=PIECES) {
+        if bytes.len() < 2 {
+            break;
+        }
+        let (piece, rest) = bytes.split_at(random.usize(1..bytes.len()));
+        stream.write_all(piece)?;
+        stream.flush()?;
+        bytes = rest;
+    }
+    stream.write_all(bytes)?;
+    stream.flush()
+}
+
+fn wait_for_end(stream: &mut Stream) {
+    let _ = stream.sock.set_read_timeout(Some(Duration::from_secs(60)));
+    let mut buffer = [0; 1024];
+    while matches!(stream.read(&mut buffer), Ok(1..)) {}
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        422 => "Unprocessable Entity",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Unknown",
+    }
+}
+
+/// A content coding that is flushed after each part.
+enum Coder {
+    Brotli(Box<brotli::CompressorWriter<Vec<u8>>>),
+    Deflate(ZlibEncoder<Vec<u8>>),
+    Gzip(GzEncoder<Vec<u8>>),
+    Identity,
+    Zstd(Option<zstd::stream::write::Encoder<'static, Vec<u8>>>),
+}
+
+impl Coder {
+    fn new(encoding: Option<&str>) -> Self {
+        match encoding {
+            Some("br") => Self::Brotli(Box::new(brotli::CompressorWriter::new(Vec::new(), 4096, 4, 20))),
+            Some("deflate") => Self::Deflate(ZlibEncoder::new(Vec::new(), Compression::default())),
+            Some("gzip") => Self::Gzip(GzEncoder::new(Vec::new(), Compression::default())),
+            Some("zstd") => Self::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 3).ok()),
+            _ => Self::Identity,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        macro_rules! through {
+            ($coder:expr) => {{
+                $coder.write_all(bytes)?;
+                $coder.flush()?;
+                Ok(std::mem::take($coder.get_mut()))
+            }};
+        }
+        match self {
+            Self::Brotli(coder) => through!(coder),
+            Self::Deflate(coder) => through!(coder),
+            Self::Gzip(coder) => through!(coder),
+            Self::Identity => Ok(bytes.to_vec()),
+            Self::Zstd(Some(coder)) => through!(coder),
+            Self::Zstd(None) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn finish(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Brotli(coder) => Ok(coder.into_inner()),
+            Self::Deflate(coder) => coder.finish(),
+            Self::Gzip(coder) => coder.finish(),
+            Self::Identity => Ok(Vec::new()),
+            Self::Zstd(coder) => coder.map_or(Ok(Vec::new()), zstd::stream::write::Encoder::finish),
+        }
+    }
+}
