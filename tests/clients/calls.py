@@ -29,7 +29,8 @@ def main() -> None:
 
 def one_by_one(client: sdk.Client, options, case: str) -> None:
     for number in range(options.count):
-        print(sdk.call(client, f"{case}/{number}"), flush=True)
+        # One write a line: threads must not interleave.
+        sys.stdout.write(sdk.call(client, f"{case}/{number}") + "\n")
         time.sleep(options.every)
 
 
@@ -52,7 +53,8 @@ async def in_tasks(options) -> None:
 
     async def task(number: int) -> None:
         for call in range(options.count):
-            print(await sdk.call_async(client, f"{options.case}/{number}/{call}"), flush=True)
+            line = await sdk.call_async(client, f"{options.case}/{number}/{call}")
+            sys.stdout.write(line + "\n")
 
     await asyncio.gather(*(task(number) for number in range(options.tasks or 1)))
     await sdk.close_async(client)

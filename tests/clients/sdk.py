@@ -29,7 +29,7 @@ def default_model(sdk: str) -> str:
     return {
         "openai": "gpt-4o",
         "xai": "grok-4",
-        "anthropic": "claude-sonnet-4-5",
+        "anthropic": "claude-sonnet-5",
         "google": "gemini-2.5-flash",
     }[sdk]
 

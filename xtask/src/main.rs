@@ -1,1 +1,74 @@
-fn main() {}
+//! `cargo xtask …`: what cargo cannot do for this workspace.
+
+#![forbid(unsafe_code)]
+
+mod demo;
+mod run;
+mod test;
+mod toolchain;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the observer workspace
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what building BPF programs needs
+    Setup,
+    /// Set up and build target/release/observer
+    Build,
+    /// Set up, build, and watch a real SDK client live
+    Demo,
+    /// Set up and run every test, the end-to-end ones on this kernel too (as root)
+    Test {
+        /// Passed to the end-to-end tests' runner, such as part of a test's name
+        filter: Vec<String>,
+    },
+    /// Check formatting, lints and documentation
+    Lint,
+    /// Fuzz every parser for a time (needs a nightly toolchain)
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup => toolchain::setup(),
+        Task::Build => build(),
+        Task::Demo => demo::run(),
+        Task::Test { filter } => test::run(&filter),
+        Task::Lint => test::lint(),
+        Task::Fuzz { seconds } => test::fuzz(seconds),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> anyhow::Result<()> {
+    toolchain::setup()?;
+    run::cargo(["build", "--release"])?;
+    println!("built {}", run::target().join("release/observer").display());
+    Ok(())
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map_or(manifest.clone(), PathBuf::from)
+}

@@ -1,0 +1,95 @@
+//! Tests, lints and fuzzing.
+
+use std::{env, fs, process::Command};
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    root,
+    run::{cargo, cargo_command, command, is_root, output, target},
+    toolchain,
+};
+
+/// The crates that are built for this machine; the BPF programs are built by observer's build.rs.
+const CRATES: &[&str] = &["observer", "observer-common", "observer-wire", "observer-e2e", "xtask"];
+
+/// Everything that can be tested without and with the rights of root.
+pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
+    toolchain::setup()?;
+    cargo(["build", "--release"])?;
+    if filter.is_empty() {
+        let mut units = vec!["test"];
+        for name in CRATES.iter().filter(|name| **name != "observer-e2e") {
+            units.extend(["--package", name]);
+        }
+        cargo(units)?;
+    }
+    if !is_root() {
+        bail!(
+            "the end-to-end tests attach to the kernel and need the rights of root: run \
+             `sudo -E env PATH=$PATH cargo xtask test`"
+        );
+    }
+    let mut end_to_end = cargo_command(["test", "--package", "observer-e2e", "--no-fail-fast", "--"]);
+    end_to_end
+        // Latencies are compared: more at once than there are cores would blur them.
+        .arg("--test-threads=2")
+        .args(filter)
+        .env("OBSERVER_BIN", target().join("release/observer"));
+    command(&mut end_to_end)
+}
+
+/// What CI asks for beside the tests.
+pub(crate) fn lint() -> anyhow::Result<()> {
+    toolchain::setup()?;
+    cargo(["fmt", "--all", "--check"])?;
+    let of_crates = |first: &[&'static str], last: &[&'static str]| {
+        let mut arguments = first.to_vec();
+        for name in CRATES {
+            arguments.extend(["--package", name]);
+        }
+        arguments.extend(last);
+        arguments
+    };
+    cargo(of_crates(&["clippy", "--all-targets"], &["--", "--deny", "warnings"]))?;
+    let mut docs = cargo_command(of_crates(&["doc", "--no-deps"], &[]));
+    command(docs.env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+/// Runs each fuzz target from its seeds. New inputs go into the corpus, which git ignores.
+pub(crate) fn fuzz(seconds: u64) -> anyhow::Result<()> {
+    let folder = root().join("observer-wire/fuzz");
+    let nightly = output("rustup", &["run", "nightly", "rustc", "-V"]);
+    nightly.context("fuzzing needs a nightly toolchain: rustup toolchain install nightly")?;
+    let tools = root().join(".toolchain");
+    let cargo_fuzz = tools.join("bin/cargo-fuzz");
+    if !cargo_fuzz.exists() {
+        command(
+            Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .env_remove("CARGO_TARGET_DIR")
+                .args(["install", "--quiet", "--locked", "cargo-fuzz", "--root"])
+                .arg(&tools),
+        )?;
+    }
+    let mut targets: Vec<String> = fs::read_dir(folder.join("fuzz_targets"))?
+        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    targets.sort();
+    for name in targets {
+        let corpus = folder.join("corpus").join(&name);
+        fs::create_dir_all(&corpus)?;
+        command(
+            Command::new("rustup")
+                .args(["run", "nightly"])
+                .arg(&cargo_fuzz)
+                .args(["run", "--sanitizer", "none", "--fuzz-dir"])
+                .arg(&folder)
+                .arg(&name)
+                .arg(corpus)
+                .arg(folder.join("seeds").join(&name))
+                .args(["--", &format!("-max_total_time={seconds}"), "-max_len=65536", "-rss_limit_mb=2048"])
+                .current_dir(root().join("observer-wire")),
+        )?;
+    }
+    Ok(())
+}
