@@ -45,7 +45,12 @@ impl Completion {
 }
 
 /// The answer to a request.
-pub(super) fn to(request: &Request, behaviour: &Behaviour, number: u64, random: &mut fastrand::Rng) -> Answer {
+pub(super) fn to(
+    request: &Request,
+    behaviour: &Behaviour,
+    number: u64,
+    random: &mut fastrand::Rng,
+) -> Answer {
     let path = request.path.split('?').next().unwrap_or_default();
     let id = format!("req_{number:08x}{:08x}", random.u32(..));
     let document: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
@@ -57,12 +62,22 @@ pub(super) fn to(request: &Request, behaviour: &Behaviour, number: u64, random: 
         anthropic::answer(behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages/count_tokens") {
         plain(&json!({"input_tokens": 17}))
-    } else if post && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent")) {
+    } else if post
+        && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent"))
+    {
         gemini::answer(request, behaviour, &document, &completion)
     } else if request.method == "HEAD" {
-        Answer { body: Body::None, declared_length: Some(1234), ..plain(&Value::Null) }
+        Answer {
+            body: Body::None,
+            declared_length: Some(1234),
+            ..plain(&Value::Null)
+        }
     } else if path.ends_with("/nothing") {
-        Answer { status: 204, body: Body::None, ..plain(&Value::Null) }
+        Answer {
+            status: 204,
+            body: Body::None,
+            ..plain(&Value::Null)
+        }
     } else {
         plain(&json!({"object": "list", "data": [{"id": "a-model"}]}))
     };
@@ -73,7 +88,13 @@ pub(super) fn to(request: &Request, behaviour: &Behaviour, number: u64, random: 
     answer
 }
 
-fn completion(request: &Request, behaviour: &Behaviour, document: &Value, id: String, random: &mut fastrand::Rng) -> Completion {
+fn completion(
+    request: &Request,
+    behaviour: &Behaviour,
+    document: &Value,
+    id: String,
+    random: &mut fastrand::Rng,
+) -> Completion {
     let count = match (behaviour.number("events"), behaviour.number("bytes")) {
         (Some(events), _) => usize::try_from(events).unwrap_or(10),
         (None, Some(bytes)) => usize::try_from(bytes).unwrap_or(0) / 8,
@@ -81,17 +102,76 @@ fn completion(request: &Request, behaviour: &Behaviour, document: &Value, id: St
     };
     let tools = behaviour.number("tools").unwrap_or(0);
     Completion {
-        words: if tools > 0 { Vec::new() } else { text::words(random, count) },
-        tools: (0..tools).map(|index| ["get_weather", "search", "calculator"][index as usize % 3].to_owned()).collect(),
-        choices: document.get("n").and_then(Value::as_u64).map_or(1, |n| usize::try_from(n).unwrap_or(1)),
+        words: if tools > 0 {
+            Vec::new()
+        } else {
+            text::words(random, count.max(1))
+        },
+        tools: (0..tools)
+            .map(|index| ["get_weather", "search", "calculator"][index as usize % 3].to_owned())
+            .collect(),
+        choices: document
+            .get("n")
+            .and_then(Value::as_u64)
+            .map_or(1, |n| usize::try_from(n).unwrap_or(1)),
         prompt_tokens: request.body.len() as u64 / 4 + 1,
         completion_tokens: count as u64 + tools * 7,
         cached: behaviour.number("cached"),
         reasoning: behaviour.number("reasoning"),
         usage: behaviour.get("usage") != Some("none"),
-        error_after: behaviour.number("stream-error").map(|events| usize::try_from(events).unwrap_or(0)),
+        error_after: behaviour
+            .number("stream-error")
+            .map(|events| usize::try_from(events).unwrap_or(0)),
         id,
     }
+}
+
+/// Takes back from the truth what the client can't know when only `sent` parts of the body were
+/// sent. What a client that went away has read of them is its secret: then `sent` is the most.
+pub(super) fn unfinished(truth: &mut Value, sent: usize, hang: bool) {
+    if truth["llm_call"] == false || truth.get("error_body").is_some() {
+        return;
+    }
+    let begun = truth["stream"] == true && sent > 0;
+    let google = truth["provider"] == "google";
+    truth["finish_reasons"] = json!([]);
+    // Google counts in every chunk, Anthropic counts the prompt in the first event.
+    truth["completion_tokens"] = if google && begun && !truth["prompt_tokens"].is_null() {
+        json!(sent - 1)
+    } else {
+        Value::Null
+    };
+    if !(google && begun) {
+        truth["reasoning_tokens"] = Value::Null;
+    }
+    if !begun || truth["operation"] == "chat" && truth["provider"] != "anthropic" {
+        truth["prompt_tokens"] = Value::Null;
+        truth["cached_tokens"] = Value::Null;
+    }
+    if !begun {
+        truth["response_model"] = Value::Null;
+        truth["tool_calls"] = json!([]);
+    }
+    if hang {
+        truth["status_code"] = Value::Null;
+    }
+}
+
+/// Completes the truth about a request whose body was read after its answer.
+pub(super) fn late(truth: &mut Value, request: &Request) {
+    let document: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
+    if truth["llm_call"] != true || document.is_null() {
+        if truth["model"] == "" {
+            truth["model"] = Value::Null;
+        }
+        return;
+    }
+    if let Some(model) = document.get("model") {
+        truth["model"] = model.clone();
+        truth["stream"] = json!(document["stream"] == true);
+    }
+    let place = document.get("generationConfig").unwrap_or(&document);
+    truth["temperature"] = place["temperature"].clone();
 }
 
 /// An answer that is no LLM call.
@@ -106,7 +186,14 @@ fn plain(document: &Value) -> Answer {
 }
 
 /// An LLM call's answer. `id_header` is the provider's name for the header with the request's id.
-fn call(status: u16, content_type: &str, id_header: &str, completion: &Completion, body: Body, truth: Value) -> Answer {
+fn call(
+    status: u16,
+    content_type: &str,
+    id_header: &str,
+    completion: &Completion,
+    body: Body,
+    truth: Value,
+) -> Answer {
     let mut truth = truth;
     truth["llm_call"] = json!(true);
     truth["status_code"] = json!(status);
@@ -124,13 +211,30 @@ fn call(status: u16, content_type: &str, id_header: &str, completion: &Completio
 }
 
 /// An error, as JSON in the provider's form or as a gateway's HTML.
-fn error(status: u16, id_header: &str, behaviour: &Behaviour, completion: &Completion, document: &Value, truth: Value) -> Answer {
+fn error(
+    status: u16,
+    id_header: &str,
+    behaviour: &Behaviour,
+    completion: &Completion,
+    document: &Value,
+    truth: Value,
+) -> Answer {
     let (content_type, body) = if behaviour.has("html") {
-        ("text/html", format!("<html><body><h1>{status}</h1></body></html>"))
+        (
+            "text/html",
+            format!("<html><body><h1>{status}</h1></body></html>"),
+        )
     } else {
         ("application/json", document.to_string())
     };
-    let mut answer = call(status, content_type, id_header, completion, Body::Whole(body.into_bytes()), truth);
+    let mut answer = call(
+        status,
+        content_type,
+        id_header,
+        completion,
+        Body::Whole(body.into_bytes()),
+        truth,
+    );
     answer.truth["error_body"] = document.clone();
     answer
 }
@@ -145,7 +249,9 @@ fn event(name: Option<&str>, data: &Value) -> Vec<u8> {
 
 /// Puts the error event in its place and drops what would follow. Returns whether there is one.
 fn break_off(events: &mut Vec<Vec<u8>>, completion: &Completion, error: Vec<u8>) -> bool {
-    let Some(after) = completion.error_after else { return false };
+    let Some(after) = completion.error_after else {
+        return false;
+    };
     events.truncate(after);
     events.push(error);
     true

@@ -7,6 +7,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use super::behaviour::Behaviour;
+
 /// A request with its whole body.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -27,7 +29,10 @@ impl Request {
 }
 
 /// Reads the next request; `None` at the end of the connection. `buffer` holds what came too early.
-pub(super) fn read<S: Read + Write>(stream: &mut S, buffer: &mut Vec<u8>) -> anyhow::Result<Option<Request>> {
+pub(super) fn read<S: Read + Write>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+) -> anyhow::Result<Option<Request>> {
     let mut first_byte = Instant::now();
     let (mut request, length) = loop {
         let mut fields = [httparse::EMPTY_HEADER; 100];
@@ -36,7 +41,12 @@ pub(super) fn read<S: Read + Write>(stream: &mut S, buffer: &mut Vec<u8>) -> any
             let headers = head
                 .headers
                 .iter()
-                .map(|field| (field.name.to_owned(), String::from_utf8_lossy(field.value).into_owned()))
+                .map(|field| {
+                    (
+                        field.name.to_owned(),
+                        String::from_utf8_lossy(field.value).into_owned(),
+                    )
+                })
                 .collect();
             let request = Request {
                 method: head.method.unwrap_or_default().to_owned(),
@@ -56,15 +66,28 @@ pub(super) fn read<S: Read + Write>(stream: &mut S, buffer: &mut Vec<u8>) -> any
         }
     };
     buffer.drain(..length);
-    if request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
+    if request
+        .header("expect")
+        .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
+    {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         stream.flush()?;
     }
-    let early = request.header("x-test-behaviour").is_some_and(|value| value.contains("early"));
-    if early {
-        return Ok(Some(request));
+    if !Behaviour::of(&request).has("early") {
+        read_body(stream, buffer, &mut request)?;
     }
-    let chunked = request.header("transfer-encoding").is_some_and(|value| value.contains("chunked"));
+    Ok(Some(request))
+}
+
+/// Reads the body that follows a head.
+pub(super) fn read_body<S: Read>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+    request: &mut Request,
+) -> anyhow::Result<()> {
+    let chunked = request
+        .header("transfer-encoding")
+        .is_some_and(|value| value.contains("chunked"));
     request.body = if chunked {
         read_chunked(stream, buffer)?
     } else {
@@ -79,7 +102,7 @@ pub(super) fn read<S: Read + Write>(stream: &mut S, buffer: &mut Vec<u8>) -> any
         }
         buffer.drain(..length).collect()
     };
-    Ok(Some(request))
+    Ok(())
 }
 
 fn read_chunked<S: Read>(stream: &mut S, buffer: &mut Vec<u8>) -> anyhow::Result<Vec<u8>> {

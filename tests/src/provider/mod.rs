@@ -76,7 +76,11 @@ impl Provider {
                 });
             }
         });
-        Ok(Self { port, folder: folder.to_owned(), shared })
+        Ok(Self {
+            port,
+            folder: folder.to_owned(),
+            shared,
+        })
     }
 
     /// The port.
@@ -96,7 +100,11 @@ impl Provider {
 
     /// The truth about the exchanges so far, in the order in which they ended.
     pub fn truth(&self) -> Vec<Value> {
-        self.shared.truth.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .truth
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits until there are `count` exchanges, for 20 seconds at most.
@@ -126,13 +134,26 @@ fn serve(stream: TcpStream, shared: &Shared) -> anyhow::Result<()> {
     let connection = rustls::ServerConnection::new(Arc::clone(&shared.tls))?;
     let mut stream = rustls::StreamOwned::new(connection, stream);
     let mut buffer = Vec::new();
-    while let Some(request) = http::read(&mut stream, &mut buffer)? {
+    while let Some(mut request) = http::read(&mut stream, &mut buffer)? {
         let number = shared.exchanges.fetch_add(1, Ordering::Relaxed);
-        let mut random = fastrand::Rng::with_seed(shared.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = fastrand::Rng::with_seed(
+            shared.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        );
         let behaviour = Behaviour::of(&request);
         let answer = answer::to(&request, &behaviour, number, &mut random);
         let mut truth = answer.truth.clone();
-        let ending = write::answer(&mut stream, answer, &behaviour, &mut random);
+        let mut sent = 0;
+        let ending = write::answer(&mut stream, answer, &behaviour, &mut random, &mut sent);
+        truth["server_ns"] =
+            json!(u64::try_from(request.first_byte.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        if !matches!(ending, Ending::Complete) {
+            answer::unfinished(&mut truth, sent, behaviour.has("hang"));
+        }
+        if behaviour.has("early") {
+            // A client that is refused may well close in the middle of its request.
+            let _ = http::read_body(&mut stream, &mut buffer, &mut request);
+            answer::late(&mut truth, &request);
+        }
         record(shared, &request, &mut truth, &ending, number);
         match ending {
             Ending::Complete if !behaviour.closes() => {}
@@ -152,17 +173,18 @@ fn record(shared: &Shared, request: &Request, truth: &mut Value, ending: &Ending
     truth["method"] = json!(request.method);
     truth["path"] = json!(request.path);
     truth["test"] = json!(request.header("x-test-case"));
-    truth["server_ns"] = json!(u64::try_from(request.first_byte.elapsed().as_nanos()).unwrap_or(u64::MAX));
     truth["ended"] = json!(match ending {
         Ending::Complete => "complete",
         Ending::Cut => "cut",
         Ending::ClientGone => "client gone",
     });
     truth["prompt"] = json!(String::from_utf8_lossy(&request.body));
+    let mut known = shared.truth.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &shared.truth_file
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path)
     {
-        let _ = writeln!(file, "{truth}");
+        // One write, under the lock: lines of several connections must not mix.
+        let _ = file.write_all(format!("{truth}\n").as_bytes());
     }
-    shared.truth.lock().unwrap_or_else(PoisonError::into_inner).push(truth.clone());
+    known.push(truth.clone());
 }

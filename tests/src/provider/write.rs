@@ -29,27 +29,41 @@ pub(super) enum Ending {
     Cut,
 }
 
-/// Writes an answer as the behaviour wants it.
-pub(super) fn answer(stream: &mut Stream, answer: Answer, behaviour: &Behaviour, random: &mut fastrand::Rng) -> Ending {
+/// Writes an answer as the behaviour wants it, and counts the parts of the body that were `sent`.
+pub(super) fn answer(
+    stream: &mut Stream,
+    answer: Answer,
+    behaviour: &Behaviour,
+    random: &mut fastrand::Rng,
+    sent: &mut usize,
+) -> Ending {
     if behaviour.has("hang") {
         wait_for_end(stream);
         return Ending::ClientGone;
     }
     thread::sleep(behaviour.pause("delay-ms"));
-    match write(stream, answer, behaviour, random) {
+    match write(stream, answer, behaviour, random, sent) {
         Ok(ending) => ending,
         Err(_) => Ending::ClientGone,
     }
 }
 
-fn write(stream: &mut Stream, answer: Answer, behaviour: &Behaviour, random: &mut fastrand::Rng) -> io::Result<Ending> {
+fn write(
+    stream: &mut Stream,
+    answer: Answer,
+    behaviour: &Behaviour,
+    random: &mut fastrand::Rng,
+    sent: &mut usize,
+) -> io::Result<Ending> {
     let mut coder = Coder::new(behaviour.get("encoding"));
     let (parts, streamed) = match answer.body {
         Body::None => (Vec::new(), false),
         Body::Stream(events) => (events, true),
         Body::Whole(bytes) => (vec![bytes], false),
     };
-    let framing = behaviour.get("framing").unwrap_or(if streamed { "chunked" } else { "length" });
+    let framing = behaviour
+        .get("framing")
+        .unwrap_or(if streamed { "chunked" } else { "length" });
     let middle = parts.len() / 2;
     let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
     for (name, value) in &answer.headers {
@@ -67,7 +81,10 @@ fn write(stream: &mut Stream, answer: Answer, behaviour: &Behaviour, random: &mu
         "length" => {
             let length: usize = coded.iter().map(Vec::len).sum();
             if answer.status != 204 && answer.status != 304 {
-                head.push_str(&format!("content-length: {}\r\n", answer.declared_length.unwrap_or(length)));
+                head.push_str(&format!(
+                    "content-length: {}\r\n",
+                    answer.declared_length.unwrap_or(length)
+                ));
             }
         }
         "close" => head.push_str("connection: close\r\n"),
@@ -75,9 +92,15 @@ fn write(stream: &mut Stream, answer: Answer, behaviour: &Behaviour, random: &mu
     }
     head.push_str("\r\n");
     pieces(stream, head.as_bytes(), random)?;
-    let cut = behaviour.number("cut").or_else(|| behaviour.number("cut-clean"));
+    let cut = behaviour
+        .number("cut")
+        .or_else(|| behaviour.number("cut-clean"));
+    let paced = streamed && (behaviour.has("token-ms") || behaviour.has("pause-ms"));
+    let mut pending = Vec::new();
     for (index, part) in coded.into_iter().enumerate() {
         if cut == Some(index as u64) {
+            pieces(stream, &pending, random)?;
+            *sent = index;
             if behaviour.has("cut-clean") {
                 stream.conn.send_close_notify();
                 stream.flush()?;
@@ -94,18 +117,36 @@ fn write(stream: &mut Stream, answer: Answer, behaviour: &Behaviour, random: &mu
         if part.is_empty() {
             continue;
         }
-        let framed = if framing == "chunked" { chunk(&part, behaviour) } else { part };
-        pieces(stream, &framed, random)?;
+        if framing == "chunked" {
+            pending.extend_from_slice(&chunk(&part, behaviour));
+        } else {
+            pending.extend_from_slice(&part);
+        }
+        // A provider in a hurry puts several events, and the end too, into one record.
+        if paced || random.bool() {
+            pieces(stream, &pending, random)?;
+            pending.clear();
+            *sent = index + 1;
+        }
     }
     if framing == "chunked" {
-        let end: &[u8] = if behaviour.has("trailers") { b"0\r\nx-checksum: 1\r\nx-more: 2\r\n\r\n" } else { b"0\r\n\r\n" };
-        pieces(stream, end, random)?;
+        let end: &[u8] = if behaviour.has("trailers") {
+            b"0\r\nx-checksum: 1\r\nx-more: 2\r\n\r\n"
+        } else {
+            b"0\r\n\r\n"
+        };
+        pending.extend_from_slice(end);
     }
+    pieces(stream, &pending, random)?;
     Ok(Ending::Complete)
 }
 
 fn chunk(part: &[u8], behaviour: &Behaviour) -> Vec<u8> {
-    let extension = if behaviour.has("chunk-extensions") { ";note=\"a b\"" } else { "" };
+    let extension = if behaviour.has("chunk-extensions") {
+        ";note=\"a b\""
+    } else {
+        ""
+    };
     let mut framed = format!("{:x}{extension}\r\n", part.len()).into_bytes();
     framed.extend_from_slice(part);
     framed.extend_from_slice(b"\r\n");
@@ -114,6 +155,9 @@ fn chunk(part: &[u8], behaviour: &Behaviour) -> Vec<u8> {
 
 /// Each piece is a TLS record of its own, so that the client reads it by itself.
 fn pieces(stream: &mut Stream, mut bytes: &[u8], random: &mut fastrand::Rng) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
     for _ in 1..random.usize(1..=PIECES) {
         if bytes.len() < 2 {
             break;
@@ -166,7 +210,12 @@ enum Coder {
 impl Coder {
     fn new(encoding: Option<&str>) -> Self {
         match encoding {
-            Some("br") => Self::Brotli(Box::new(brotli::CompressorWriter::new(Vec::new(), 4096, 4, 20))),
+            Some("br") => Self::Brotli(Box::new(brotli::CompressorWriter::new(
+                Vec::new(),
+                4096,
+                4,
+                20,
+            ))),
             Some("deflate") => Self::Deflate(ZlibEncoder::new(Vec::new(), Compression::default())),
             Some("gzip") => Self::Gzip(GzEncoder::new(Vec::new(), Compression::default())),
             Some("zstd") => Self::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 3).ok()),

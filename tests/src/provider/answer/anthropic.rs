@@ -32,22 +32,41 @@ pub(super) fn answer(behaviour: &Behaviour, document: &Value, completion: &Compl
         };
         let body = json!({"type": "error", "request_id": completion.id,
                           "error": {"type": kind, "message": format!("It's refused with {status}")}});
-        return error(u16::try_from(status).unwrap_or(500), ID_HEADER, behaviour, completion, &body, truth);
+        return error(
+            u16::try_from(status).unwrap_or(500),
+            ID_HEADER,
+            behaviour,
+            completion,
+            &body,
+            truth,
+        );
     }
     truth["response_model"] = json!(response_model);
     truth["prompt_tokens"] = json!(completion.prompt_tokens);
     truth["completion_tokens"] = json!(completion.completion_tokens);
     truth["cached_tokens"] = json!(completion.cached.unwrap_or(0));
     truth["tool_calls"] = json!(completion.tools);
-    let reason = if completion.tools.is_empty() { "end_turn" } else { "tool_use" };
+    let reason = if completion.tools.is_empty() {
+        "end_turn"
+    } else {
+        "tool_use"
+    };
     truth["finish_reasons"] = json!([reason]);
     let id = format!("msg_{}", completion.id);
     let body = if stream {
         Body::Stream(events(&id, &response_model, reason, completion, &mut truth))
     } else {
-        Body::Whole(whole(&id, &response_model, reason, completion).to_string().into_bytes())
+        Body::Whole(
+            whole(&id, &response_model, reason, completion)
+                .to_string()
+                .into_bytes(),
+        )
     };
-    let content_type = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
+    let content_type = if stream {
+        "text/event-stream; charset=utf-8"
+    } else {
+        "application/json"
+    };
     call(200, content_type, ID_HEADER, completion, body, truth)
 }
 
@@ -65,7 +84,13 @@ fn whole(id: &str, model: &str, reason: &str, completion: &Completion) -> Value 
                      "cache_creation_input_tokens": 0, "cache_read_input_tokens": completion.cached.unwrap_or(0)}})
 }
 
-fn events(id: &str, model: &str, reason: &str, completion: &Completion, truth: &mut Value) -> Vec<Vec<u8>> {
+fn events(
+    id: &str,
+    model: &str,
+    reason: &str,
+    completion: &Completion,
+    truth: &mut Value,
+) -> Vec<Vec<u8>> {
     let named = |data: Value| event(data["type"].as_str(), &data);
     let mut events = vec![
         named(json!({"type": "message_start", "message": {
@@ -87,23 +112,28 @@ fn events(id: &str, model: &str, reason: &str, completion: &Completion, truth: &
     }
     for (index, tool) in completion.tools.iter().enumerate() {
         let index = block + index;
-        events.push(named(json!({"type": "content_block_start", "index": index, "content_block":
-            {"type": "tool_use", "id": format!("toolu_{index}"), "name": tool, "input": {}}})));
+        events.push(named(
+            json!({"type": "content_block_start", "index": index, "content_block":
+            {"type": "tool_use", "id": format!("toolu_{index}"), "name": tool, "input": {}}}),
+        ));
         for part in ["{\"city\":", " \"Oslo\"}"] {
             events.push(named(json!({"type": "content_block_delta", "index": index,
                 "delta": {"type": "input_json_delta", "partial_json": part}})));
         }
         events.push(named(json!({"type": "content_block_stop", "index": index})));
     }
-    let body = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+    let body =
+        json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
     if break_off(&mut events, completion, named(body.clone())) {
         truth["finish_reasons"] = json!([]);
         truth["completion_tokens"] = Value::Null;
         truth["error_body"] = body;
         return events;
     }
-    events.push(named(json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": null},
-                             "usage": {"output_tokens": completion.completion_tokens}})));
+    events.push(named(
+        json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": null},
+                             "usage": {"output_tokens": completion.completion_tokens}}),
+    ));
     events.push(named(json!({"type": "message_stop"})));
     events
 }

@@ -2,13 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Body, Completion, break_off, call, error, event};
+use super::{Answer, Body, Completion, break_off, call, error, event, unfinished};
 use crate::provider::{behaviour::Behaviour, http::Request};
 
 /// Google gives no id of its own; a proxy before it may.
 const ID_HEADER: &str = "x-request-id";
 
-pub(super) fn answer(request: &Request, behaviour: &Behaviour, document: &Value, completion: &Completion) -> Answer {
+pub(super) fn answer(
+    request: &Request,
+    behaviour: &Behaviour,
+    document: &Value,
+    completion: &Completion,
+) -> Answer {
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
     let (resource, verb) = path.rsplit_once(':').unwrap_or_default();
     let model = resource.rsplit('/').next().unwrap_or_default();
@@ -35,7 +40,14 @@ pub(super) fn answer(request: &Request, behaviour: &Behaviour, document: &Value,
             _ => "INTERNAL",
         };
         let body = json!({"error": {"code": status, "message": format!("It's refused with {status}"), "status": name}});
-        return error(u16::try_from(status).unwrap_or(500), ID_HEADER, behaviour, completion, &body, truth);
+        return error(
+            u16::try_from(status).unwrap_or(500),
+            ID_HEADER,
+            behaviour,
+            completion,
+            &body,
+            truth,
+        );
     }
     truth["response_model"] = json!(version);
     truth["tool_calls"] = json!(completion.tools);
@@ -49,7 +61,14 @@ pub(super) fn answer(request: &Request, behaviour: &Behaviour, document: &Value,
     let mut chunks = chunks(&version, stream, completion);
     if !stream {
         let whole = chunks.pop().unwrap_or_default().to_string().into_bytes();
-        return call(200, "application/json; charset=UTF-8", ID_HEADER, completion, Body::Whole(whole), truth);
+        return call(
+            200,
+            "application/json; charset=UTF-8",
+            ID_HEADER,
+            completion,
+            Body::Whole(whole),
+            truth,
+        );
     }
     let mut events: Vec<Vec<u8>> = if sse {
         chunks.iter().map(|chunk| event(None, chunk)).collect()
@@ -66,22 +85,47 @@ pub(super) fn answer(request: &Request, behaviour: &Behaviour, document: &Value,
             .collect()
     };
     let body = json!({"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}});
+    let chunks = events.len();
     if sse && break_off(&mut events, completion, event(None, &body)) {
-        truth["finish_reasons"] = json!([]);
+        if events.len() <= chunks {
+            unfinished(&mut truth, events.len() - 1, false);
+        }
         truth["error_body"] = body;
     }
-    let content_type = if sse { "text/event-stream" } else { "application/json; charset=UTF-8" };
-    call(200, content_type, ID_HEADER, completion, Body::Stream(events), truth)
+    let content_type = if sse {
+        "text/event-stream"
+    } else {
+        "application/json; charset=UTF-8"
+    };
+    call(
+        200,
+        content_type,
+        ID_HEADER,
+        completion,
+        Body::Stream(events),
+        truth,
+    )
 }
 
 fn chunks(version: &str, stream: bool, completion: &Completion) -> Vec<Value> {
     let calls = |tools: &[String]| -> Vec<Value> {
-        tools.iter().map(|tool| json!({"functionCall": {"name": tool, "args": {"city": "Oslo"}}})).collect()
+        tools
+            .iter()
+            .map(|tool| json!({"functionCall": {"name": tool, "args": {"city": "Oslo"}}}))
+            .collect()
     };
     let mut parts: Vec<Vec<Value>> = if stream {
-        let mut parts: Vec<Vec<Value>> =
-            completion.words.iter().map(|word| vec![json!({"text": word})]).collect();
-        parts.extend(completion.tools.iter().map(|tool| calls(std::slice::from_ref(tool))));
+        let mut parts: Vec<Vec<Value>> = completion
+            .words
+            .iter()
+            .map(|word| vec![json!({"text": word})])
+            .collect();
+        parts.extend(
+            completion
+                .tools
+                .iter()
+                .map(|tool| calls(std::slice::from_ref(tool))),
+        );
         parts
     } else {
         let mut whole = calls(&completion.tools);

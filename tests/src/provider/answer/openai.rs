@@ -7,11 +7,20 @@ use crate::provider::{behaviour::Behaviour, http::Request};
 
 const ID_HEADER: &str = "x-request-id";
 
-pub(super) fn answer(request: &Request, behaviour: &Behaviour, document: &Value, completion: &Completion) -> Answer {
+pub(super) fn answer(
+    request: &Request,
+    behaviour: &Behaviour,
+    document: &Value,
+    completion: &Completion,
+) -> Answer {
     let model = document["model"].as_str().unwrap_or_default();
     let response_model = format!("{model}-2024-08-06");
-    let xai = ["x.ai", "grok", "xai"].iter().any(|name| request.path.contains(name))
-        || request.header("host").is_some_and(|host| host.contains("x.ai"));
+    let xai = ["x.ai", "grok", "xai"]
+        .iter()
+        .any(|name| request.path.contains(name))
+        || request
+            .header("host")
+            .is_some_and(|host| host.contains("x.ai"));
     let stream = document["stream"] == true;
     let mut truth = json!({
         "provider": if xai { "xai" } else { "openai" },
@@ -30,27 +39,55 @@ pub(super) fn answer(request: &Request, behaviour: &Behaviour, document: &Value,
             _ => ("invalid_request_error", "invalid_value"),
         };
         let message = format!("It's refused with {status}: naïve \"quote\"");
-        let body = json!({"error": {"message": message, "type": kind, "param": null, "code": code}});
-        return error(u16::try_from(status).unwrap_or(500), ID_HEADER, behaviour, completion, &body, truth);
+        let body =
+            json!({"error": {"message": message, "type": kind, "param": null, "code": code}});
+        return error(
+            u16::try_from(status).unwrap_or(500),
+            ID_HEADER,
+            behaviour,
+            completion,
+            &body,
+            truth,
+        );
     }
     truth["response_model"] = json!(response_model);
     truth["tool_calls"] = json!(completion.tools);
-    let usage_wanted = completion.usage && (!stream || document["stream_options"]["include_usage"] == true);
+    let usage_wanted =
+        completion.usage && (!stream || document["stream_options"]["include_usage"] == true);
     if usage_wanted {
         truth["prompt_tokens"] = json!(completion.prompt_tokens);
         truth["completion_tokens"] = json!(completion.completion_tokens);
         truth["cached_tokens"] = json!(completion.cached.unwrap_or(0));
         truth["reasoning_tokens"] = json!(completion.reasoning.unwrap_or(0));
     }
-    let reason = if completion.tools.is_empty() { "stop" } else { "tool_calls" };
+    let reason = if completion.tools.is_empty() {
+        "stop"
+    } else {
+        "tool_calls"
+    };
     truth["finish_reasons"] = json!(vec![reason; completion.choices]);
     let id = format!("chatcmpl-{}", completion.id);
     let body = if stream {
-        Body::Stream(events(&id, &response_model, reason, usage_wanted, completion, &mut truth))
+        Body::Stream(events(
+            &id,
+            &response_model,
+            reason,
+            usage_wanted,
+            completion,
+            &mut truth,
+        ))
     } else {
-        Body::Whole(whole(&id, &response_model, reason, completion).to_string().into_bytes())
+        Body::Whole(
+            whole(&id, &response_model, reason, completion)
+                .to_string()
+                .into_bytes(),
+        )
     };
-    let content_type = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
+    let content_type = if stream {
+        "text/event-stream; charset=utf-8"
+    } else {
+        "application/json"
+    };
     call(200, content_type, ID_HEADER, completion, body, truth)
 }
 
@@ -67,7 +104,8 @@ fn usage(completion: &Completion) -> Value {
 fn whole(id: &str, model: &str, reason: &str, completion: &Completion) -> Value {
     let choices: Vec<Value> = (0..completion.choices)
         .map(|index| {
-            let mut message = json!({"role": "assistant", "content": completion.text(), "refusal": null});
+            let mut message =
+                json!({"role": "assistant", "content": completion.text(), "refusal": null});
             if !completion.tools.is_empty() {
                 message["content"] = Value::Null;
                 message["tool_calls"] = completion
@@ -83,15 +121,21 @@ fn whole(id: &str, model: &str, reason: &str, completion: &Completion) -> Value 
             json!({"index": index, "message": message, "finish_reason": reason, "logprobs": null})
         })
         .collect();
-    let mut document =
-        json!({"id": id, "object": "chat.completion", "created": 1, "model": model, "choices": choices});
+    let mut document = json!({"id": id, "object": "chat.completion", "created": 1, "model": model, "choices": choices});
     if completion.usage {
         document["usage"] = usage(completion);
     }
     document
 }
 
-fn events(id: &str, model: &str, reason: &str, with_usage: bool, completion: &Completion, truth: &mut Value) -> Vec<Vec<u8>> {
+fn events(
+    id: &str,
+    model: &str,
+    reason: &str,
+    with_usage: bool,
+    completion: &Completion,
+    truth: &mut Value,
+) -> Vec<Vec<u8>> {
     let chunk = |choices: Value, usage: Value| {
         event(
             None,
@@ -100,7 +144,10 @@ fn events(id: &str, model: &str, reason: &str, with_usage: bool, completion: &Co
         )
     };
     let delta = |index: usize, delta: Value| {
-        chunk(json!([{"index": index, "delta": delta, "finish_reason": null}]), Value::Null)
+        chunk(
+            json!([{"index": index, "delta": delta, "finish_reason": null}]),
+            Value::Null,
+        )
     };
     let mut events = vec![b": a comment to keep the connection alive\n\n".to_vec()];
     for index in 0..completion.choices {
@@ -123,14 +170,22 @@ fn events(id: &str, model: &str, reason: &str, with_usage: bool, completion: &Co
     let body = json!({"error": {"message": "The server had an error", "type": "server_error", "code": null}});
     if break_off(&mut events, completion, event(None, &body)) {
         truth["finish_reasons"] = json!([]);
-        for key in ["prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"] {
+        for key in [
+            "prompt_tokens",
+            "completion_tokens",
+            "cached_tokens",
+            "reasoning_tokens",
+        ] {
             truth[key] = Value::Null;
         }
         truth["error_body"] = body;
         return events;
     }
     for index in 0..completion.choices {
-        events.push(chunk(json!([{"index": index, "delta": {}, "finish_reason": reason}]), Value::Null));
+        events.push(chunk(
+            json!([{"index": index, "delta": {}, "finish_reason": reason}]),
+            Value::Null,
+        ));
     }
     if with_usage {
         events.push(chunk(json!([]), usage(completion)));
