@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import select
 import socket
 import ssl
 import subprocess
@@ -19,15 +20,17 @@ CHAT = "/v1/chat/completions"
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("url")
-    options.add_argument("scenario", choices=sorted(SCENARIOS))
+    options.add_argument("steps", nargs="+", choices=sorted(STEPS))
     options.add_argument("--behaviour", default="")
     options.add_argument("--wait-for-stdin", action="store_true", help="with the connection open")
     arguments = options.parse_args()
-    connection = Connection(arguments.url, arguments.behaviour)
-    if arguments.wait_for_stdin:
-        print("waiting", flush=True)
-        sys.stdin.readline()
-    SCENARIOS[arguments.scenario](connection)
+    for step in arguments.steps:
+        connection = Connection(arguments.url, arguments.behaviour)
+        if arguments.wait_for_stdin:
+            print("waiting", flush=True)
+            sys.stdin.readline()
+        STEPS[step](connection)
+        print(json.dumps({"step": step, "answers": connection.answers}), flush=True)
 
 
 class Connection:
@@ -36,7 +39,11 @@ class Connection:
     def __init__(self, url: str, behaviour: str) -> None:
         self.url = url
         self.behaviour = behaviour
-        address = urllib.parse.urlsplit(url)
+        self.answers: list[dict] = []
+        self.connect()
+
+    def connect(self) -> None:
+        address = urllib.parse.urlsplit(self.url)
         plain = socket.create_connection((address.hostname, address.port), timeout=30)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
@@ -54,6 +61,7 @@ class Connection:
         return response
 
     def answer(self, case: str, method: str = "POST") -> None:
+        """Reads an answer and keeps what matters of it."""
         response = self.response(method)
         body = response.read()
         seen = {
@@ -63,15 +71,15 @@ class Connection:
             "length": response.getheader("content-length"),
             "text": text(body),
         }
-        print(json.dumps(seen), flush=True)
+        self.answers.append(seen)
 
-    def head(self, case: str, *more: str, method: str = "POST", path: str = CHAT, behaviour: str | None = None) -> bytes:
+    def head(self, case: str, *more: str, method: str = "POST", path: str = CHAT) -> bytes:
         lines = [
             f"{method} {path} HTTP/1.1",
             "Host: localhost",
             "Content-Type: application/json",
             f"X-Test-Case: {case}",
-            f"X-Test-Behaviour: {self.behaviour if behaviour is None else behaviour}",
+            f"X-Test-Behaviour: {self.behaviour}",
             *more,
         ]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
@@ -116,7 +124,11 @@ def body(prompt: str = "Hello, 漢字", **more: object) -> bytes:
 
 
 def text(answer: bytes) -> str:
-    """The text of a chat completion or of a Gemini stream in the form of an array."""
+    """The text of a chat completion, of a stream of it, or of a Gemini stream that is an array."""
+    if answer.startswith((b"data:", b":")):
+        events = (line[6:] for line in answer.splitlines() if line.startswith(b"data: {"))
+        choices = (choice for event in events for choice in json.loads(event)["choices"])
+        return "".join(choice["delta"].get("content", "") for choice in choices)
     try:
         document = json.loads(answer)
     except ValueError:
@@ -141,13 +153,29 @@ def array(connection: Connection) -> None:
     connection.answer("array")
 
 
-def chunked(connection: Connection) -> None:
+def by_bytes(connection: Connection) -> None:
+    """A request of which every byte is a record of its own."""
+    connection.send(*cut(connection.chat("by_bytes"), 1))
+    connection.answer("by_bytes")
+
+
+def chunked_upload(connection: Connection) -> None:
     """A request in the chunked framing, of tiny chunks, with an extension."""
-    connection.send(connection.head("chunked", "Transfer-Encoding: chunked"))
+    connection.send(connection.head("chunked_upload", "Transfer-Encoding: chunked"))
     for part in cut(body("A prompt in chunks: naïve 漢字 😀"), 7):
         connection.send(f"{len(part):x};note=1\r\n".encode() + part + b"\r\n")
     connection.send(b"0\r\n\r\n")
-    connection.answer("chunked")
+    connection.answer("chunked_upload")
+
+
+def close_delimited(connection: Connection) -> None:
+    """Answers, one of them a stream, that end with the connection."""
+    connection.behaviour = "framing=close"
+    connection.send(connection.chat("close_delimited/0"))
+    connection.answer("close_delimited/0")
+    connection.connect()
+    connection.send(connection.chat("close_delimited/1", stream=True))
+    connection.answer("close_delimited/1")
 
 
 def curl(connection: Connection) -> None:
@@ -156,7 +184,15 @@ def curl(connection: Connection) -> None:
     for header in ("content-type: application/json", "x-test-case: curl", f"x-test-behaviour: {connection.behaviour}"):
         command += ["--header", header]
     result = subprocess.run([*command, "--data-binary", "@-"], input=body(), capture_output=True, check=True)
-    print(json.dumps({"case": "curl", "status": 200, "text": text(result.stdout)}), flush=True)
+    connection.answers.append({"case": "curl", "status": 200, "text": text(result.stdout)})
+
+
+def early(connection: Connection) -> None:
+    """The answer comes before the body is sent, and most of the body never is."""
+    content = body("x" * 1_000_000)
+    connection.behaviour = "error=413; early; close"
+    connection.send(connection.head("early", f"Content-Length: {len(content)}") + content[:1000])
+    connection.answer("early")
 
 
 def expect(connection: Connection) -> None:
@@ -171,63 +207,95 @@ def expect(connection: Connection) -> None:
 
 
 def keep_alive(connection: Connection) -> None:
-    """Calls among traffic that is none, on one connection."""
+    """Three calls among traffic that is none, on one connection."""
     connection.send(connection.head("head", method="HEAD", path="/v1/models"))
     connection.answer("head", "HEAD")
-    connection.send(connection.chat("keep-alive/0"))
-    connection.answer("keep-alive/0")
+    connection.send(connection.chat("keep_alive/0"))
+    connection.answer("keep_alive/0")
     connection.send(connection.head("nothing", method="GET", path="/nothing"))
     connection.answer("nothing", "GET")
-    connection.send(connection.chat("keep-alive/1"))
-    connection.answer("keep-alive/1")
+    connection.send(connection.chat("keep_alive/1"))
+    connection.answer("keep_alive/1")
     connection.send(connection.head("models", method="GET", path="/v1/models"))
     connection.answer("models", "GET")
-    connection.send(connection.chat("keep-alive/2"))
-    connection.answer("keep-alive/2")
+    connection.send(connection.chat("keep_alive/2"))
+    connection.answer("keep_alive/2")
+
+
+def odd_framing(connection: Connection) -> None:
+    """Chunks with extensions, and trailers, of an answer that is no stream and of one that is."""
+    connection.behaviour = "framing=chunked; chunk-extensions; trailers"
+    for case, stream in (("odd_framing/0", False), ("odd_framing/1", True)):
+        connection.send(connection.chat(case, stream=stream))
+        connection.answer(case)
+
+
+def other_path(connection: Connection) -> None:
+    """A path that is nobody's, of a proxy perhaps."""
+    content = body()
+    length = f"Content-Length: {len(content)}"
+    connection.send(connection.head("other_path", length, path="/proxy/team-a/chat/completions") + content)
+    connection.answer("other_path")
 
 
 def pipelined(connection: Connection) -> None:
-    """Three requests before the first answer, in two writes that do not end where requests do."""
-    cases = [f"pipelined/{number}" for number in range(3)]
+    """Two requests before the first answer, in two writes that do not end where requests do."""
+    cases = ["pipelined/0", "pipelined/1"]
     everything = b"".join(connection.chat(case, prompt=case * 3) for case in cases)
-    middle = len(everything) // 2
+    middle = len(everything) // 3
     connection.send(everything[:middle], everything[middle:])
     for case in cases:
         connection.answer(case)
 
 
-def refused(connection: Connection) -> None:
-    """The answer comes before the body is sent, and most of the body never is."""
-    content = body("x" * 1_000_000)
-    head = connection.head("refused", f"Content-Length: {len(content)}", behaviour="error=413; early; close")
-    connection.send(head + content[:1000])
-    connection.answer("refused")
+def slow_reader(connection: Connection) -> None:
+    """A large request through a small buffer: most writes must be repeated."""
+    connection.socket.setblocking(False)
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    rest = memoryview(connection.chat("slow_reader", prompt="x" * 4_000_000))
+    while rest:
+        try:
+            rest = rest[connection.socket.send(rest) :]
+        except ssl.SSLWantWriteError:
+            select.select([], [connection.socket], [])
+    connection.socket.setblocking(True)
+    connection.answer("slow_reader")
 
 
-def single_bytes(connection: Connection) -> None:
-    """A request of which every byte is a record of its own."""
-    connection.send(*cut(connection.chat("single-bytes"), 1))
-    connection.answer("single-bytes")
-
-
-def slow(connection: Connection) -> None:
-    """A request that takes half a second to send: it counts for the latency."""
-    for part in cut(connection.chat("slow"), 80):
+def slow_writer(connection: Connection) -> None:
+    """A request that takes a while to send: it counts for the latency."""
+    for part in cut(connection.chat("slow_writer"), 80):
         connection.send(part)
         time.sleep(0.1)
-    connection.answer("slow")
+    connection.answer("slow_writer")
 
 
-SCENARIOS = {
-    "array": array,
-    "chunked": chunked,
-    "curl": curl,
-    "expect": expect,
-    "keep-alive": keep_alive,
-    "pipelined": pipelined,
-    "refused": refused,
-    "single-bytes": single_bytes,
-    "slow": slow,
+def upgrade(connection: Connection) -> None:
+    """The offer of another protocol, which the server does not take."""
+    content = body()
+    headers = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"]
+    connection.send(connection.head("upgrade", *headers, f"Content-Length: {len(content)}") + content)
+    connection.answer("upgrade")
+
+
+STEPS = {
+    step.__name__: step
+    for step in (
+        array,
+        by_bytes,
+        chunked_upload,
+        close_delimited,
+        curl,
+        early,
+        expect,
+        keep_alive,
+        odd_framing,
+        other_path,
+        pipelined,
+        slow_reader,
+        slow_writer,
+        upgrade,
+    )
 }
 
 if __name__ == "__main__":
