@@ -3,7 +3,10 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements, hosts, preview, text};
+use super::{
+    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    hosts, is_filled, preview, text,
+};
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
@@ -39,7 +42,11 @@ macro_rules! selection {
                     "content",
                     Select::Array(
                         Keep::All,
-                        &Select::Object(&[("type", Select::Scalar), ("name", Select::Scalar), ("text", $text)]),
+                        &Select::Object(&[
+                            ("type", Select::Scalar),
+                            ("name", Select::Scalar),
+                            ("text", $text),
+                        ]),
                     ),
                 ),
             ]),
@@ -49,19 +56,25 @@ macro_rules! selection {
                 ("error", Select::All),
                 ("request_id", Select::Scalar),
                 ("usage", USAGE),
-                ("message", Select::Object(&[("model", Select::Scalar), ("usage", USAGE)])),
+                (
+                    "message",
+                    Select::Object(&[("model", Select::Scalar), ("usage", USAGE)]),
+                ),
                 (
                     "content_block",
-                    Select::Object(&[("type", Select::Scalar), ("name", Select::Scalar), ("text", Select::Scalar)]),
+                    Select::Object(&[
+                        ("type", Select::Scalar),
+                        ("name", Select::Scalar),
+                        ("text", Select::Mark),
+                    ]),
                 ),
-                // Of the text only whether there is any is asked, unless previews are taken.
                 (
                     "delta",
                     Select::Object(&[
                         ("stop_reason", Select::Scalar),
-                        ("text", Select::Scalar),
-                        ("partial_json", Select::Scalar),
-                        ("thinking", Select::Scalar),
+                        ("text", $text),
+                        ("partial_json", Select::Mark),
+                        ("thinking", Select::Mark),
                     ]),
                 ),
             ]),
@@ -69,13 +82,17 @@ macro_rules! selection {
     };
 }
 
-/// Nothing: neither an object nor an array is a string.
-const NOTHING: Select = Select::Object(&[]);
-
-static WITHOUT_CONTENT: Selection = selection!(NOTHING, Select::Array(Keep::First(1), &ROLE), NOTHING);
+static WITHOUT_CONTENT: Selection = selection!(
+    Select::Mark,
+    Select::Array(Keep::First(1), &ROLE),
+    Select::Mark
+);
 static WITH_CONTENT: Selection = selection!(
     Select::All,
-    Select::Array(Keep::Last(2), &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])),
+    Select::Array(
+        Keep::Last(2),
+        &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
+    ),
     Select::Scalar
 );
 
@@ -88,22 +105,33 @@ impl Provider for Anthropic {
             return None;
         }
         let host = head.host.as_deref().unwrap_or_default();
-        let certain = head.headers.contains_key("anthropic-version") || hosts::is_within(host, "api.anthropic.com");
+        let certain = head.headers.contains_key("anthropic-version")
+            || hosts::is_within(host, "api.anthropic.com");
         Some(Recognized {
             provider: "anthropic",
             operation: "chat",
             model: None,
             stream: false,
-            certainty: if certain { Certainty::Certain } else { Certainty::Likely },
+            certainty: if certain {
+                Certainty::Certain
+            } else {
+                Certainty::Likely
+            },
         })
     }
 
     fn selection(&self, content: bool) -> &'static Selection {
-        if content { &WITH_CONTENT } else { &WITHOUT_CONTENT }
+        if content {
+            &WITH_CONTENT
+        } else {
+            &WITHOUT_CONTENT
+        }
     }
 
     fn is_request(&self, document: &Value) -> bool {
-        ["model", "max_tokens"].iter().all(|key| document.get(key).is_some())
+        ["model", "max_tokens"]
+            .iter()
+            .all(|key| document.get(key).is_some())
             && document.get("messages").is_some_and(Value::is_array)
     }
 
@@ -121,7 +149,11 @@ impl Provider for Anthropic {
                 .map(|system| preview::message("system", Some(system), limit))
                 .into_iter()
                 .chain(elements(document, "messages").map(|message| {
-                    preview::message(text(message, "role").unwrap_or_default(), message.get("content"), limit)
+                    preview::message(
+                        text(message, "role").unwrap_or_default(),
+                        message.get("content"),
+                        limit,
+                    )
                 }))
                 .collect();
             if !shown.is_empty() {
@@ -144,14 +176,15 @@ impl Provider for Anthropic {
         if let Some(text) = elements(document, "content").find_map(|block| text(block, "text")) {
             call.output(text);
         }
-        call.terminal();
     }
 
     fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
         let Event::Json(document) = data else { return };
         match text(document, "type").unwrap_or_default() {
             "message_start" => {
-                let Some(message) = document.get("message") else { return };
+                let Some(message) = document.get("message") else {
+                    return;
+                };
                 call.response_model(text(message, "model"));
                 // Its output_tokens is not the final count.
                 if let Some(usage) = message.get("usage") {
@@ -159,17 +192,21 @@ impl Provider for Anthropic {
                 }
             }
             "content_block_start" => {
-                let Some(block) = document.get("content_block") else { return };
+                let Some(block) = document.get("content_block") else {
+                    return;
+                };
                 tool(counter(document, "index").unwrap_or(0), block, call);
-                if text(block, "text").is_some_and(|text| !text.is_empty()) {
+                if is_filled(block, "text") {
                     call.token();
                 }
             }
             "content_block_delta" => {
-                let Some(delta) = document.get("delta") else { return };
+                let Some(delta) = document.get("delta") else {
+                    return;
+                };
                 if ["text", "partial_json", "thinking"]
                     .iter()
-                    .any(|key| text(delta, key).is_some_and(|text| !text.is_empty()))
+                    .any(|key| is_filled(delta, key))
                 {
                     call.token();
                 }
@@ -182,7 +219,10 @@ impl Provider for Anthropic {
                     let tokens = call.usage();
                     tokens.completion = counter(usage, "output_tokens").or(tokens.completion);
                 }
-                if let Some(reason) = document.get("delta").and_then(|delta| text(delta, "stop_reason")) {
+                if let Some(reason) = document
+                    .get("delta")
+                    .and_then(|delta| text(delta, "stop_reason"))
+                {
                     call.finish_reason(0, Some(reason));
                     call.terminal();
                 }
@@ -201,7 +241,10 @@ fn input(usage: &Value, call: &mut CallBuilder) {
 }
 
 fn tool(index: u64, block: &Value, call: &mut CallBuilder) {
-    if matches!(text(block, "type"), Some("tool_use" | "server_tool_use" | "mcp_tool_use")) {
+    if matches!(
+        text(block, "type"),
+        Some("tool_use" | "server_tool_use" | "mcp_tool_use")
+    ) {
         call.tool_call((0, index), text(block, "name"));
     }
 }

@@ -78,7 +78,7 @@ impl CallBuilder {
     pub(super) fn new(start: Start, options: Options) -> Self {
         Self {
             now: start.at,
-            model: start.model.clone(),
+            model: start.model.as_deref().map(name),
             response_model: None,
             temperature: None,
             stream: false,
@@ -166,19 +166,22 @@ impl CallBuilder {
         self.terminal = true;
     }
 
-    /// Whether the answer is complete.
+    /// Whether a stream said that it is complete, or that it failed.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal || self.error.is_some()
     }
 
     /// An error came in the middle of a stream.
     pub(super) fn stream_error(&mut self, body: &Value) {
-        self.error.get_or_insert_with(|| self.start.sdk.stream_error(body));
+        self.error
+            .get_or_insert_with(|| self.start.sdk.stream_error(body));
     }
 
     /// Longest input preview, in code points; `None` if none is wanted.
     pub(super) fn input_limit(&self) -> Option<usize> {
-        self.options.capture_content.then_some(self.options.input_preview_chars)
+        self.options
+            .capture_content
+            .then_some(self.options.input_preview_chars)
     }
 
     /// The input as it is shown.
@@ -194,7 +197,11 @@ impl CallBuilder {
             return;
         }
         // A character more than is shown, so that the cut is marked.
-        let room = self.options.output_preview_chars.saturating_add(1).saturating_sub(self.output_chars);
+        let room = self
+            .options
+            .output_preview_chars
+            .saturating_add(1)
+            .saturating_sub(self.output_chars);
         for character in text.chars().take(room) {
             self.output.push(character);
             self.output_chars += 1;

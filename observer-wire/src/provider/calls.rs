@@ -34,11 +34,19 @@ const NAME_CHARS: usize = 256;
 /// Bytes of an error body that are kept in case it is no JSON.
 const RAW_ERROR_BYTES: usize = 2048;
 
-/// Longest string of an error body, in code points.
+/// Longest string of an error, in code points.
 const ERROR_CHARS: usize = 4096;
 
+/// Longest path of a record, in bytes of UTF-8.
+const PATH_BYTES: usize = 2048;
+
 /// Header fields in which providers give the id of a request, the usual one first.
-const REQUEST_ID: &[&str] = &["x-request-id", "request-id", "apim-request-id", "x-ms-request-id"];
+const REQUEST_ID: &[&str] = &[
+    "x-request-id",
+    "request-id",
+    "apim-request-id",
+    "x-ms-request-id",
+];
 
 /// The calls of one connection.
 pub struct Calls {
@@ -62,6 +70,10 @@ struct Active {
     stream_path: bool,
     read_timeout: Option<Duration>,
     response: Option<Response>,
+    /// The answer comes in pieces that tell by themselves when they are complete.
+    streamed: bool,
+    /// The answer is one piece, and that is complete.
+    whole: bool,
     announced: bool,
     last_byte: Timestamp,
     lost: bool,
@@ -87,28 +99,50 @@ enum Body {
     Document(Parser),
     /// Elements of a JSON array.
     Elements(Parser),
-    Error { parser: Parser, raw: Vec<u8> },
+    Error {
+        parser: Parser,
+        raw: Vec<u8>,
+    },
     Events(sse::Parser),
+    /// Of a redirection, or none at all.
+    Other,
 }
 
 impl Calls {
     /// No calls yet.
     pub fn new(options: Options) -> Self {
-        Self { options, active: Vec::new(), next: 0 }
+        Self {
+            options,
+            active: Vec::new(),
+            next: 0,
+        }
     }
 
     /// Takes the next event of the connection.
     pub fn handle(&mut self, event: Event<'_>, report: &mut dyn FnMut(CallEvent)) {
         match event {
-            Event::RequestHead { exchange, head, at, origin } => {
+            Event::RequestHead {
+                exchange,
+                head,
+                at,
+                origin,
+            } => {
                 if let Some(active) = self.begin(exchange, &head, at, origin) {
                     if active.announced {
-                        report(CallEvent::Started { call: active.call, at, origin });
+                        report(CallEvent::Started {
+                            call: active.call,
+                            at,
+                            origin,
+                        });
                     }
                     self.active.push(active);
                 }
             }
-            Event::RequestBody { exchange, bytes, at } => {
+            Event::RequestBody {
+                exchange,
+                bytes,
+                at,
+            } => {
                 if let Some(active) = self.find(exchange) {
                     active.last_byte = at;
                     if let Some(request) = &mut active.request {
@@ -125,14 +159,17 @@ impl Calls {
                 }
             }
             Event::RequestEnd { exchange, .. } => {
-                let Some(active) = self.find(exchange) else { return };
+                let Some(active) = self.find(exchange) else {
+                    return;
+                };
                 active.request_end();
                 if active.certainty == Certainty::Possible {
                     if !active.request_fits {
                         self.active.retain(|active| active.exchange != exchange);
                     } else if !active.announced {
                         active.announced = true;
-                        let (call, at, origin) = (active.call, active.builder.started_at(), active.origin);
+                        let (call, at, origin) =
+                            (active.call, active.builder.started_at(), active.origin);
                         report(CallEvent::Started { call, at, origin });
                     }
                 }
@@ -144,7 +181,11 @@ impl Calls {
                     active.response_head(&head, options);
                 }
             }
-            Event::ResponseBody { exchange, bytes, at } => {
+            Event::ResponseBody {
+                exchange,
+                bytes,
+                at,
+            } => {
                 let options = self.options;
                 if let Some(active) = self.find(exchange) {
                     active.last_byte = at;
@@ -158,13 +199,20 @@ impl Calls {
                 }
             }
             Event::End { exchange, end, at } => {
-                let Some(position) = self.active.iter().position(|active| active.exchange == exchange) else {
+                let Some(position) = self
+                    .active
+                    .iter()
+                    .position(|active| active.exchange == exchange)
+                else {
                     return;
                 };
                 let active = self.active.remove(position);
                 let (call, announced) = (active.call, active.announced);
                 match active.end(end, at, self.options) {
-                    Some(record) if announced => report(CallEvent::Ended { call, record: Box::new(record) }),
+                    Some(record) if announced => report(CallEvent::Ended {
+                        call,
+                        record: Box::new(record),
+                    }),
                     _ if announced => report(CallEvent::Dismissed { call }),
                     _ => {}
                 }
@@ -178,12 +226,21 @@ impl Calls {
     }
 
     fn find(&mut self, exchange: ExchangeId) -> Option<&mut Active> {
-        self.active.iter_mut().find(|active| active.exchange == exchange)
+        self.active
+            .iter_mut()
+            .find(|active| active.exchange == exchange)
     }
 
-    fn begin(&mut self, exchange: ExchangeId, head: &RequestHead, at: Timestamp, origin: Origin) -> Option<Active> {
-        let (provider, recognized) =
-            PROVIDERS.iter().find_map(|provider| Some((*provider, provider.recognize(head)?)))?;
+    fn begin(
+        &mut self,
+        exchange: ExchangeId,
+        head: &RequestHead,
+        at: Timestamp,
+        origin: Origin,
+    ) -> Option<Active> {
+        let (provider, recognized) = PROVIDERS
+            .iter()
+            .find_map(|provider| Some((*provider, provider.recognize(head)?)))?;
         let call = CallId(self.next);
         self.next += 1;
         let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -198,7 +255,7 @@ impl Calls {
                 .map(|count| count.saturating_add(1)),
             server_address: head.host.clone(),
             server_port: head.host.as_ref().map(|_| head.port.unwrap_or(HTTPS_PORT)),
-            url_path: head.path.clone(),
+            url_path: head.path[..head.path.floor_char_boundary(PATH_BYTES)].to_owned(),
             sdk: Sdk::of(&head.headers),
         };
         let mut builder = CallBuilder::new(start, self.options);
@@ -212,7 +269,10 @@ impl Calls {
             builder,
             request: Some(Document {
                 decoder: Decoder::new(&content_encoding(&head.headers)),
-                parser: Parser::new(&selection.request, limits(self.options, self.options.input_preview_chars)),
+                parser: Parser::new(
+                    &selection.request,
+                    limits(self.options, self.options.input_preview_chars, NAME_CHARS),
+                ),
             }),
             request_fits: false,
             response_fits: false,
@@ -222,6 +282,8 @@ impl Calls {
                 .and_then(|seconds| seconds.parse::<f64>().ok())
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             response: None,
+            streamed: false,
+            whole: false,
             announced: recognized.certainty != Certainty::Possible,
             last_byte: at,
             lost: false,
@@ -233,7 +295,9 @@ impl Calls {
 
 impl Active {
     fn request_end(&mut self) {
-        let Some(mut request) = self.request.take() else { return };
+        let Some(mut request) = self.request.take() else {
+            return;
+        };
         if let (Some(document), _) = request.parser.finish(&mut |_| ()) {
             self.request_fits = self.provider.is_request(&document);
             self.provider.request(&document, &mut self.builder);
@@ -248,14 +312,24 @@ impl Active {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
             .to_ascii_lowercase();
-        let bounds = limits(options, options.output_preview_chars);
+        let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         let body = if head.status.as_u16() >= 400 {
-            let bounds = Limits { string_chars: ERROR_CHARS, kept_bytes: KEPT_BYTES };
-            Body::Error { parser: Parser::new(&Select::All, bounds), raw: Vec::new() }
+            let bounds = Limits {
+                string_chars: ERROR_CHARS,
+                kept_bytes: KEPT_BYTES,
+            };
+            Body::Error {
+                parser: Parser::new(&Select::All, bounds),
+                raw: Vec::new(),
+            }
+        } else if !head.status.is_success() {
+            Body::Other
         } else if content_type.starts_with("text/event-stream") {
             self.builder.stream(true);
+            self.streamed = true;
             Body::Events(sse::Parser::default())
         } else if self.stream_path {
+            self.streamed = true;
             Body::Elements(Parser::elements(&selection.event, bounds))
         } else {
             Body::Document(Parser::new(&selection.response, bounds))
@@ -272,13 +346,16 @@ impl Active {
     }
 
     fn response_body(&mut self, bytes: &[u8], options: Options) {
-        let Some(response) = &mut self.response else { return };
+        let Some(response) = &mut self.response else {
+            return;
+        };
         let mut reader = Reader {
             provider: self.provider,
             selection: self.provider.selection(options.capture_content),
             options,
             builder: &mut self.builder,
             fits: &mut self.response_fits,
+            unparsable: &mut self.unparsable,
         };
         let body = &mut response.body;
         let decoded = response.decoder.push(bytes, &mut |bytes| match body {
@@ -290,20 +367,26 @@ impl Active {
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 parser.push(bytes, &mut |_| ());
             }
+            Body::Other => {}
         });
         self.unparsable |= decoded.is_err();
     }
 
     fn response_gap(&mut self) {
         self.lost = true;
-        let Some(response) = &mut self.response else { return };
+        let Some(response) = &mut self.response else {
+            return;
+        };
         if !response.decoder.is_identity() {
             // Nothing after the gap can be decoded.
             response.decoder = Decoder::new("lost");
         }
         match &mut response.body {
-            Body::Document(parser) | Body::Elements(parser) | Body::Error { parser, .. } => parser.gap(),
+            Body::Document(parser) | Body::Elements(parser) | Body::Error { parser, .. } => {
+                parser.gap()
+            }
             Body::Events(parser) => parser.gap(),
+            Body::Other => {}
         }
     }
 
@@ -327,17 +410,24 @@ impl Active {
         if !accepted {
             return None;
         }
-        let complete = self.builder.is_terminal() || error.is_some();
+        let complete =
+            error.is_some() || self.whole || (self.streamed && self.builder.is_terminal());
         let waited = at.since(self.builder.started_at());
         let sdk = self.builder.sdk();
         let incomplete = match end {
             End::Complete | End::Upgraded if self.lost => Some(Incomplete::BytesLost),
-            End::Complete | End::Upgraded => self.unparsable.then_some(Incomplete::Unparsable),
+            End::Complete if self.unparsable => Some(Incomplete::Unparsable),
+            End::Complete | End::Upgraded if complete => None,
+            // HTTP/1.0 and proxies end a stream that broke off like one that is complete.
+            End::Complete if self.streamed => Some(Incomplete::ServerDisconnected),
+            End::Complete => Some(Incomplete::Unparsable),
+            End::Upgraded => None,
             End::Lost => Some(Incomplete::BytesLost),
             End::Malformed => Some(Incomplete::Unparsable),
             _ if complete => self.lost.then_some(Incomplete::BytesLost),
             End::ClientClosed => {
-                let timed_out = status.is_none() && self.read_timeout.is_some_and(|timeout| waited >= timeout);
+                let timed_out =
+                    status.is_none() && self.read_timeout.is_some_and(|timeout| waited >= timeout);
                 error = error.or_else(|| timed_out.then(|| sdk.timed_out()));
                 Some(Incomplete::ClientCancelled)
             }
@@ -349,7 +439,12 @@ impl Active {
             End::Detached => Some(Incomplete::ObserverStopped),
         };
         // Without an answer the end is where the wait ended, with one it is where the answer ended.
-        let last = if end == End::Complete || status.is_none() { at } else { self.last_byte };
+        let ended = end == End::Complete && (complete || !self.streamed);
+        let last = if ended || status.is_none() {
+            at
+        } else {
+            self.last_byte
+        };
         let latency = last.since(self.builder.started_at());
         Some(self.builder.finish(Finish {
             latency,
@@ -368,25 +463,22 @@ impl Active {
             options,
             builder: &mut self.builder,
             fits: &mut self.response_fits,
+            unparsable: &mut self.unparsable,
         };
         match &mut response.body {
             Body::Document(parser) => {
                 let (document, status) = parser.finish(&mut |_| ());
-                // A whole document counts as complete, a part of one says what it says.
-                self.unparsable |= status == Status::Broken && !self.lost;
+                self.whole = status == Status::Complete;
+                self.unparsable |= status == Status::Broken;
                 if let Some(document) = document {
                     self.response_fits |= self.provider.is_response(&document);
-                    if status == Status::Complete {
-                        self.provider.response(&document, &mut self.builder);
-                    } else {
-                        self.provider.event("", &StreamEvent::Json(&document), &mut self.builder);
-                    }
+                    self.provider.response(&document, &mut self.builder);
                 }
                 None
             }
             Body::Elements(parser) => {
                 let (_, status) = parser.finish(&mut |element| reader.element(&element));
-                self.unparsable |= status == Status::Broken && !self.lost;
+                self.unparsable |= status == Status::Broken;
                 None
             }
             Body::Events(parser) => {
@@ -400,18 +492,29 @@ impl Active {
                     status == Status::Complete && (document.is_object() || document.is_array())
                 });
                 let raw = String::from_utf8_lossy(raw);
-                Some(self.builder.sdk().status_error(response.status, document.as_ref(), raw.trim()))
+                Some(self.builder.sdk().status_error(
+                    response.status,
+                    document.as_ref(),
+                    raw.trim(),
+                ))
+            }
+            Body::Other => {
+                self.whole = true;
+                None
             }
         }
     }
 
     fn memory(&self) -> usize {
-        let request = self.request.as_ref().map_or(0, |request| request.parser.memory());
+        let request = self
+            .request
+            .as_ref()
+            .map_or(0, |request| request.parser.memory());
         let response = match self.response.as_ref().map(|response| &response.body) {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
             Some(Body::Error { parser, raw }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser)) => parser.memory(),
-            None => 0,
+            Some(Body::Other) | None => 0,
         };
         size_of::<Self>() + self.builder.memory() + request + response
     }
@@ -420,7 +523,11 @@ impl Active {
 impl Document {
     fn push(&mut self, bytes: &[u8]) {
         let parser = &mut self.parser;
-        if self.decoder.push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ())).is_err() {
+        if self
+            .decoder
+            .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
+            .is_err()
+        {
             parser.gap();
         }
     }
@@ -433,46 +540,61 @@ struct Reader<'a> {
     options: Options,
     builder: &'a mut CallBuilder,
     fits: &'a mut bool,
+    unparsable: &'a mut bool,
 }
 
 impl Reader<'_> {
     fn event(&mut self, event: sse::Event<'_>) {
         let name = std::str::from_utf8(event.name).unwrap_or_default();
-        if !event.data.first().is_some_and(|byte| matches!(byte, b'{' | b'[' | b' ')) || event.data.starts_with(b"[DONE]") {
-            self.provider.event(name, &StreamEvent::Text(event.data), self.builder);
+        let data = event.data.trim_ascii_start();
+        if !data.starts_with(b"{") {
+            self.provider
+                .event(name, &StreamEvent::Text(data), self.builder);
             return;
         }
-        let mut parser =
-            Parser::new(&self.selection.event, limits(self.options, self.options.output_preview_chars));
-        parser.push(event.data, &mut |_| ());
-        if let (Some(document), _) = parser.finish(&mut |_| ()) {
+        let mut parser = Parser::new(
+            &self.selection.event,
+            limits(self.options, self.options.output_preview_chars, ERROR_CHARS),
+        );
+        parser.push(data, &mut |_| ());
+        let (document, status) = parser.finish(&mut |_| ());
+        *self.unparsable |= status != Status::Complete;
+        if let Some(document) = document {
             *self.fits |= self.provider.is_response(&document);
-            self.provider.event(name, &StreamEvent::Json(&document), self.builder);
+            self.provider
+                .event(name, &StreamEvent::Json(&document), self.builder);
         }
     }
 
     fn element(&mut self, element: &Value) {
         *self.fits |= self.provider.is_response(element);
-        self.provider.event("", &StreamEvent::Json(element), self.builder);
+        self.provider
+            .event("", &StreamEvent::Json(element), self.builder);
     }
 }
 
 impl fmt::Debug for Calls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calls").field("active", &self.active.len()).finish_non_exhaustive()
+        f.debug_struct("Calls")
+            .field("active", &self.active.len())
+            .finish_non_exhaustive()
     }
 }
 
-/// Bounds of a body whose preview is `preview_chars` long.
-fn limits(options: Options, preview_chars: usize) -> Limits {
+/// Bounds of a body whose preview is `preview_chars` long and whose other strings are at most
+/// `string_chars` long.
+fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits {
     if options.capture_content {
         Limits {
             // A character more than is shown, so that the cut is marked.
-            string_chars: preview_chars.saturating_add(1).max(NAME_CHARS),
-            kept_bytes: KEPT_BYTES + preview_chars.saturating_mul(16),
+            string_chars: preview_chars.saturating_add(1).max(string_chars),
+            kept_bytes: KEPT_BYTES.saturating_add(preview_chars.saturating_mul(16)),
         }
     } else {
-        Limits { string_chars: NAME_CHARS, kept_bytes: KEPT_BYTES }
+        Limits {
+            string_chars,
+            kept_bytes: KEPT_BYTES,
+        }
     }
 }
 

@@ -4,7 +4,10 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements, hosts, preview, repr::repr, text};
+use super::{
+    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    hosts, is_filled, repr::repr_without_base64, text,
+};
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
@@ -32,8 +35,8 @@ macro_rules! selection {
                 ("contents", $contents),
             ]),
             response: response!($text),
-            // Of the text only whether there is any is asked, unless previews are taken.
-            event: response!(Select::Scalar),
+            // Each chunk of a stream is a whole response.
+            event: response!($text),
         }
     };
 }
@@ -47,7 +50,17 @@ macro_rules! response {
             ("usage_metadata", USAGE),
             (
                 "promptFeedback",
-                Select::Object(&[("blockReason", Select::Scalar), ("block_reason", Select::Scalar)]),
+                Select::Object(&[
+                    ("blockReason", Select::Scalar),
+                    ("block_reason", Select::Scalar),
+                ]),
+            ),
+            (
+                "prompt_feedback",
+                Select::Object(&[
+                    ("blockReason", Select::Scalar),
+                    ("block_reason", Select::Scalar),
+                ]),
             ),
             (
                 "candidates",
@@ -79,10 +92,7 @@ macro_rules! response {
     };
 }
 
-/// Nothing: neither an object nor an array is a string.
-const NOTHING: Select = Select::Object(&[]);
-
-static WITHOUT_CONTENT: Selection = selection!(Select::Array(Keep::First(1), &NOTHING), NOTHING);
+static WITHOUT_CONTENT: Selection = selection!(Select::Mark, Select::Mark);
 static WITH_CONTENT: Selection = selection!(
     Select::Either(&Select::Array(Keep::Last(2), &Select::All), &Select::All),
     Select::Scalar
@@ -114,7 +124,11 @@ impl Provider for Gemini {
     }
 
     fn selection(&self, content: bool) -> &'static Selection {
-        if content { &WITH_CONTENT } else { &WITHOUT_CONTENT }
+        if content {
+            &WITH_CONTENT
+        } else {
+            &WITHOUT_CONTENT
+        }
     }
 
     fn is_request(&self, document: &Value) -> bool {
@@ -135,7 +149,10 @@ impl Provider for Gemini {
                 Some(content) => vec![content],
                 None => Vec::new(),
             };
-            let shown: Vec<String> = contents.iter().map(|content| shown(content, limit)).collect();
+            let shown: Vec<String> = contents
+                .iter()
+                .map(|content| shown(content, limit))
+                .collect();
             if !shown.is_empty() {
                 call.input(&shown.join("\n"));
             }
@@ -144,7 +161,6 @@ impl Provider for Gemini {
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
         self.chunk(document, call);
-        call.terminal();
     }
 
     fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
@@ -155,32 +171,41 @@ impl Provider for Gemini {
 }
 
 impl Gemini {
-    /// Each chunk of a stream is a whole response.
     fn chunk(&self, document: &Value, call: &mut CallBuilder) {
         if document.get("error").is_some_and(Value::is_object) {
             call.stream_error(document);
         }
-        call.response_model(either(document, "modelVersion", "model_version").and_then(Value::as_str));
+        call.response_model(
+            either(document, "modelVersion", "model_version").and_then(Value::as_str),
+        );
         if let Some(usage) = either(document, "usageMetadata", "usage_metadata") {
-            let count = |camel: &str, snake: &str| counter(usage, camel).or_else(|| counter(usage, snake));
+            let count =
+                |camel: &str, snake: &str| counter(usage, camel).or_else(|| counter(usage, snake));
             let tokens = call.usage();
             tokens.prompt = count("promptTokenCount", "prompt_token_count").or(tokens.prompt);
-            tokens.completion = count("candidatesTokenCount", "candidates_token_count").or(tokens.completion);
-            tokens.cached = count("cachedContentTokenCount", "cached_content_token_count").or(tokens.cached);
-            tokens.reasoning = count("thoughtsTokenCount", "thoughts_token_count").or(tokens.reasoning);
+            tokens.completion =
+                count("candidatesTokenCount", "candidates_token_count").or(tokens.completion);
+            tokens.cached =
+                count("cachedContentTokenCount", "cached_content_token_count").or(tokens.cached);
+            tokens.reasoning =
+                count("thoughtsTokenCount", "thoughts_token_count").or(tokens.reasoning);
         }
         for (position, candidate) in elements(document, "candidates").enumerate() {
             let index = counter(candidate, "index").unwrap_or(position as u64);
-            let parts = candidate.get("content").into_iter().flat_map(|content| elements(content, "parts"));
+            let parts = candidate
+                .get("content")
+                .into_iter()
+                .flat_map(|content| elements(content, "parts"));
             for part in parts {
                 if let Some(function) = either(part, "functionCall", "function_call") {
                     call.token();
                     call.another_tool_call(text(function, "name"));
                 }
-                let Some(text) = text(part, "text").filter(|text| !text.is_empty()) else { continue };
-                call.token();
-                if position == 0 && part.get("thought").and_then(Value::as_bool) != Some(true) {
-                    call.output(text);
+                if is_filled(part, "text") {
+                    call.token();
+                }
+                if index == 0 && part.get("thought").and_then(Value::as_bool) != Some(true) {
+                    call.output(text(part, "text").unwrap_or_default());
                 }
             }
             // The generated REST transport writes enumerations as integers.
@@ -194,8 +219,7 @@ impl Gemini {
                 call.terminal();
             }
         }
-        let blocked = document
-            .get("promptFeedback")
+        let blocked = either(document, "promptFeedback", "prompt_feedback")
             .and_then(|feedback| either(feedback, "blockReason", "block_reason"))
             .and_then(Value::as_str);
         if let Some(reason) = blocked {
@@ -229,12 +253,15 @@ fn reason_name(number: Option<u64>) -> &'static str {
 
 /// Text parts joined; other parts as Python prints them.
 fn shown(content: &Value, limit: usize) -> String {
-    let Some(parts) = content.get("parts") else { return repr(content, limit.saturating_add(1)) };
-    let texts: Option<Vec<&str>> =
-        parts.as_array().and_then(|parts| parts.iter().map(|part| text(part, "text")).collect());
+    let Some(parts) = content.get("parts") else {
+        return repr_without_base64(content, limit.saturating_add(1));
+    };
+    let texts: Option<Vec<&str>> = parts
+        .as_array()
+        .and_then(|parts| parts.iter().map(|part| text(part, "text")).collect());
     match texts {
         Some(texts) => texts.concat(),
-        None => preview::cut(&repr(parts, limit.saturating_add(1)), limit.saturating_add(1)),
+        None => repr_without_base64(parts, limit.saturating_add(1)),
     }
 }
 
@@ -247,7 +274,9 @@ fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = tail
+            .get(..2)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(decoded) if byte == b'%' => {
                 bytes.push(decoded);

@@ -18,6 +18,7 @@ const HOSTS: &[(&str, &str)] = &[
     ("api.perplexity.ai", "perplexity"),
     ("api.sambanova.ai", "sambanova"),
     ("api.studio.nebius.ai", "nebius"),
+    ("api.x.ai", "xai"),
     ("api.together.ai", "together"),
     ("api.together.xyz", "together"),
     ("api.z.ai", "zai"),
@@ -38,10 +39,14 @@ const HOSTS: &[(&str, &str)] = &[
 
 /// The provider of a host, if it is well known.
 pub(super) fn provider(host: &str) -> Option<&'static str> {
-    HOSTS.iter().find(|(suffix, _)| is_within(host, suffix)).map(|&(_, provider)| provider)
+    HOSTS
+        .iter()
+        .find(|(suffix, _)| is_within(host, suffix))
+        .map(|&(_, provider)| provider)
 }
 
 /// Whether `host` is `domain` or a subdomain of it.
 pub(super) fn is_within(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    host.strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

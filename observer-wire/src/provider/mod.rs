@@ -2,6 +2,7 @@
 //! [`PROVIDERS`].
 
 mod anthropic;
+mod anthropic_errors;
 mod builder;
 mod calls;
 mod gemini;
@@ -39,7 +40,7 @@ trait Provider: Sync {
     /// Reads the request.
     fn request(&self, document: &Value, call: &mut CallBuilder);
 
-    /// Reads a response that came in one piece.
+    /// Reads a response that came in one piece, or as much of it as came.
     fn response(&self, document: &Value, call: &mut CallBuilder);
 
     /// Reads one event of a streamed response: an event of SSE, or an element of an array. `data` is
@@ -89,6 +90,16 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
+/// Whether a text member is there and not empty, be it kept or only marked.
+fn is_filled(value: &Value, key: &str) -> bool {
+    match value.get(key) {
+        Some(Value::Array(parts)) => !parts.is_empty(),
+        Some(Value::Bool(mark)) => *mark,
+        Some(Value::String(text)) => !text.is_empty(),
+        _ => false,
+    }
+}
+
 /// A counter. Some providers write floats (Cohere); a negative or absent one is `None`.
 fn counter(value: &Value, key: &str) -> Option<u64> {
     let value = value.get(key)?;
@@ -102,5 +113,9 @@ fn counter(value: &Value, key: &str) -> Option<u64> {
 
 /// The elements of an array member; none if it is absent.
 fn elements<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(key).and_then(Value::as_array).into_iter().flatten()
+    value
+        .get(key)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }

@@ -4,7 +4,10 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements, hosts, preview, text};
+use super::{
+    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    hosts, is_filled, preview, text,
+};
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
@@ -13,15 +16,31 @@ use crate::{
 /// The end of the path of chat completions.
 const PATH: &str = "/chat/completions";
 
+/// How many messages infinium-o2 shows.
+const SHOWN: usize = 2;
+
 /// Roles of the first message (openai-python `ChatCompletionMessageParam`).
-const ROLES: &[&str] = &["assistant", "developer", "function", "system", "tool", "user"];
+const ROLES: &[&str] = &[
+    "assistant",
+    "developer",
+    "function",
+    "system",
+    "tool",
+    "user",
+];
 
 const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
 const USAGE: Select = Select::Object(&[
     ("prompt_tokens", Select::Scalar),
     ("completion_tokens", Select::Scalar),
-    ("prompt_tokens_details", Select::Object(&[("cached_tokens", Select::Scalar)])),
-    ("completion_tokens_details", Select::Object(&[("reasoning_tokens", Select::Scalar)])),
+    (
+        "prompt_tokens_details",
+        Select::Object(&[("cached_tokens", Select::Scalar)]),
+    ),
+    (
+        "completion_tokens_details",
+        Select::Object(&[("reasoning_tokens", Select::Scalar)]),
+    ),
     ("prompt_cache_hit_tokens", Select::Scalar),
     ("cached_tokens", Select::Scalar),
 ]);
@@ -34,7 +53,7 @@ const TOOL_CALL: Select = Select::Object(&[
 ]);
 
 macro_rules! selection {
-    ($messages:expr, $content:expr) => {
+    ($messages:expr, $content:expr, $delta:expr) => {
         Selection {
             request: Select::Object(&[
                 ("model", Select::Scalar),
@@ -79,14 +98,13 @@ macro_rules! selection {
                         &Select::Object(&[
                             ("index", Select::Scalar),
                             ("finish_reason", Select::Scalar),
-                            // Of the text only whether there is any is asked, unless previews are taken.
                             (
                                 "delta",
                                 Select::Object(&[
-                                    ("content", DELTA),
-                                    ("reasoning_content", DELTA),
-                                    ("reasoning", DELTA),
-                                    ("refusal", DELTA),
+                                    ("content", $delta),
+                                    ("reasoning_content", Select::Mark),
+                                    ("reasoning", Select::Mark),
+                                    ("refusal", Select::Mark),
                                     ("tool_calls", Select::Array(Keep::All, &TOOL_CALL)),
                                     ("function_call", FUNCTION),
                                 ]),
@@ -100,18 +118,21 @@ macro_rules! selection {
 }
 
 const PARTS: Select = Select::Array(Keep::All, &Select::Object(&[("text", Select::Scalar)]));
-/// A delta is dropped again as soon as the event has been read.
-const DELTA: Select = Select::Either(&Select::Scalar, &PARTS);
-/// Nothing: neither an object nor an array is a string.
-const NOTHING: Select = Select::Object(&[]);
+/// Mistral writes content as a list of parts.
+const CONTENT: Select = Select::Either(&Select::Scalar, &PARTS);
 
-static WITHOUT_CONTENT: Selection = selection!(Select::Array(Keep::First(1), &ROLE), NOTHING);
+static WITHOUT_CONTENT: Selection = selection!(
+    Select::Array(Keep::First(1), &ROLE),
+    Select::Mark,
+    Select::Mark
+);
 static WITH_CONTENT: Selection = selection!(
     Select::Array(
-        Keep::LastIf(2, is_shown),
+        Keep::Ends(SHOWN, is_shown),
         &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
     ),
-    Select::Either(&Select::Scalar, &PARTS)
+    CONTENT,
+    CONTENT
 );
 
 /// See the module.
@@ -124,9 +145,11 @@ impl Provider for OpenAi {
         }
         let host = head.host.as_deref().unwrap_or_default();
         let known = hosts::provider(host);
-        let named_xai = [host, &head.path]
-            .iter()
-            .any(|place| ["x.ai", "grok", "xai"].iter().any(|name| place.contains(name)));
+        let named_xai = [host, &head.path].iter().any(|place| {
+            ["x.ai", "grok", "xai"]
+                .iter()
+                .any(|name| place.contains(name))
+        });
         let on_path = head.path.ends_with(PATH);
         let certainty = match (on_path, known) {
             (true, Some(_)) => Certainty::Certain,
@@ -137,24 +160,42 @@ impl Provider for OpenAi {
             (false, None) => return None,
         };
         Some(Recognized {
-            provider: if named_xai { "xai" } else { known.unwrap_or("openai") },
+            provider: if named_xai {
+                "xai"
+            } else {
+                known.unwrap_or("openai")
+            },
             operation: "chat",
             // Azure names the deployment in the path; the body may not have it.
-            model: head.path.split("/deployments/").nth(1).and_then(|rest| rest.split('/').next()).map(str::to_owned),
+            model: head
+                .path
+                .split("/deployments/")
+                .nth(1)
+                .and_then(|rest| rest.split('/').next())
+                .map(str::to_owned),
             stream: false,
             certainty,
         })
     }
 
     fn selection(&self, content: bool) -> &'static Selection {
-        if content { &WITH_CONTENT } else { &WITHOUT_CONTENT }
+        if content {
+            &WITH_CONTENT
+        } else {
+            &WITHOUT_CONTENT
+        }
     }
 
     fn is_request(&self, document: &Value) -> bool {
         document.get("model").is_some_and(Value::is_string)
-            && document.get("messages").and_then(Value::as_array).is_some_and(|messages| {
-                messages.iter().all(|message| text(message, "role").is_some_and(|role| ROLES.contains(&role)))
-            })
+            && document
+                .get("messages")
+                .and_then(Value::as_array)
+                .is_some_and(|messages| {
+                    messages.first().is_none_or(|message| {
+                        text(message, "role").is_some_and(|role| ROLES.contains(&role))
+                    })
+                })
     }
 
     fn is_response(&self, document: &Value) -> bool {
@@ -167,10 +208,17 @@ impl Provider for OpenAi {
         call.temperature(document.get("temperature"));
         call.stream(document.get("stream").and_then(Value::as_bool) == Some(true));
         if let Some(limit) = call.input_limit() {
-            let shown: Vec<String> = elements(document, "messages")
+            let messages: Vec<&Value> = elements(document, "messages")
                 .filter(|message| is_shown(message))
+                .collect();
+            let shown: Vec<String> = messages[messages.len().saturating_sub(SHOWN)..]
+                .iter()
                 .map(|message| {
-                    preview::message(text(message, "role").unwrap_or_default(), message.get("content"), limit)
+                    preview::message(
+                        text(message, "role").unwrap_or_default(),
+                        message.get("content"),
+                        limit,
+                    )
                 })
                 .collect();
             if !shown.is_empty() {
@@ -185,16 +233,22 @@ impl Provider for OpenAi {
         for (position, choice) in elements(document, "choices").enumerate() {
             let index = counter(choice, "index").unwrap_or(position as u64);
             call.finish_reason(index, text(choice, "finish_reason"));
-            let Some(message) = choice.get("message") else { continue };
+            let Some(message) = choice.get("message") else {
+                continue;
+            };
             for (position, tool) in elements(message, "tool_calls").enumerate() {
                 call.tool_call((index, position as u64), tool_name(tool));
             }
-            call.tool_call((index, u64::MAX), message.get("function_call").and_then(|function| text(function, "name")));
+            call.tool_call(
+                (index, u64::MAX),
+                message
+                    .get("function_call")
+                    .and_then(|function| text(function, "name")),
+            );
             if position == 0 {
                 output(message.get("content"), call);
             }
         }
-        call.terminal();
     }
 
     fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
@@ -216,7 +270,7 @@ impl Provider for OpenAi {
             let index = counter(choice, "index").unwrap_or(0);
             if let Some(delta) = choice.get("delta") {
                 for key in ["content", "reasoning_content", "reasoning", "refusal"] {
-                    if delta.get(key).is_some_and(is_text) {
+                    if is_filled(delta, key) {
                         call.token();
                     }
                 }
@@ -253,16 +307,9 @@ fn is_json(head: &RequestHead) -> bool {
 }
 
 fn tool_name(tool: &Value) -> Option<&str> {
-    ["function", "custom"].iter().find_map(|kind| text(tool.get(kind)?, "name"))
-}
-
-/// Content is a string, or with Mistral a list of parts.
-fn is_text(content: &Value) -> bool {
-    match content {
-        Value::String(text) => !text.is_empty(),
-        Value::Array(parts) => !parts.is_empty(),
-        _ => false,
-    }
+    ["function", "custom"]
+        .iter()
+        .find_map(|kind| text(tool.get(kind)?, "name"))
 }
 
 fn output(content: Option<&Value>, call: &mut CallBuilder) {
@@ -280,7 +327,11 @@ fn output(content: Option<&Value>, call: &mut CallBuilder) {
 /// The last usage that is not null counts: some hosts send it with every chunk.
 fn usage(document: &Value, call: &mut CallBuilder) {
     let groq = document.get("x_groq").and_then(|groq| groq.get("usage"));
-    for usage in groq.into_iter().chain(document.get("usage")).filter(|usage| usage.is_object()) {
+    for usage in groq
+        .into_iter()
+        .chain(document.get("usage"))
+        .filter(|usage| usage.is_object())
+    {
         let tokens = call.usage();
         tokens.prompt = counter(usage, "prompt_tokens").or(tokens.prompt);
         tokens.completion = counter(usage, "completion_tokens").or(tokens.completion);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::repr::repr;
+use super::repr::repr_without_base64;
 
 /// The first `limit` code points, and dots if there are more.
 pub(super) fn cut(text: &str, limit: usize) -> String {
@@ -18,7 +18,7 @@ pub(super) fn message(role: &str, content: Option<&Value>, limit: usize) -> Stri
     let content = match content {
         None => String::new(),
         Some(Value::String(text)) => text.clone(),
-        Some(other) => repr(other, limit.saturating_add(1)),
+        Some(other) => repr_without_base64(other, limit.saturating_add(1)),
     };
     format!("[{role}] {content}")
 }
@@ -26,7 +26,9 @@ pub(super) fn message(role: &str, content: Option<&Value>, limit: usize) -> Stri
 /// Anything that looks like a key is masked: providers quote the keys that they refuse.
 pub(super) fn mask(text: &str) -> String {
     /// What keys begin with: OpenAI and Anthropic, Google, xAI, Groq, Perplexity, Hugging Face, AWS.
-    const PREFIXES: &[&str] = &["sk-", "AIza", "xai-", "gsk_", "pplx-", "hf_", "AKIA", "Bearer "];
+    const PREFIXES: &[&str] = &[
+        "sk-", "AIza", "xai-", "gsk_", "pplx-", "hf_", "AKIA", "Bearer ",
+    ];
     /// Shorter words are no keys.
     const KEY_CHARS: usize = 12;
     let mut out = String::with_capacity(text.len());
@@ -37,9 +39,20 @@ pub(super) fn mask(text: &str) -> String {
         .min()
     {
         let key = at + prefix.len();
+        // A key begins a word: `task-` does not.
+        if rest[..at].ends_with(|c: char| c.is_ascii_alphanumeric()) {
+            out.push_str(&rest[..key]);
+            rest = &rest[key..];
+            continue;
+        }
         let end = rest[key..]
-            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '*' | '~' | '+' | '/' | '=')))
+            .find(|c: char| {
+                !(c.is_ascii_alphanumeric()
+                    || matches!(c, '-' | '_' | '.' | '*' | '~' | '+' | '/' | '='))
+            })
             .map_or(rest.len(), |length| key + length);
+        // The end of a sentence is no part of it.
+        let end = key + rest[key..end].trim_end_matches('.').len();
         out.push_str(&rest[..key]);
         if end - key >= KEY_CHARS {
             out.push_str("[redacted]");
@@ -59,10 +72,13 @@ mod tests {
     #[test]
     fn keys_are_masked_and_words_are_not() {
         assert_eq!(
-            mask("Incorrect API key provided: sk-proj-abcdef1234567890. Use Bearer abcdefghijklmnop, please"),
-            "Incorrect API key provided: sk-[redacted] Use Bearer [redacted], please"
+            mask(
+                "Incorrect API key provided: sk-proj-abcdef1234567890. Use Bearer abcdefghijklmnop, please"
+            ),
+            "Incorrect API key provided: sk-[redacted]. Use Bearer [redacted], please"
         );
-        assert_eq!(mask("risk-averse task-list sk-x"), "risk-averse task-list sk-x");
+        let words = "risk-averse-as-they-come task-list sk-x";
+        assert_eq!(mask(words), words);
     }
 
     #[test]

@@ -6,14 +6,37 @@ use serde_json::Value;
 
 /// `repr(json.loads(text))`, cut after `limit` code points.
 pub(super) fn repr(value: &Value, limit: usize) -> String {
-    let mut writer = Writer { out: String::new(), left: limit };
+    let mut writer = Writer {
+        out: String::new(),
+        left: limit,
+        elide: false,
+    };
     writer.value(value);
     writer.out
 }
 
+/// The same with base64 left out: images and signatures say nothing to a reader.
+pub(super) fn repr_without_base64(value: &Value, limit: usize) -> String {
+    let mut writer = Writer {
+        out: String::new(),
+        left: limit,
+        elide: true,
+    };
+    writer.value(value);
+    writer.out
+}
+
+/// Longest base64 that is shown, in bytes.
+const BASE64_BYTES: usize = 64;
+
+/// What stands for base64 that is not shown.
+const BASE64: &str = "[base64]";
+
 struct Writer {
     out: String,
+    /// Code points that may still be written.
     left: usize,
+    elide: bool,
 }
 
 impl Writer {
@@ -26,7 +49,10 @@ impl Writer {
             Value::Bool(true) => self.text("True"),
             Value::Bool(false) => self.text("False"),
             Value::Number(number) => self.text(&self::number(&number.to_string())),
-            Value::String(string) => self.string(string),
+            Value::String(string) => match base64_at(string) {
+                Some(at) if self.elide => self.string(&format!("{}{BASE64}", &string[..at])),
+                _ => self.string(string),
+            },
             Value::Array(items) => {
                 self.text("[");
                 for (index, item) in items.iter().enumerate() {
@@ -45,7 +71,10 @@ impl Writer {
                     }
                     self.string(key);
                     self.text(": ");
-                    self.value(value);
+                    match value {
+                        Value::String(text) if key == "text" => self.string(text),
+                        value => self.value(value),
+                    }
                 }
                 self.text("}");
             }
@@ -54,7 +83,11 @@ impl Writer {
 
     /// `unicode_repr` of CPython (Objects/unicodeobject.c).
     fn string(&mut self, string: &str) {
-        let quote = if string.contains('\'') && !string.contains('"') { '"' } else { '\'' };
+        let quote = if string.contains('\'') && !string.contains('"') {
+            '"'
+        } else {
+            '\''
+        };
         self.char(quote);
         for character in string.chars() {
             if self.left == 0 {
@@ -99,21 +132,41 @@ impl Writer {
     }
 }
 
+/// Where the base64 begins if a string is a long one (RFC 4648), or a data URL (RFC 2397) of it.
+fn base64_at(string: &str) -> Option<usize> {
+    let at = match string.strip_prefix("data:") {
+        Some(_) => string.find(";base64,")? + ";base64,".len(),
+        None => 0,
+    };
+    let data = &string[at..];
+    let is_base64 =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=');
+    (data.len() > BASE64_BYTES && data.bytes().all(is_base64)).then_some(at)
+}
+
 /// `repr` of an int or float: integers as they are, floats in the shortest form that reads back.
 fn number(json: &str) -> String {
     if !json.contains(['.', 'e', 'E']) {
         return json.to_owned();
     }
-    let Ok(float) = json.parse::<f64>() else { return json.to_owned() };
+    let Ok(float) = json.parse::<f64>() else {
+        return json.to_owned();
+    };
     // CPython changes to an exponent below 1e-4 and from 1e16 (float_repr_style "short").
     if float != 0.0 && !(1e-4..1e16).contains(&float.abs()) {
         let text = format!("{float:e}");
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |rest| ('-', rest));
+        let (sign, exponent) = exponent
+            .strip_prefix('-')
+            .map_or(('+', exponent), |rest| ('-', rest));
         return format!("{digits}e{sign}{exponent:0>2}");
     }
     let text = float.to_string();
-    if text.contains('.') { text } else { format!("{text}.0") }
+    if text.contains('.') {
+        text
+    } else {
+        format!("{text}.0")
+    }
 }
 
 /// An approximation of `str.isprintable` for one character: controls, separators other than the
@@ -138,12 +191,33 @@ mod tests {
     #[test]
     fn values_look_as_in_python() {
         assert_eq!(
-            of(r#"[{"type":"text","text":"Capital of France? It's easy"},{"type":"image_url","image_url":{"url":"data:x","detail":null}}]"#),
+            of(
+                r#"[{"type":"text","text":"Capital of France? It's easy"},{"type":"image_url","image_url":{"url":"data:x","detail":null}}]"#
+            ),
             r#"[{'type': 'text', 'text': "Capital of France? It's easy"}, {'type': 'image_url', 'image_url': {'url': 'data:x', 'detail': None}}]"#
         );
-        assert_eq!(of(r#"[true,false,1,1.0,0.00001,1e16,-2.50,1e2]"#), "[True, False, 1, 1.0, 1e-05, 1e+16, -2.5, 100.0]");
-        assert_eq!(of(r#"["both ' and \"","a\nb\\\u0001\u200b é漢"]"#), r#"['both \' and "', 'a\nb\\\x01\u200b é漢']"#);
+        assert_eq!(
+            of(r#"[true,false,1,1.0,0.00001,1e16,-2.50,1e2]"#),
+            "[True, False, 1, 1.0, 1e-05, 1e+16, -2.5, 100.0]"
+        );
+        assert_eq!(
+            of(r#"["both ' and \"","a\nb\\\u0001\u200b é漢"]"#),
+            r#"['both \' and "', 'a\nb\\\x01\u200b é漢']"#
+        );
         assert_eq!(of("{}"), "{}");
+    }
+
+    #[test]
+    fn base64_is_left_out_on_demand() {
+        let long = "QUJD".repeat(20);
+        let value = serde_json::json!({"url": format!("data:image/png;base64,{long}"), "data": long, "text": long, "d": "QUJD"});
+        assert_eq!(
+            repr_without_base64(&value, 1000),
+            format!(
+                "{{'url': 'data:image/png;base64,[base64]', 'data': '[base64]', 'text': '{long}', 'd': 'QUJD'}}"
+            )
+        );
+        assert!(repr(&value, 1000).contains(&format!("'data': '{long}'")));
     }
 
     #[test]

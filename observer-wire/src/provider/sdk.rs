@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
 use super::{
+    anthropic_errors,
     preview::{cut, mask},
     repr::repr,
     text,
@@ -18,12 +19,14 @@ const MESSAGE_CHARS: usize = 4096;
 /// A client library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sdk {
+    /// `@anthropic-ai/sdk` of npm.
+    AnthropicJs,
     /// `anthropic` of PyPI with its major version.
     AnthropicPython(u32),
     /// `google-genai` of PyPI.
     GoogleGenAi,
-    /// `openai` or `@anthropic-ai/sdk` of npm.
-    JavaScript,
+    /// `openai` of npm.
+    OpenAiJs,
     /// `openai` of PyPI with its major version, or `groq`, which is generated alike.
     OpenAiPython(u32),
     /// Anything else.
@@ -36,19 +39,37 @@ pub(super) type Exception = (String, Option<String>);
 impl Sdk {
     /// The library that sent a request.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let field = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+        };
         let agent = field("user-agent");
-        let major = |version: &str| version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
-        let version = field("x-stainless-package-version");
+        let version = match field("x-stainless-package-version") {
+            "" => agent.split_ascii_whitespace().last().unwrap_or_default(),
+            version => version,
+        };
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok())
+            .unwrap_or(0);
         match agent.split('/').next().unwrap_or_default() {
-            "OpenAI" | "AsyncOpenAI" | "AzureOpenAI" | "AsyncAzureOpenAI" | "Groq" | "AsyncGroq"
+            "OpenAI" | "AsyncOpenAI" | "AzureOpenAI" | "AsyncAzureOpenAI" | "Groq"
+            | "AsyncGroq"
                 if agent.contains("/Python") =>
             {
-                Self::OpenAiPython(major(version))
+                Self::OpenAiPython(major)
             }
-            "Anthropic" | "AsyncAnthropic" if agent.contains("/Python") => Self::AnthropicPython(major(version)),
-            "OpenAI" | "Anthropic" if agent.contains("/JS") => Self::JavaScript,
-            _ if field("x-goog-api-client").contains("google-genai-sdk") || agent.contains("google-genai-sdk") => {
+            "Anthropic" | "AsyncAnthropic" if agent.contains("/Python") => {
+                Self::AnthropicPython(major)
+            }
+            "OpenAI" | "AzureOpenAI" if agent.contains("/JS") => Self::OpenAiJs,
+            "Anthropic" if agent.contains("/JS") => Self::AnthropicJs,
+            _ if field("x-goog-api-client").contains("google-genai-sdk")
+                || agent.contains("google-genai-sdk") =>
+            {
                 Self::GoogleGenAi
             }
             _ => Self::Unknown,
@@ -57,28 +78,38 @@ impl Sdk {
 
     /// The exception for an HTTP status of 400 or more. `body` is the body as far as it is JSON, `raw`
     /// the beginning of it.
-    pub(super) fn status_error(self, status: StatusCode, body: Option<&Value>, raw: &str) -> Exception {
+    pub(super) fn status_error(
+        self,
+        status: StatusCode,
+        body: Option<&Value>,
+        raw: &str,
+    ) -> Exception {
         let code = status.as_u16();
         let (class, message) = match self {
             Self::OpenAiPython(major) => {
                 let class = openai_class(code).to_owned();
                 let message = match (body, major) {
-                    (Some(body), 3..) => match error_text(body) {
-                        Some(message) => format!("Error code: {code} - {message}"),
-                        None => format!("Error code: {code}"),
-                    },
-                    (None, 3..) => format!("Error code: {code}"),
+                    (body, 3..) => {
+                        let error = body.map(|body| body.get("error").unwrap_or(body));
+                        match error
+                            .and_then(|error| text(error, "message"))
+                            .unwrap_or_default()
+                        {
+                            "" => format!("Error code: {code}"),
+                            message => format!("Error code: {code} - {message}"),
+                        }
+                    }
                     (Some(body), _) => python_message(code, body),
                     (None, _) => raw_or_code(raw, code),
                 };
                 (class, Some(message))
             }
             Self::AnthropicPython(major) => {
-                let class = match (major, body.and_then(error_code)) {
-                    (2.., Some(error_code)) if matches!(code, 400 | 402 | 403 | 404 | 409 | 413) => {
-                        format!("{}Error", camel_case(error_code))
-                    }
-                    (2.., _) => anthropic_class(code).to_owned(),
+                let class = match major {
+                    2.. => body
+                        .and_then(error_code)
+                        .and_then(|error_code| anthropic_errors::class(code, error_code))
+                        .unwrap_or_else(|| anthropic_class(code).to_owned()),
                     _ => anthropic_0_class(code).to_owned(),
                 };
                 let message = match body {
@@ -88,34 +119,41 @@ impl Sdk {
                 (class, Some(message))
             }
             Self::GoogleGenAi => {
-                let class = if code < 500 { "ClientError" } else { "ServerError" };
                 let reason = status.canonical_reason().unwrap_or_default();
                 let wrapped;
                 let body = match body {
-                    // A streamed error comes in an array.
-                    Some(Value::Array(items)) if items.len() == 1 => &items[0],
                     Some(body) => body,
                     None => {
                         wrapped = serde_json::json!({"message": raw, "status": reason});
                         &wrapped
                     }
                 };
-                let inner = body.get("error").unwrap_or(body);
-                let status = text(inner, "status").unwrap_or("None");
-                (class.to_owned(), Some(format!("{code} {status}. {}", repr(body, MESSAGE_CHARS))))
+                google_error(u64::from(code), body)
             }
-            Self::JavaScript => {
-                let message = match body {
-                    Some(body) => body.get("error").and_then(|error| text(error, "message")).map_or_else(
-                        || format!("{code} {body}"),
-                        |message| format!("{code} {message}"),
-                    ),
-                    None => format!("{code} {raw}"),
+            Self::OpenAiJs => {
+                let error = body
+                    .and_then(|body| body.get("error"))
+                    .filter(|error| !error.is_null());
+                let message = match error {
+                    Some(error) => {
+                        text(error, "message").map_or_else(|| error.to_string(), str::to_owned)
+                    }
+                    None => raw_unless(body, raw),
                 };
-                (openai_class(code).replace("APIStatusError", "APIError"), Some(message))
+                (js_class(code), Some(js_message(code, &message)))
+            }
+            Self::AnthropicJs => {
+                // It keeps the whole body as the error, where OpenAI's keeps `error`.
+                let message = body.map_or_else(
+                    || raw.to_owned(),
+                    |body| text(body, "message").map_or_else(|| body.to_string(), str::to_owned),
+                );
+                (js_class(code), Some(js_message(code, &message)))
             }
             Self::Unknown => {
-                let class = body.and_then(error_type).map_or_else(|| format!("http_{code}"), str::to_owned);
+                let class = body
+                    .and_then(error_type)
+                    .map_or_else(|| format!("http_{code}"), str::to_owned);
                 let message = match body {
                     Some(body) => error_text(body).map(str::to_owned),
                     None => (!raw.is_empty()).then(|| raw.to_owned()),
@@ -131,20 +169,30 @@ impl Sdk {
         let message = error_text(body);
         let (class, message) = match self {
             Self::OpenAiPython(_) => {
-                ("APIError".to_owned(), Some(message.unwrap_or("An error occurred during streaming").to_owned()))
+                let message = body
+                    .get("error")
+                    .and_then(|error| text(error, "message"))
+                    .unwrap_or_default();
+                let message = if message.is_empty() {
+                    "An error occurred during streaming"
+                } else {
+                    message
+                };
+                ("APIError".to_owned(), Some(message.to_owned()))
             }
-            Self::AnthropicPython(_) => ("APIStatusError".to_owned(), Some(repr(body, MESSAGE_CHARS))),
+            Self::AnthropicPython(_) => {
+                ("APIStatusError".to_owned(), Some(repr(body, MESSAGE_CHARS)))
+            }
             Self::GoogleGenAi => {
                 let error = body.get("error").unwrap_or(body);
-                let code = error.get("code").and_then(Value::as_u64).unwrap_or(0);
-                let class = if code < 500 { "ClientError" } else { "ServerError" };
-                let status = text(error, "status").unwrap_or("None");
-                (class.to_owned(), Some(format!("{code} {status}. {}", repr(body, MESSAGE_CHARS))))
+                google_error(error.get("code").and_then(Value::as_u64).unwrap_or(0), body)
             }
-            Self::JavaScript => ("APIError".to_owned(), message.map(str::to_owned)),
-            Self::Unknown => {
-                (error_type(body).unwrap_or("stream_error").to_owned(), message.map(str::to_owned))
-            }
+            Self::OpenAiJs => ("APIError".to_owned(), message.map(str::to_owned)),
+            Self::AnthropicJs => ("APIError".to_owned(), Some(body.to_string())),
+            Self::Unknown => (
+                error_type(body).unwrap_or("stream_error").to_owned(),
+                message.map(str::to_owned),
+            ),
         };
         (class, message.map(|message| bounded(&message)))
     }
@@ -152,14 +200,18 @@ impl Sdk {
     /// The exception when the server ends the connection: before it has answered, or in the middle.
     pub(super) fn disconnected(self, answered: bool) -> Exception {
         let (class, message) = match self {
-            Self::OpenAiPython(_) | Self::AnthropicPython(_) | Self::JavaScript => {
-                ("APIConnectionError", "Connection error.")
-            }
+            Self::AnthropicJs
+            | Self::AnthropicPython(_)
+            | Self::OpenAiJs
+            | Self::OpenAiPython(_) => ("APIConnectionError", "Connection error."),
             Self::GoogleGenAi if answered => (
                 "RemoteProtocolError",
                 "peer closed connection without sending complete message body (incomplete chunked read)",
             ),
-            Self::GoogleGenAi => ("RemoteProtocolError", "Server disconnected without sending a response."),
+            Self::GoogleGenAi => (
+                "RemoteProtocolError",
+                "Server disconnected without sending a response.",
+            ),
             Self::Unknown => ("connection_error", "the server closed the connection"),
         };
         (class.to_owned(), Some(message.to_owned()))
@@ -170,9 +222,16 @@ impl Sdk {
         let (class, message) = match self {
             Self::OpenAiPython(_) => ("APITimeoutError", "Request timed out."),
             Self::AnthropicPython(0..=1) => ("APITimeoutError", "Request timed out."),
-            Self::AnthropicPython(_) => ("APITimeoutError", "Request timed out or interrupted."),
+            Self::AnthropicPython(_) => (
+                "APITimeoutError",
+                "Request timed out or interrupted. This could be due to a network timeout, dropped connection, \
+                 or request cancellation. See https://docs.anthropic.com/en/api/errors#long-requests for more \
+                 details.",
+            ),
             Self::GoogleGenAi => ("ReadTimeout", "timed out"),
-            Self::JavaScript => ("APIConnectionTimeoutError", "Request timed out."),
+            Self::AnthropicJs | Self::OpenAiJs => {
+                ("APIConnectionTimeoutError", "Request timed out.")
+            }
             Self::Unknown => ("timeout", "the client stopped waiting"),
         };
         (class.to_owned(), Some(message.to_owned()))
@@ -188,7 +247,58 @@ fn python_message(code: u16, body: &Value) -> String {
 }
 
 fn raw_or_code(raw: &str, code: u16) -> String {
-    if raw.is_empty() { format!("Error code: {code}") } else { raw.to_owned() }
+    if raw.is_empty() {
+        format!("Error code: {code}")
+    } else {
+        raw.to_owned()
+    }
+}
+
+/// `APIError` of google-genai.
+fn google_error(code: u64, body: &Value) -> Exception {
+    let body = match body {
+        // A streamed error comes in an array.
+        Value::Array(items) if items.len() == 1 => &items[0],
+        body => body,
+    };
+    let class = match code {
+        400..500 => "ClientError",
+        500..600 => "ServerError",
+        _ => "APIError",
+    };
+    let status = text(body, "status")
+        .or_else(|| text(body.get("error")?, "status"))
+        .unwrap_or("None");
+    (
+        class.to_owned(),
+        Some(format!("{code} {status}. {}", repr(body, MESSAGE_CHARS))),
+    )
+}
+
+fn js_class(code: u16) -> String {
+    match openai_class(code) {
+        "APIStatusError" => "APIError",
+        class => class,
+    }
+    .to_owned()
+}
+
+/// `APIError.makeMessage` of the JavaScript SDKs.
+fn js_message(code: u16, message: &str) -> String {
+    if message.is_empty() {
+        format!("{code} status code (no body)")
+    } else {
+        format!("{code} {message}")
+    }
+}
+
+/// The text of a body that is no JSON.
+fn raw_unless(body: Option<&Value>, raw: &str) -> String {
+    if body.is_some() {
+        String::new()
+    } else {
+        raw.to_owned()
+    }
 }
 
 /// The message of an error body: OpenAI, Anthropic and Google put it into `error`, others do not.
@@ -210,7 +320,9 @@ fn error_type(body: &Value) -> Option<&str> {
     };
     body.get("error")
         .and_then(|error| {
-            text(error, "type").or_else(|| text(error, "status")).or_else(|| text(error, "code"))
+            text(error, "type")
+                .or_else(|| text(error, "status"))
+                .or_else(|| text(error, "code"))
         })
         .or_else(|| text(body, "code"))
         .or_else(|| text(body, "type"))
@@ -219,16 +331,6 @@ fn error_type(body: &Value) -> Option<&str> {
 /// The code by which anthropic 2.x refines the class.
 fn error_code(body: &Value) -> Option<&str> {
     text(body.get("error")?.get("details")?, "error_code")
-}
-
-fn camel_case(snake: &str) -> String {
-    snake
-        .split('_')
-        .flat_map(|word| {
-            let mut chars = word.chars();
-            chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars)
-        })
-        .collect()
 }
 
 fn openai_class(code: u16) -> &'static str {

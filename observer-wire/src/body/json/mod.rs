@@ -3,56 +3,25 @@
 //! Requests to LLMs are large: long conversations, images in base64. What nobody asked for is passed
 //! over without being stored, so a document costs what its selection costs, not what it weighs.
 
+mod frame;
+mod select;
+
 use std::fmt;
 
 use memchr::memchr2;
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
+
+use self::frame::{Frame, Members, weight};
+pub use self::select::{Keep, Limits, Select};
 
 /// Deepest nesting that is followed; deeper documents are malformed.
 const DEPTH: usize = 128;
 
-/// Longest key that can be selected, in bytes.
-const KEY_BYTES: usize = 256;
+/// Room that is held on to for the next string, in bytes.
+const SPARE_BYTES: usize = 256;
 
 /// Longest number or literal, in bytes.
 const SCALAR_BYTES: usize = 1024;
-
-/// What is kept of a value.
-#[derive(Clone, Copy, Debug)]
-pub enum Select {
-    /// The value with all that is in it.
-    All,
-    /// These elements of an array, and of each this; nothing if it is no array.
-    Array(Keep, &'static Select),
-    /// Either of two forms.
-    Either(&'static Select, &'static Select),
-    /// These members of an object, and of each this; nothing if it is no object.
-    Object(&'static [(&'static str, Select)]),
-    /// A string, number, true, false or null; nothing if it is an object or an array.
-    Scalar,
-}
-
-/// Which elements of an array are kept.
-#[derive(Clone, Copy)]
-pub enum Keep {
-    /// All.
-    All,
-    /// The first of this number.
-    First(usize),
-    /// The last of this number.
-    Last(usize),
-    /// The last of this number for which the function holds.
-    LastIf(usize, fn(&Value) -> bool),
-}
-
-/// Bounds of what is kept of a document.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Code points of a string; the rest of it is cut off.
-    pub string_chars: usize,
-    /// Bytes of all that is kept, roughly; beyond it nothing more is.
-    pub kept_bytes: usize,
-}
 
 /// Reads one document, or the elements of a top-level array.
 pub struct Parser {
@@ -67,7 +36,11 @@ pub struct Parser {
     chars: usize,
     /// First half of a surrogate pair (RFC 8259 section 7).
     surrogate: Option<u16>,
+    /// Bytes of what is kept, roughly.
     kept: usize,
+    /// What was kept when the value began that the limit counts for.
+    floor: usize,
+    truncated: bool,
     document: Option<Value>,
 }
 
@@ -82,10 +55,12 @@ pub enum Status {
     Unfinished,
 }
 
-/// An object or array that is being kept.
-enum Frame {
-    Array { keep: Keep, select: &'static Select, items: Vec<Value> },
-    Object { members: &'static [(&'static str, Select)], all: bool, key: Option<String>, map: Map<String, Value> },
+/// What is done with a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Take {
+    Mark,
+    Nothing,
+    Text,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,17 +72,32 @@ enum State {
     /// In a string that is a key.
     Key(Escape),
     /// Before a key; `first` also allows the end of the object.
-    KeyStart { first: bool },
+    KeyStart {
+        first: bool,
+    },
     /// Between key and colon.
     Colon,
     /// In a number, true, false or null.
-    Scalar { keep: bool },
-    /// In a value that is passed over: nesting, and whether in a string and behind a backslash.
-    Skip { depth: usize, string: bool, escaped: bool },
+    Scalar {
+        keep: bool,
+    },
+    /// In a value that is passed over: nesting, whether in a string and behind a backslash, and, if it
+    /// is marked, whether anything is in it.
+    Skip {
+        depth: usize,
+        string: bool,
+        escaped: bool,
+        mark: Option<bool>,
+    },
     /// In a string that is a value.
-    Text { escape: Escape, keep: bool },
+    Text {
+        escape: Escape,
+        take: Take,
+    },
     /// Before a value; `first` also allows the end of the array.
-    Value { first: bool },
+    Value {
+        first: bool,
+    },
 }
 
 /// Where in an escape sequence of a string the parser is.
@@ -131,6 +121,8 @@ impl Parser {
             chars: 0,
             surrogate: None,
             kept: 0,
+            floor: 0,
+            truncated: false,
             document: None,
         }
     }
@@ -138,7 +130,10 @@ impl Parser {
     /// Reads a top-level array whose elements are handed over as they complete, `select` of each. A
     /// top-level value of another kind counts as one element.
     pub fn elements(select: &'static Select, limits: Limits) -> Self {
-        Self { elements: true, ..Self::new(select, limits) }
+        Self {
+            elements: true,
+            ..Self::new(select, limits)
+        }
     }
 
     /// Takes the next bytes; `sink` gets each element, or nothing where one document is read.
@@ -146,17 +141,22 @@ impl Parser {
         while let Some((&byte, rest)) = bytes.split_first() {
             match self.state {
                 State::Broken | State::Done => return,
-                State::Text { escape, keep } => {
-                    let used = self.string(bytes, escape, keep, |escape| State::Text { escape, keep });
+                State::Text { escape, take } => {
+                    let used =
+                        self.string(bytes, escape, take, |escape| State::Text { escape, take });
                     bytes = &bytes[used..];
                     if self.state == State::After {
-                        let value = keep.then(|| Value::String(self.take_text()));
+                        let value = match take {
+                            Take::Mark => Some(Value::Bool(self.chars > 0)),
+                            Take::Nothing => None,
+                            Take::Text => Some(Value::String(self.take_text())),
+                        };
                         self.complete(value, sink);
                     }
                     continue;
                 }
                 State::Key(escape) => {
-                    let used = self.string(bytes, escape, true, State::Key);
+                    let used = self.string(bytes, escape, Take::Text, State::Key);
                     bytes = &bytes[used..];
                     if self.state == State::After {
                         let key = self.take_text();
@@ -168,10 +168,10 @@ impl Parser {
                     continue;
                 }
                 State::Skip { .. } => {
-                    let used = self.skip(bytes);
+                    let (used, value) = self.skip(bytes);
                     bytes = &bytes[used..];
                     if self.state == State::After {
-                        self.complete(None, sink);
+                        self.complete(value, sink);
                     }
                     continue;
                 }
@@ -198,11 +198,17 @@ impl Parser {
                     _ => self.state = State::Broken,
                 },
                 State::Colon => {
-                    self.state = if byte == b':' { State::Value { first: false } } else { State::Broken };
+                    self.state = if byte == b':' {
+                        State::Value { first: false }
+                    } else {
+                        State::Broken
+                    };
                 }
                 State::After => match (byte, self.stack.last()) {
                     (b',', Some(Frame::Array { .. })) => self.state = State::Value { first: false },
-                    (b',', Some(Frame::Object { .. })) => self.state = State::KeyStart { first: false },
+                    (b',', Some(Frame::Object { .. })) => {
+                        self.state = State::KeyStart { first: false }
+                    }
                     (b']' | b'}', Some(_)) => self.end_container(byte, sink),
                     _ => self.state = State::Broken,
                 },
@@ -221,11 +227,7 @@ impl Parser {
             State::Done => Status::Complete,
             _ => Status::Unfinished,
         };
-        // A string that was cut is still worth something.
-        let mut partial = match self.state {
-            State::Text { keep: true, .. } => Some(Value::String(self.take_text())),
-            _ => None,
-        };
+        let mut partial = self.partial_text();
         while let Some(mut frame) = self.stack.pop() {
             if let Some(value) = partial.take() {
                 frame.add(value);
@@ -243,9 +245,19 @@ impl Parser {
 
     /// Bytes are missing: nothing that follows can be placed.
     pub fn gap(&mut self) {
+        if let Some(text) = self.partial_text()
+            && let Some(frame) = self.stack.last_mut()
+        {
+            frame.add(text);
+        }
         if self.state != State::Done {
             self.state = State::Broken;
         }
+    }
+
+    /// Whether more was selected than the limits allow to keep.
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
     }
 
     /// Bytes held, roughly.
@@ -253,38 +265,79 @@ impl Parser {
         self.kept + self.text.capacity() + self.stack.capacity() * size_of::<Frame>()
     }
 
-    /// What is selected of the value that comes next.
-    fn selected(&self) -> Option<&'static Select> {
-        if self.kept > self.limits.kept_bytes {
-            return None;
-        }
-        match self.stack.last() {
-            None => Some(self.select),
-            Some(Frame::Array { keep, select, items }) => match keep {
-                Keep::First(count) if items.len() >= *count => None,
-                _ => Some(select),
-            },
-            Some(Frame::Object { members, all, key, .. }) => {
-                if *all {
-                    return Some(&Select::All);
-                }
-                let key = key.as_deref()?;
-                members.iter().find(|(name, _)| *name == key).map(|(_, select)| select)
-            }
+    /// A string that was cut is still worth something.
+    fn partial_text(&mut self) -> Option<Value> {
+        match self.state {
+            State::Text {
+                take: Take::Text, ..
+            } => Some(Value::String(self.take_text())),
+            State::Text {
+                take: Take::Mark, ..
+            } => Some(Value::Bool(self.chars > 0)),
+            _ => None,
         }
     }
 
+    /// What is selected of the value that comes next, and whether it occurs once.
+    fn selected(&mut self) -> (Option<&'static Select>, bool) {
+        let (select, once, own_limit) = match self.stack.last() {
+            None => (Some(self.select), true, true),
+            Some(Frame::Array {
+                keep,
+                select,
+                items,
+            }) => match keep {
+                Keep::First(count) if items.len() >= *count => (None, false, false),
+                // What is pushed out makes room again.
+                Keep::Ends(..) | Keep::Last(_) => (Some(*select), false, true),
+                // Elements that are handed over are not held.
+                Keep::All if self.elements && self.stack.len() == 1 => (Some(*select), true, true),
+                Keep::All | Keep::First(_) => (Some(*select), false, false),
+            },
+            Some(Frame::Object {
+                members: Members::All,
+                ..
+            }) => (Some(&Select::All), false, false),
+            Some(Frame::Object {
+                members: Members::Named(members),
+                once,
+                key,
+                ..
+            }) => {
+                let select = key
+                    .as_deref()
+                    .and_then(|key| members.iter().find(|(name, _)| *name == key))
+                    .map(|(_, select)| select);
+                (select, *once, *once)
+            }
+        };
+        if own_limit && select.is_some() {
+            self.floor = self.kept;
+        }
+        if select.is_some() && self.kept.saturating_sub(self.floor) > self.limits.kept_bytes {
+            self.truncated = true;
+            return (None, once);
+        }
+        (select, once)
+    }
+
     fn value_start(&mut self, byte: u8, first: bool, sink: &mut dyn FnMut(Value)) {
-        let select = self.selected();
+        if byte == b']' && first {
+            return self.end_container(byte, sink);
+        }
+        let (select, once) = self.selected();
         match byte {
-            b']' if first => self.end_container(byte, sink),
             b'{' | b'[' if self.stack.len() >= DEPTH => self.state = State::Broken,
             b'{' | b'[' => {
                 let top = self.stack.is_empty() && self.elements && byte == b'[';
                 let frame = if top {
-                    Some(Frame::Array { keep: Keep::All, select: self.select, items: Vec::new() })
+                    Some(Frame::Array {
+                        keep: Keep::All,
+                        select: self.select,
+                        items: Vec::new(),
+                    })
                 } else {
-                    select.and_then(|select| select.frame(byte))
+                    select.and_then(|select| Frame::selected(select, byte, once))
                 };
                 match frame {
                     Some(frame) => {
@@ -295,27 +348,54 @@ impl Parser {
                         };
                         self.stack.push(frame);
                     }
-                    None => self.state = State::Skip { depth: 1, string: false, escaped: false },
+                    None => {
+                        let mark = select.is_some_and(Select::is_mark).then_some(false);
+                        self.state = State::Skip {
+                            depth: 1,
+                            string: false,
+                            escaped: false,
+                            mark,
+                        };
+                    }
                 }
             }
             b'"' => {
                 self.chars = 0;
-                let keep = select.is_some_and(Select::takes_scalars);
-                self.state = State::Text { escape: Escape::None, keep };
+                let take = match select {
+                    Some(select) if select.takes_scalars() => Take::Text,
+                    Some(select) if select.is_mark() => Take::Mark,
+                    _ => Take::Nothing,
+                };
+                self.state = State::Text {
+                    escape: Escape::None,
+                    take,
+                };
             }
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
                 self.text.push(byte);
-                self.state = State::Scalar { keep: select.is_some_and(Select::takes_scalars) };
+                self.state = State::Scalar {
+                    keep: select.is_some_and(Select::takes_scalars),
+                };
             }
             _ => self.state = State::Broken,
         }
     }
 
     /// Reads on in a string; returns how many bytes it took. At its end the state is `After`.
-    fn string(&mut self, bytes: &[u8], escape: Escape, keep: bool, within: impl Fn(Escape) -> State) -> usize {
+    fn string(
+        &mut self,
+        bytes: &[u8],
+        escape: Escape,
+        take: Take,
+        within: impl Fn(Escape) -> State,
+    ) -> usize {
+        let keep = take == Take::Text;
         match escape {
             Escape::None => {
                 let end = memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+                if take == Take::Mark && (end > 0 || bytes[end] == b'\\') {
+                    self.chars = 1;
+                }
                 if keep {
                     self.append(&bytes[..end]);
                 }
@@ -343,7 +423,10 @@ impl Parser {
                     b'r' => b"\r",
                     b't' => b"\t",
                     b'u' => {
-                        self.state = within(Escape::Unicode { digits: 0, value: 0 });
+                        self.state = within(Escape::Unicode {
+                            digits: 0,
+                            value: 0,
+                        });
                         return 1;
                     }
                     _ => {
@@ -364,7 +447,10 @@ impl Parser {
                 };
                 let value = value << 4 | u16::try_from(digit).unwrap_or(0);
                 if digits < 3 {
-                    self.state = within(Escape::Unicode { digits: digits + 1, value });
+                    self.state = within(Escape::Unicode {
+                        digits: digits + 1,
+                        value,
+                    });
                 } else {
                     if keep {
                         self.code_unit(value);
@@ -407,7 +493,8 @@ impl Parser {
     fn code_unit(&mut self, unit: u16) {
         match (self.surrogate.take(), unit) {
             (Some(high), 0xdc00..=0xdfff) => {
-                let scalar = 0x10000 + ((u32::from(high) - 0xd800) << 10) + (u32::from(unit) - 0xdc00);
+                let scalar =
+                    0x10000 + ((u32::from(high) - 0xd800) << 10) + (u32::from(unit) - 0xdc00);
                 self.append_char(char::from_u32(scalar).unwrap_or(char::REPLACEMENT_CHARACTER));
             }
             (high, _) => {
@@ -416,7 +503,9 @@ impl Parser {
                 }
                 match unit {
                     0xd800..=0xdbff => self.surrogate = Some(unit),
-                    _ => self.append_char(char::from_u32(unit.into()).unwrap_or(char::REPLACEMENT_CHARACTER)),
+                    _ => self.append_char(
+                        char::from_u32(unit.into()).unwrap_or(char::REPLACEMENT_CHARACTER),
+                    ),
                 }
             }
         }
@@ -433,16 +522,23 @@ impl Parser {
     }
 
     fn take_text(&mut self) -> String {
-        self.kept += self.text.len();
         let text = String::from_utf8_lossy(&self.text).into_owned();
         self.text.clear();
-        self.text.shrink_to(KEY_BYTES);
+        self.text.shrink_to(SPARE_BYTES);
         text
     }
 
-    /// Passes over a value; returns how many bytes it took.
-    fn skip(&mut self, bytes: &[u8]) -> usize {
-        let State::Skip { mut depth, mut string, mut escaped } = self.state else { return 0 };
+    /// Passes over a value; returns how many bytes it took, and at its end its mark.
+    fn skip(&mut self, bytes: &[u8]) -> (usize, Option<Value>) {
+        let State::Skip {
+            mut depth,
+            mut string,
+            mut escaped,
+            mut mark,
+        } = self.state
+        else {
+            return (0, None);
+        };
         let mut at = 0;
         while at < bytes.len() {
             if escaped {
@@ -463,15 +559,23 @@ impl Parser {
                     b'}' | b']' => depth -= 1,
                     _ => {}
                 }
-                at += 1;
                 if depth == 0 {
                     self.state = State::After;
-                    return at;
+                    return (at + 1, mark.map(Value::Bool));
                 }
+                if mark == Some(false) && !bytes[at].is_ascii_whitespace() {
+                    mark = Some(true);
+                }
+                at += 1;
             }
         }
-        self.state = State::Skip { depth, string, escaped };
-        at
+        self.state = State::Skip {
+            depth,
+            string,
+            escaped,
+            mark,
+        };
+        (at, None)
     }
 
     fn scalar_end(&mut self, keep: bool, sink: &mut dyn FnMut(Value)) {
@@ -479,9 +583,10 @@ impl Parser {
             b"null" => Some(Value::Null),
             b"true" => Some(Value::Bool(true)),
             b"false" => Some(Value::Bool(false)),
-            number => serde_json::from_slice::<Number>(number).ok().map(Value::Number),
+            number => serde_json::from_slice::<Number>(number)
+                .ok()
+                .map(Value::Number),
         };
-        self.kept += self.text.len();
         self.text.clear();
         match value {
             Some(value) => {
@@ -512,7 +617,11 @@ impl Parser {
 
     /// A value is complete; `None` if it was passed over.
     fn complete(&mut self, value: Option<Value>, sink: &mut dyn FnMut(Value)) {
-        self.state = if self.stack.is_empty() { State::Done } else { State::After };
+        self.state = if self.stack.is_empty() {
+            State::Done
+        } else {
+            State::After
+        };
         let top_level = self.elements && self.stack.len() <= 1;
         match (self.stack.last_mut(), value) {
             (_, Some(value)) if top_level => {
@@ -520,7 +629,14 @@ impl Parser {
                 self.kept = 0;
                 sink(value);
             }
-            (Some(frame), Some(value)) => frame.add(value),
+            (Some(frame), Some(value)) => {
+                // An object or array was counted when it began, and so was what is in it.
+                if !(value.is_object() || value.is_array()) {
+                    self.kept += weight(&value);
+                }
+                let (added, removed) = frame.add(value);
+                self.kept = (self.kept + added).saturating_sub(removed);
+            }
             (Some(Frame::Object { key, .. }), None) => *key = None,
             (Some(Frame::Array { .. }), None) => {}
             (None, value) => self.document = value,
@@ -530,72 +646,10 @@ impl Parser {
 
 impl fmt::Debug for Parser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parser").field("state", &self.state).field("kept", &self.kept).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Keep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("All"),
-            Self::First(count) => write!(f, "First({count})"),
-            Self::Last(count) => write!(f, "Last({count})"),
-            Self::LastIf(count, _) => write!(f, "LastIf({count})"),
-        }
-    }
-}
-
-impl Select {
-    fn takes_scalars(&self) -> bool {
-        match self {
-            Self::All | Self::Scalar => true,
-            Self::Either(one, other) => one.takes_scalars() || other.takes_scalars(),
-            Self::Array(..) | Self::Object(_) => false,
-        }
-    }
-
-    fn frame(&'static self, byte: u8) -> Option<Frame> {
-        match (self, byte) {
-            (Self::All, b'[') => Some(Frame::Array { keep: Keep::All, select: &Self::All, items: Vec::new() }),
-            (Self::All, _) => Some(Frame::Object { members: &[], all: true, key: None, map: Map::new() }),
-            (Self::Array(keep, select), b'[') => Some(Frame::Array { keep: *keep, select, items: Vec::new() }),
-            (Self::Object(members), b'{') => {
-                Some(Frame::Object { members, all: false, key: None, map: Map::new() })
-            }
-            (Self::Either(one, other), _) => one.frame(byte).or_else(|| other.frame(byte)),
-            _ => None,
-        }
-    }
-}
-
-impl Frame {
-    fn add(&mut self, value: Value) {
-        match self {
-            Self::Array { keep, items, .. } => {
-                let last = match *keep {
-                    Keep::All | Keep::First(_) => None,
-                    Keep::Last(count) => Some(count),
-                    Keep::LastIf(count, holds) if holds(&value) => Some(count),
-                    Keep::LastIf(..) => return,
-                };
-                items.push(value);
-                if last.is_some_and(|count| items.len() > count) {
-                    items.remove(0);
-                }
-            }
-            Self::Object { key, map, .. } => {
-                if let Some(key) = key.take() {
-                    map.insert(key, value);
-                }
-            }
-        }
-    }
-
-    fn into_value(self) -> Value {
-        match self {
-            Self::Array { items, .. } => Value::Array(items),
-            Self::Object { map, .. } => Value::Object(map),
-        }
+        f.debug_struct("Parser")
+            .field("state", &self.state)
+            .field("kept", &self.kept)
+            .finish_non_exhaustive()
     }
 }
 
@@ -606,95 +660,4 @@ fn is_start(byte: u8) -> bool {
 
 fn starts(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| is_start(**byte)).count()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const ROOM: Limits = Limits { string_chars: 1000, kept_bytes: 1 << 20 };
-
-    fn read(select: &'static Select, limits: Limits, text: &str, step: usize) -> (Option<Value>, Status) {
-        let mut parser = Parser::new(select, limits);
-        for piece in text.as_bytes().chunks(step) {
-            parser.push(piece, &mut |_| ());
-        }
-        parser.finish(&mut |_| ())
-    }
-
-    #[test]
-    fn only_the_selection_is_kept() {
-        static SELECT: Select = Select::Object(&[
-            ("model", Select::Scalar),
-            ("messages", Select::Array(Keep::Last(1), &Select::Object(&[("role", Select::Scalar)]))),
-            ("config", Select::Object(&[("temperature", Select::Scalar)])),
-        ]);
-        let text = r#" {"x":[{"y":"}]\""}], "model":"m", "messages":[{"role":"a","content":[1]},{"content":"c","role":"b"}],
-            "config":{"temperature":0.20,"deep":{"a":[[]]}}, "z":null} "#;
-        for step in 1..30 {
-            let (value, status) = read(&SELECT, ROOM, text, step);
-            assert_eq!(status, Status::Complete);
-            let value = value.unwrap();
-            assert_eq!(value["model"], "m");
-            assert_eq!(value["messages"], json!([{"role": "b"}]));
-            assert_eq!(value["config"].to_string(), r#"{"temperature":0.20}"#);
-            assert_eq!(value.as_object().unwrap().len(), 3);
-        }
-    }
-
-    #[test]
-    fn strings_are_cut_at_code_points() {
-        let limits = Limits { string_chars: 3, ..ROOM };
-        for step in 1..10 {
-            let (value, _) = read(&Select::All, limits, r#"["漢字😀x","ab\ud83d\ude00yz",""]"#, step);
-            assert_eq!(value.unwrap(), json!(["漢字😀", "ab😀", ""]));
-        }
-    }
-
-    #[test]
-    fn a_broken_document_keeps_what_was_seen() {
-        let (value, status) = read(&Select::All, ROOM, r#"{"a":1,"b":["x",{"c":"par"#, 4);
-        assert_eq!(status, Status::Unfinished);
-        assert_eq!(value.unwrap(), json!({"a": 1, "b": ["x", {"c": "par"}]}));
-        let (value, status) = read(&Select::All, ROOM, r#"{"a":1,"b":oops}"#, 4);
-        assert_eq!(status, Status::Broken);
-        assert_eq!(value.unwrap(), json!({"a": 1}));
-    }
-
-    #[test]
-    fn elements_come_as_they_complete() {
-        let mut parser = Parser::elements(&Select::All, ROOM);
-        let mut found = Vec::new();
-        parser.push(b"[{\"a\":1}\n,\r\n{\"a\":[2]},{\"a\"", &mut |value| found.push(value));
-        assert_eq!(found, [json!({"a": 1}), json!({"a": [2]})]);
-        parser.push(b":3}]", &mut |value| found.push(value));
-        assert_eq!(found.len(), 3);
-        assert_eq!(parser.finish(&mut |_| ()).1, Status::Complete);
-    }
-
-    #[test]
-    fn what_is_passed_over_costs_nothing() {
-        static SELECT: Select = Select::Object(&[("model", Select::Scalar)]);
-        let mut parser = Parser::new(&SELECT, ROOM);
-        parser.push(br#"{"image":""#, &mut |_| ());
-        for _ in 0..1000 {
-            parser.push(&[b'A'; 16 * 1024], &mut |_| ());
-        }
-        parser.push(br#"","model":"m"}"#, &mut |_| ());
-        assert!(parser.memory() < 4096, "{}", parser.memory());
-        assert_eq!(parser.finish(&mut |_| ()).0.unwrap(), json!({"model": "m"}));
-    }
-
-    #[test]
-    fn what_is_kept_is_bounded() {
-        let limits = Limits { string_chars: 1 << 20, kept_bytes: 64 * 1024 };
-        let mut parser = Parser::new(&Select::All, limits);
-        parser.push(b"[", &mut |_| ());
-        for _ in 0..1000 {
-            parser.push(format!("\"{}\",", "x".repeat(1000)).as_bytes(), &mut |_| ());
-        }
-        assert!(parser.memory() < 128 * 1024, "{}", parser.memory());
-    }
 }
