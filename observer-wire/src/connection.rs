@@ -1,5 +1,7 @@
 //! The whole way from chunks to calls, for one connection.
 
+use std::fmt;
+
 use crate::{
     call::LlmCall,
     chunk::{Chunk, Close, Direction, Origin, Timestamp},
@@ -22,7 +24,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { capture_content: false, output_preview_chars: 500, input_preview_chars: 500 }
+        Self {
+            capture_content: false,
+            output_preview_chars: 500,
+            input_preview_chars: 500,
+        }
     }
 }
 
@@ -57,7 +63,6 @@ pub enum CallEvent {
 }
 
 /// Follows one connection of one process.
-#[derive(Debug)]
 pub struct Connection {
     sent: Stream,
     received: Stream,
@@ -86,10 +91,17 @@ impl Connection {
         let calls = &mut self.calls;
         let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
         if piece.gap > 0 {
-            self.http.gap(chunk.direction, piece.gap, chunk.at, &mut handle);
+            self.http
+                .gap(chunk.direction, piece.gap, chunk.at, &mut handle);
         }
         if !piece.bytes.is_empty() {
-            self.http.data(chunk.direction, chunk.at, chunk.origin, piece.bytes, &mut handle);
+            self.http.data(
+                chunk.direction,
+                chunk.at,
+                chunk.origin,
+                piece.bytes,
+                &mut handle,
+            );
         }
     }
 
@@ -105,8 +117,14 @@ impl Connection {
         let calls = &mut self.calls;
         let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
         if let Some((sent, received)) = produced {
-            self.http.gap(Direction::Sent, self.sent.missing(sent), at, &mut handle);
-            self.http.gap(Direction::Received, self.received.missing(received), at, &mut handle);
+            self.http
+                .gap(Direction::Sent, self.sent.missing(sent), at, &mut handle);
+            self.http.gap(
+                Direction::Received,
+                self.received.missing(received),
+                at,
+                &mut handle,
+            );
         }
         self.http.close(close, at, &mut handle);
     }
@@ -114,5 +132,14 @@ impl Connection {
     /// Bytes held in memory, roughly.
     pub fn memory(&self) -> usize {
         self.http.memory() + self.calls.memory()
+    }
+}
+
+impl fmt::Debug for Connection {
+    // Content must not reach a log through `{:?}`; the HTTP parser holds a part of a head.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("calls", &self.calls)
+            .finish_non_exhaustive()
     }
 }

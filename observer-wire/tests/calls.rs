@@ -1,0 +1,573 @@
+//! Recorded exchanges and the calls that come out of them; see `exchanges/README.md`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may panic anywhere, not only in a test function"
+)]
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use observer_wire::{
+    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Timestamp,
+};
+use serde_json::{Map, Value, json};
+
+/// Time between two writes or reads.
+const STEP: Duration = Duration::from_millis(10);
+
+/// Stands in all prompts and answers.
+const SECRET: &str = "MARMALADE";
+
+const CONTENT: Options = Options {
+    capture_content: true,
+    output_preview_chars: 500,
+    input_preview_chars: 500,
+};
+
+#[test]
+fn recorded_exchanges_give_the_calls_expected() {
+    for case in cases() {
+        let script = Script::read(&case);
+        let name = case.file_stem().unwrap().to_str().unwrap();
+        let calls = play(&script, CONTENT, &mut whole);
+        let records: Vec<Value> = calls.iter().map(record).collect();
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path(case.parent().unwrap());
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.bind(|| {
+            insta::assert_snapshot!(name, serde_json::to_string_pretty(&records).unwrap());
+        });
+    }
+}
+
+#[test]
+fn the_calls_do_not_depend_on_how_the_bytes_are_split() {
+    for case in cases() {
+        let script = Script::read(&case);
+        let expected = play(&script, CONTENT, &mut whole);
+        let every_byte = play(&script, CONTENT, &mut |bytes| {
+            // A write that begins a request has two bytes at least.
+            [2].into_iter()
+                .chain(std::iter::repeat_n(1, bytes - 2))
+                .collect()
+        });
+        assert_eq!(every_byte, expected, "{} at every byte", case.display());
+        for seed in 1..=20_u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let split = play(&script, CONTENT, &mut |mut bytes| {
+                let mut lengths = Vec::new();
+                while bytes > 0 {
+                    // xorshift64 (Marsaglia 2003).
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let length = (2 + usize::try_from(random % 97).unwrap()).min(bytes);
+                    lengths.push(length);
+                    bytes -= length;
+                }
+                lengths
+            });
+            assert_eq!(
+                split,
+                expected,
+                "{} at random places, seed {seed}",
+                case.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn without_content_only_the_previews_are_missing() {
+    for case in cases() {
+        let script = Script::read(&case);
+        let with = play(&script, CONTENT, &mut whole);
+        let without = play(&script, Options::default(), &mut whole);
+        assert_eq!(with.len(), without.len(), "{}", case.display());
+        for (mut with, without) in with.into_iter().zip(without) {
+            with.input_preview = None;
+            with.output_preview = None;
+            assert_eq!(with, without, "{}", case.display());
+            assert!(
+                !format!("{without:?}").contains(SECRET),
+                "{}",
+                case.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn debugging_a_connection_shows_no_content() {
+    for case in cases() {
+        let script = Script::read(&case);
+        let mut connection = Connection::new(CONTENT);
+        let mut offsets = [0, 0];
+        for step in &script.steps {
+            if let Step::Bytes {
+                direction, bytes, ..
+            } = step
+            {
+                let offset = &mut offsets[usize::from(*direction == Direction::Sent)];
+                // A byte is held back, so that the end is always open.
+                let bytes = &bytes[..bytes.len() - 1];
+                let chunk = Chunk {
+                    direction: *direction,
+                    offset: *offset,
+                    at: Timestamp(0),
+                    origin: Origin(0),
+                    bytes,
+                };
+                connection.data(chunk, &mut |_| ());
+                *offset += bytes.len() as u64;
+                let shown = format!("{connection:?} {chunk:?}");
+                assert!(
+                    !shown.contains(SECRET) && !shown.contains("77, 65, 82, 77"),
+                    "{shown}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_conversation_is_shown_by_its_end() {
+    let long = format!("{SECRET} ").repeat(60);
+    let part = json!({"type": "text", "text": format!("x {SECRET}")});
+    let mut messages = vec![json!({"role": "user", "content": long}); 300];
+    messages.push(json!({"role": "user", "content": vec![part; 2000]}));
+    messages.push(json!({"role": "user", "content": "last but one"}));
+    messages.push(json!({"role": "user", "content": "last"}));
+    let openai = json!({"messages": messages, "model": "gpt-4o", "temperature": 0.5}).to_string();
+    let anthropic =
+        json!({"max_tokens": 9, "messages": messages, "model": "claude", "system": "Be brief."})
+            .to_string();
+    for (path, host, body, preview) in [
+        (
+            "/v1/chat/completions",
+            "api.openai.com",
+            openai,
+            "[user] last but one\n[user] last",
+        ),
+        (
+            "/v1/messages",
+            "api.anthropic.com",
+            anthropic,
+            "[system] Be brief.\n[user] last but one\n[user] last",
+        ),
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut connection = Connection::new(CONTENT);
+        let mut offset = 0;
+        for bytes in [head.as_bytes()]
+            .into_iter()
+            .chain(body.as_bytes().chunks(16 * 1024))
+        {
+            let chunk = Chunk {
+                direction: Direction::Sent,
+                offset,
+                at: Timestamp(0),
+                origin: Origin(0),
+                bytes,
+            };
+            connection.data(chunk, &mut |_| ());
+            offset += bytes.len() as u64;
+            assert!(connection.memory() < 256 * 1024, "{}", connection.memory());
+        }
+        let mut records = Vec::new();
+        connection.close(Close::Local, None, Timestamp(1), &mut |event| {
+            if let CallEvent::Ended { record, .. } = event {
+                records.push(record);
+            }
+        });
+        assert_eq!(records[0].input_preview.as_deref(), Some(preview));
+        assert!(records[0].model.is_some());
+    }
+}
+
+/// 1,000 of these at a time must fit into 64 MB.
+#[test]
+fn a_large_request_costs_little_without_content() {
+    let text = "All work and no play makes Jack a dull boy. ".repeat(24 * 1024);
+    let image = format!("data:image/png;base64,{}", "QUJD".repeat(256 * 1024));
+    let many: Vec<Value> = (0..20_000)
+        .map(|n| json!({"role": "user", "content": format!("message {n}")}))
+        .collect();
+    let contents: Vec<Value> = (0..20_000)
+        .map(|n| json!({"role": "user", "parts": [{"text": format!("{n}")}]}))
+        .collect();
+    let bodies = [
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": text}], "model": "m"}),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": image}}]}], "model": "m"}),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": many, "model": "m"}),
+        ),
+        ("/any/path", json!({"messages": many, "model": "m"})),
+        (
+            "/v1/messages",
+            json!({"max_tokens": 1, "messages": many, "model": "m", "system": text}),
+        ),
+        (
+            "/v1beta/models/m:generateContent",
+            json!({"contents": contents, "systemInstruction": text}),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"model": text, "messages": many}),
+        ),
+    ];
+    for (path, body) in bodies {
+        let body = body.to_string();
+        assert!(body.len() > 800_000, "{}", body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: llm.internal\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len() + 1
+        );
+        let mut connection = Connection::new(Options::default());
+        let mut offset = 0;
+        for bytes in [head.as_bytes()]
+            .into_iter()
+            .chain(body.as_bytes().chunks(16 * 1024))
+        {
+            let chunk = Chunk {
+                direction: Direction::Sent,
+                offset,
+                at: Timestamp(0),
+                origin: Origin(0),
+                bytes,
+            };
+            connection.data(chunk, &mut |_| ());
+            offset += bytes.len() as u64;
+            assert!(
+                connection.memory() <= 64 * 1024,
+                "{path}: {}",
+                connection.memory()
+            );
+        }
+    }
+}
+
+/// One thing that happens on a connection.
+enum Step {
+    Bytes {
+        direction: Direction,
+        bytes: Vec<u8>,
+        at: Timestamp,
+    },
+    Close {
+        close: Close,
+        at: Timestamp,
+    },
+    Lost {
+        direction: Direction,
+        bytes: u64,
+    },
+}
+
+struct Script {
+    steps: Vec<Step>,
+}
+
+impl Script {
+    fn read(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap();
+        let mut script = Self { steps: Vec::new() };
+        let mut at = Duration::ZERO;
+        for section in text.trim_end_matches('\n').split("\n=== ").skip(1) {
+            let (title, message) = section.split_once('\n').unwrap_or((section, ""));
+            let mut words = title.split_whitespace();
+            let direction = match words.next().unwrap() {
+                "close" => {
+                    let close = match words.next().unwrap() {
+                        "detached" => Close::Detached,
+                        "local" => Close::Local,
+                        "peer" => Close::Peer { clean: true },
+                        "process-exit" => Close::ProcessExit,
+                        other => panic!("{}: who is {other}?", path.display()),
+                    };
+                    script.steps.push(Step::Close {
+                        close,
+                        at: timestamp(at),
+                    });
+                    continue;
+                }
+                "request" => Direction::Sent,
+                "response" => Direction::Received,
+                "wait" => {
+                    let duration = words.next().unwrap();
+                    at += match duration.strip_suffix("ms") {
+                        Some(number) => Duration::from_millis(number.parse().unwrap()),
+                        None => Duration::from_secs(
+                            duration.strip_suffix('s').unwrap().parse().unwrap(),
+                        ),
+                    };
+                    continue;
+                }
+                other => panic!("{}: what is {other}?", path.display()),
+            };
+            for piece in pieces(message, words.next().is_none()) {
+                script.add(direction, &piece, timestamp(at));
+                at += STEP;
+            }
+        }
+        script
+    }
+
+    /// Adds a piece without what is lost of it.
+    fn add(&mut self, direction: Direction, mut piece: &[u8], at: Timestamp) {
+        while let Some(start) = find(piece, LOST_START) {
+            let end = start + find(&piece[start..], LOST_END).unwrap();
+            self.bytes(direction, &piece[..start], at);
+            self.steps.push(Step::Lost {
+                direction,
+                bytes: (end - start - LOST_START.len()) as u64,
+            });
+            piece = &piece[end + LOST_END.len()..];
+        }
+        self.bytes(direction, piece, at);
+    }
+
+    fn bytes(&mut self, direction: Direction, bytes: &[u8], at: Timestamp) {
+        if !bytes.is_empty() {
+            self.steps.push(Step::Bytes {
+                direction,
+                bytes: bytes.to_owned(),
+                at,
+            });
+        }
+    }
+}
+
+const LOST_START: &[u8] = b"<<lost";
+const LOST_END: &[u8] = b">>";
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// Length of a text on the wire.
+fn wire_length(bytes: &[u8]) -> usize {
+    let marks = bytes
+        .windows(LOST_START.len())
+        .filter(|window| *window == LOST_START)
+        .count();
+    bytes.len() - marks * (LOST_START.len() + LOST_END.len())
+}
+
+/// The writes of a message.
+fn pieces(message: &str, finished: bool) -> Vec<Vec<u8>> {
+    let (head, body) = message.split_once("\n\n").unwrap_or((message, ""));
+    let has = |field: &str| head.to_ascii_lowercase().contains(field);
+    let chunked = has("\ntransfer-encoding: chunked");
+    let mut bodies: Vec<Vec<u8>> = match () {
+        () if body.is_empty() => Vec::new(),
+        () if chunked && has("\ncontent-type: text/event-stream") => body
+            .trim_end()
+            .split("\n\n")
+            .map(|event| format!("{event}\n\n").into_bytes())
+            .collect(),
+        () if chunked => body
+            .split_inclusive('\n')
+            .map(|line| line.as_bytes().to_vec())
+            .collect(),
+        () => vec![body.as_bytes().to_vec()],
+    };
+    if has("\ncontent-encoding: gzip") {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        for body in &mut bodies {
+            encoder.write_all(body).unwrap();
+            encoder.flush().unwrap();
+            *body = std::mem::take(encoder.get_mut());
+        }
+        if finished {
+            bodies.last_mut().unwrap().extend(encoder.finish().unwrap());
+        }
+    }
+    let mut first = head.replace('\n', "\r\n").into_bytes();
+    if !chunked && !has("\ncontent-length:") && !has("\nconnection: close") {
+        let length: usize = bodies.iter().map(|body| wire_length(body)).sum();
+        first.extend(format!("\r\ncontent-length: {length}").bytes());
+    }
+    first.extend(b"\r\n\r\n");
+    let mut pieces = vec![first];
+    for body in bodies {
+        pieces.push(if chunked {
+            [
+                format!("{:x}\r\n", wire_length(&body)).as_bytes(),
+                &body,
+                b"\r\n",
+            ]
+            .concat()
+        } else {
+            body
+        });
+    }
+    if chunked && finished {
+        pieces.push(b"0\r\n\r\n".to_vec());
+    }
+    pieces
+}
+
+/// Runs a script on a connection; `split` says in which lengths a piece is handed over.
+fn play(
+    script: &Script,
+    options: Options,
+    split: &mut dyn FnMut(usize) -> Vec<usize>,
+) -> Vec<LlmCall> {
+    let mut connection = Connection::new(options);
+    let mut open: Vec<CallId> = Vec::new();
+    let mut calls = Vec::new();
+    let mut report = |event: CallEvent| match event {
+        CallEvent::Started { call, origin, .. } => {
+            assert_eq!(origin, Origin(7));
+            open.push(call);
+        }
+        CallEvent::Ended { call, record } => {
+            assert!(open.contains(&call), "{call:?} ended without a start");
+            open.retain(|open| *open != call);
+            calls.push(*record);
+        }
+        CallEvent::Dismissed { call } => {
+            assert!(
+                open.contains(&call),
+                "{call:?} was dismissed without a start"
+            );
+            open.retain(|open| *open != call);
+        }
+    };
+    let mut offsets = [0_u64; 2];
+    let mut end = Timestamp(0);
+    let mut closed = false;
+    for step in &script.steps {
+        match step {
+            Step::Bytes {
+                direction,
+                bytes,
+                at,
+            } => {
+                let offset = &mut offsets[usize::from(*direction == Direction::Sent)];
+                let mut rest = bytes.as_slice();
+                for length in split(bytes.len()) {
+                    let (piece, tail) = rest.split_at(length);
+                    rest = tail;
+                    let chunk = Chunk {
+                        direction: *direction,
+                        offset: *offset,
+                        at: *at,
+                        origin: Origin(7),
+                        bytes: piece,
+                    };
+                    connection.data(chunk, &mut report);
+                    *offset += length as u64;
+                }
+                assert!(rest.is_empty());
+                end = *at;
+            }
+            Step::Lost { direction, bytes } => {
+                offsets[usize::from(*direction == Direction::Sent)] += bytes;
+            }
+            Step::Close { close, at } => {
+                connection.close(*close, Some((offsets[1], offsets[0])), *at, &mut report);
+                closed = true;
+            }
+        }
+    }
+    if !closed {
+        connection.close(
+            Close::Local,
+            Some((offsets[1], offsets[0])),
+            end,
+            &mut report,
+        );
+    }
+    assert!(open.is_empty(), "{open:?} did not end");
+    calls
+}
+
+fn whole(bytes: usize) -> Vec<usize> {
+    vec![bytes]
+}
+
+fn timestamp(at: Duration) -> Timestamp {
+    Timestamp(1_000_000_000 + u64::try_from(at.as_nanos()).unwrap())
+}
+
+/// The call with the members that say something.
+fn record(call: &LlmCall) -> Value {
+    let record = json!({
+        "provider": call.provider,
+        "operation": call.operation,
+        "model": call.model,
+        "response_model": call.response_model,
+        "prompt_tokens": call.prompt_tokens,
+        "completion_tokens": call.completion_tokens,
+        "cached_tokens": call.cached_tokens,
+        "reasoning_tokens": call.reasoning_tokens,
+        "temperature": call.temperature,
+        "stream": call.stream,
+        "start_ms": call.start.since(timestamp(Duration::ZERO)).as_millis(),
+        "latency_ms": call.latency.as_millis(),
+        "time_to_first_token_ms": call.time_to_first_token.map(|time| time.as_millis()),
+        "status_code": call.status_code,
+        "error_type": call.error_type,
+        "error_message": call.error_message,
+        "finish_reasons": call.finish_reasons,
+        "tool_calls": call.tool_calls,
+        "request_id": call.request_id,
+        "input_preview": call.input_preview,
+        "output_preview": call.output_preview,
+        "attempts": call.attempts,
+        "server_address": call.server_address,
+        "server_port": call.server_port,
+        "url_path": call.url_path,
+        "incomplete": call.incomplete.map(|incomplete| incomplete.as_str()),
+    });
+    let Value::Object(record) = record else {
+        unreachable!()
+    };
+    Value::Object(
+        record
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .collect::<Map<_, _>>(),
+    )
+}
+
+/// All cases, in order.
+fn cases() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exchanges");
+    let mut cases: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .flat_map(|folder| {
+            fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+        })
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "http")
+        })
+        .collect();
+    cases.sort();
+    assert!(!cases.is_empty());
+    cases
+}
