@@ -21,6 +21,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--n", type=int)
     options.add_argument("--no-usage", action="store_true")
     options.add_argument("--break-after", type=int, help="leave the stream after this many events")
+    options.add_argument("--cancel-after", type=float, help="cancel an asynchronous call after this many seconds")
+    options.add_argument("--retries", type=int, default=0)
     options.add_argument("--timeout", type=float, default=60.0)
     return options
 
@@ -52,7 +54,7 @@ class Client:
             client = make(
                 base_url=f"{options.url}{prefix}/v1",
                 api_key=key,
-                max_retries=0,
+                max_retries=options.retries,
                 timeout=options.timeout,
                 default_headers=headers,
             )
@@ -63,21 +65,21 @@ class Client:
             client = make(
                 base_url=options.url,
                 api_key=key,
-                max_retries=0,
+                max_retries=options.retries,
                 timeout=options.timeout,
                 default_headers=headers,
             )
         else:
             from google import genai
 
-            client = genai.Client(
-                api_key=key,
-                http_options={
-                    "base_url": options.url,
-                    "headers": headers,
-                    "timeout": int(options.timeout * 1000),
-                },
-            )
+            http_options: dict = {
+                "base_url": options.url,
+                "headers": headers,
+                "timeout": int(options.timeout * 1000),
+            }
+            if options.retries:
+                http_options["retry_options"] = {"attempts": options.retries + 1, "initial_delay": 0.05}
+            client = genai.Client(api_key=key, http_options=http_options)
         self.client = wrap(client)
 
     def request(self, case: str) -> dict:
@@ -177,20 +179,24 @@ def call(client: Client, case: str) -> str:
 async def call_async(client: Client, case: str) -> str:
     seen = Seen(case)
     try:
-        answer = await client.start(case)
-        if not client.streaming:
-            seen.text = client.text(answer)
-        else:
-            index = 0
-            async for event in answer:
-                seen.text += client.text(event)
-                index += 1
-                if index == client.options.break_after:
-                    await (answer.aclose() if hasattr(answer, "aclose") else answer.close())
-                    break
+        await asyncio.wait_for(read_async(client, seen), client.options.cancel_after)
     except Exception as error:
         seen.error = error
     return seen.line()
+
+
+async def read_async(client: Client, seen: Seen) -> None:
+    answer = await client.start(seen.case)
+    if not client.streaming:
+        seen.text = client.text(answer)
+        return
+    index = 0
+    async for event in answer:
+        seen.text += client.text(event)
+        index += 1
+        if index == client.options.break_after:
+            await (answer.aclose() if hasattr(answer, "aclose") else answer.close())
+            break
 
 
 async def close_async(client: Client) -> None:

@@ -184,6 +184,12 @@ fn what_an_answer_that_ends_too_soon_looks_like() {
             (&of_cut.into(), &"cut".into())
         );
 
+        let (seen, truth) = call(&scene, sdk, "stream", "events=20; cut-reset=8", &[]);
+        assert_eq!(
+            (&seen["error_type"].is_null(), &truth["ended"]),
+            (&false, &"cut".into())
+        );
+
         let (seen, truth) = call(&scene, sdk, "stream", "events=20; stream-error=8", &[]);
         let expected = match sdk {
             "openai" => "APIError",
@@ -226,6 +232,57 @@ fn clients_that_leave() {
             (&"client gone".into(), &Value::Null)
         );
     }
+}
+
+#[test]
+fn calls_that_are_cancelled() {
+    let scene = Scene::new();
+    for sdk in ["openai", "anthropic", "google"] {
+        for (mode, behaviour) in [
+            ("async", "hang"),
+            ("async-stream", "events=400; token-ms=10"),
+        ] {
+            let (seen, truth) = call(&scene, sdk, mode, behaviour, &["--cancel-after", "0.3"]);
+            assert_eq!(
+                (&seen["error_type"], &truth["ended"]),
+                (&"TimeoutError".into(), &"client gone".into()),
+                "{sdk} {mode}"
+            );
+        }
+    }
+}
+
+#[test]
+fn attempts_of_one_call() {
+    let scene = Scene::new();
+    for sdk in ["openai", "xai", "anthropic"] {
+        let arguments = [
+            "--sdk",
+            sdk,
+            "--retries",
+            "2",
+            "--behaviour",
+            "error=503; fails=2",
+        ];
+        let before = scene.provider.truth().len();
+        let seen = run(&scene, "calls.py", &arguments);
+        let truth = scene.provider.wait_for(before + 3).split_off(before);
+        let statuses: Vec<_> = truth.iter().map(|truth| &truth["status_code"]).collect();
+        assert_eq!(statuses, [503, 503, 200], "{sdk}");
+        assert_eq!(seen[0]["text"], truth[2]["text"], "{sdk}");
+    }
+}
+
+#[test]
+fn an_error_that_is_a_string() {
+    let scene = Scene::new();
+    let (seen, truth) = call(&scene, "xai", "sync", "error=429; error-text", &[]);
+    assert!(truth["error_body"]["error"].is_string());
+    // The SDK of OpenAI looks for an object and leaves the text out.
+    assert_eq!(
+        (&seen["error_type"], &seen["error_message"]),
+        (&"RateLimitError".into(), &"Error code: 429".into())
+    );
 }
 
 #[test]

@@ -235,6 +235,12 @@ fn error(
         Body::Whole(body.into_bytes()),
         truth,
     );
+    if behaviour.has("fails") {
+        // So that nobody waits for the back-off of the SDKs.
+        answer
+            .headers
+            .push(("retry-after-ms".to_owned(), "20".to_owned()));
+    }
     answer.truth["error_body"] = document.clone();
     answer
 }

@@ -8,11 +8,14 @@
 //! | `close` | close_notify after the answer |
 //! | `cut=N` | the TCP connection is cut after N pieces of the body |
 //! | `cut-clean=N` | as `cut`, with a close_notify |
+//! | `cut-reset=N` | as `cut`, with a TCP reset instead of an end |
 //! | `delay-ms=N` | a pause before the head |
 //! | `early` | the answer comes before the request body is read |
 //! | `encoding=gzip\|deflate\|br\|zstd` | content coding |
 //! | `error=STATUS` | an error of that HTTP status, in the provider's form |
+//! | `error-text` | the error is a string, as xAI has it, in the form of OpenAI |
 //! | `events=N` | pieces of text of a stream |
+//! | `fails=N` | with `error`: only the first N attempts of an SDK that counts them fail |
 //! | `framing=chunked\|length\|close` | how the end of the body is told |
 //! | `hang` | no answer at all |
 //! | `html` | the error's body is HTML |
@@ -36,7 +39,17 @@ pub struct Behaviour {
 impl Behaviour {
     /// Reads the header.
     pub(super) fn of(request: &Request) -> Self {
-        Self::parse(request.header("x-test-behaviour").unwrap_or_default())
+        let mut behaviour = Self::parse(request.header("x-test-behaviour").unwrap_or_default());
+        let attempt = request
+            .header("x-stainless-retry-count")
+            .and_then(|count| count.parse().ok());
+        if behaviour
+            .number("fails")
+            .is_some_and(|fails| attempt >= Some(fails))
+        {
+            behaviour.keys.remove("error");
+        }
+        behaviour
     }
 
     /// Reads the header's value.

@@ -12,6 +12,8 @@ use flate2::{
     write::{GzEncoder, ZlibEncoder},
 };
 
+use rustix::net::sockopt::set_socket_linger;
+
 use super::{
     answer::{Answer, Body},
     behaviour::Behaviour,
@@ -92,9 +94,9 @@ fn write(
     }
     head.push_str("\r\n");
     pieces(stream, head.as_bytes(), random)?;
-    let cut = behaviour
-        .number("cut")
-        .or_else(|| behaviour.number("cut-clean"));
+    let cut = ["cut", "cut-clean", "cut-reset"]
+        .iter()
+        .find_map(|key| behaviour.number(key));
     let paced = streamed && (behaviour.has("token-ms") || behaviour.has("pause-ms"));
     let mut pending = Vec::new();
     for (index, part) in coded.into_iter().enumerate() {
@@ -105,7 +107,12 @@ fn write(
                 stream.conn.send_close_notify();
                 stream.flush()?;
             }
-            stream.sock.shutdown(Shutdown::Both)?;
+            if behaviour.has("cut-reset") {
+                // What lingers for no time is reset when it is closed.
+                set_socket_linger(&stream.sock, Some(Duration::ZERO))?;
+            } else {
+                stream.sock.shutdown(Shutdown::Both)?;
+            }
             return Ok(Ending::Cut);
         }
         if streamed {

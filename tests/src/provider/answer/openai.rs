@@ -39,8 +39,11 @@ pub(super) fn answer(
             _ => ("invalid_request_error", "invalid_value"),
         };
         let message = format!("It's refused with {status}: naïve \"quote\"");
-        let body =
-            json!({"error": {"message": message, "type": kind, "param": null, "code": code}});
+        let body = if behaviour.has("error-text") {
+            json!({"code": code, "error": message})
+        } else {
+            json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
+        };
         return error(
             u16::try_from(status).unwrap_or(500),
             ID_HEADER,
