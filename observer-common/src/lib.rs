@@ -154,7 +154,12 @@ pub enum Loss {
 
 impl Loss {
     /// All causes, in the order of their index.
-    pub const ALL: [Self; 4] = [Self::RingFull, Self::Fault, Self::Untracked, Self::ProcessEvent];
+    pub const ALL: [Self; 4] = [
+        Self::RingFull,
+        Self::Fault,
+        Self::Untracked,
+        Self::ProcessEvent,
+    ];
 
     /// A short name for messages.
     pub fn as_str(self) -> &'static str {

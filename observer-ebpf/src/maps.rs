@@ -20,11 +20,13 @@ pub static WATCHED: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
 
 /// Calls of the TLS library that a thread (`pid_tgid`) has entered and not yet left.
 #[map]
-pub static CALLS: HashMap<u64, OpenCalls> = HashMap::with_max_entries(1 << 16, 1 /* BPF_F_NO_PREALLOC */);
+pub static CALLS: HashMap<u64, OpenCalls> =
+    HashMap::with_max_entries(1 << 16, 1 /* BPF_F_NO_PREALLOC */);
 
 /// What is known of a connection.
 #[map]
-pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> = LruHashMap::with_max_entries(1 << 16, 0);
+pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
+    LruHashMap::with_max_entries(1 << 16, 0);
 
 /// Processes that have used a TLS library: their exit is reported.
 #[map]
@@ -32,7 +34,8 @@ pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14,
 
 /// Threads that are about to map a file as executable.
 #[map]
-pub static MAPPING: HashMap<u64, u8> = HashMap::with_max_entries(1 << 14, 1 /* BPF_F_NO_PREALLOC */);
+pub static MAPPING: HashMap<u64, u8> =
+    HashMap::with_max_entries(1 << 14, 1 /* BPF_F_NO_PREALLOC */);
 
 /// Losses: for each cause of [`Loss`] the number of events and of bytes.
 #[map]
@@ -66,6 +69,9 @@ pub struct Connection {
     pub generation: u64,
     pub sent: u64,
     pub received: u64,
+    /// When a write was begun that could not be completed yet (SSL_ERROR_WANT_WRITE) and has to be
+    /// repeated; else 0.
+    pub write_since: u64,
 }
 
 /// A call of the TLS library that was entered.

@@ -1,8 +1,6 @@
 //! Tracepoints for the life of processes: who forks, executes, exits, and maps code.
 
-use aya_ebpf::{
-    helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext,
-};
+use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext};
 use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAP, Loss, ProcessRecord};
 
 use crate::{
@@ -29,7 +27,9 @@ pub fn process_fork(context: TracePointContext) -> u32 {
     }
     let offset = fork_child_pid_offset() as usize;
     // SAFETY: the agent read the offset from the tracepoint's format.
-    let Ok(child) = (unsafe { context.read_at::<u32>(offset) }) else { return 0 };
+    let Ok(child) = (unsafe { context.read_at::<u32>(offset) }) else {
+        return 0;
+    };
     if WATCHED.insert(child, 1, 0).is_err() {
         lost(Loss::Untracked, 0);
     }
@@ -93,7 +93,9 @@ pub fn mmap_exit(context: TracePointContext) -> u32 {
         return 0;
     }
     // SAFETY: the layout is that of the tracepoint.
-    let Ok(result) = (unsafe { context.read_at::<i64>(SYSCALL_RESULT) }) else { return 0 };
+    let Ok(result) = (unsafe { context.read_at::<i64>(SYSCALL_RESULT) }) else {
+        return 0;
+    };
     // Results from -4095 are errors.
     if !(-4095..0).contains(&result) {
         report(KIND_MAP, 0, tgid, tid);

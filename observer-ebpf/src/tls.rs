@@ -8,9 +8,7 @@
 
 use aya_ebpf::{
     bindings::pt_regs,
-    helpers::{
-        bpf_ktime_get_boot_ns, bpf_probe_read_user, generated::bpf_get_attach_cookie,
-    },
+    helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_user, generated::bpf_get_attach_cookie},
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
@@ -32,8 +30,14 @@ const SSL_ERROR_SSL: i32 = 1;
 const SSL_ERROR_SYSCALL: i32 = 5;
 const SSL_ERROR_ZERO_RETURN: i32 = 6;
 
-const NO_CALL: OpenCall =
-    OpenCall { function: 0, ssl: 0, buffer: 0, count: 0, entered_at: 0, stack: 0 };
+const NO_CALL: OpenCall = OpenCall {
+    function: 0,
+    ssl: 0,
+    buffer: 0,
+    count: 0,
+    entered_at: 0,
+    stack: 0,
+};
 
 /// Entry of a function of [`function`]; the cookie says which.
 #[uprobe]
@@ -42,7 +46,9 @@ pub fn ssl_enter(context: ProbeContext) -> u32 {
     if !watched(tgid) {
         return 0;
     }
-    let Some(ssl) = context.arg::<u64>(0) else { return 0 };
+    let Some(ssl) = context.arg::<u64>(0) else {
+        return 0;
+    };
     let call = OpenCall {
         // SAFETY: the context is the one that the kernel passed.
         function: unsafe { bpf_get_attach_cookie(context.regs.cast()) },
@@ -54,12 +60,22 @@ pub fn ssl_enter(context: ProbeContext) -> u32 {
         stack: stack_pointer(context.regs),
     };
     if CALLS.get_ptr_mut(thread).is_none()
-        && CALLS.insert(thread, OpenCalls { calls: [NO_CALL; NESTED_CALLS] }, 0).is_err()
+        && CALLS
+            .insert(
+                thread,
+                OpenCalls {
+                    calls: [NO_CALL; NESTED_CALLS],
+                },
+                0,
+            )
+            .is_err()
     {
         lost(Loss::Untracked, 0);
         return 0;
     }
-    let Some(open) = CALLS.get_ptr_mut(thread) else { return 0 };
+    let Some(open) = CALLS.get_ptr_mut(thread) else {
+        return 0;
+    };
     for place in 0..NESTED_CALLS {
         // SAFETY: a map value; only this thread uses it, and `place` is in bounds.
         let slot = unsafe { &mut (*open).calls[place] };
@@ -78,7 +94,9 @@ pub fn ssl_enter(context: ProbeContext) -> u32 {
 #[uretprobe]
 pub fn ssl_return(context: RetProbeContext) -> u32 {
     let (tgid, tid, thread) = current();
-    let Some(open) = CALLS.get_ptr_mut(thread) else { return 0 };
+    let Some(open) = CALLS.get_ptr_mut(thread) else {
+        return 0;
+    };
     let stack = stack_pointer_before_return(context.regs);
     for place in 0..NESTED_CALLS {
         // SAFETY: a map value; only this thread uses it, and `place` is in bounds.
@@ -100,7 +118,10 @@ pub fn ssl_free(context: ProbeContext) -> u32 {
     if let Some(ssl) = context.arg::<u64>(0)
         && closing(ssl, tgid, tid, KIND_FREE)
     {
-        let _ = CONNECTIONS.remove(ConnectionKey { ssl, tgid: u64::from(tgid) });
+        let _ = CONNECTIONS.remove(ConnectionKey {
+            ssl,
+            tgid: u64::from(tgid),
+        });
     }
     0
 }
@@ -117,24 +138,21 @@ pub fn ssl_shutdown(context: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
-    let (direction, bytes) = match call.function {
-        function::SSL_WRITE | function::SSL_READ => {
-            if result <= 0 {
-                return;
-            }
-            (if call.function == function::SSL_WRITE { SENT } else { RECEIVED }, result as u64)
-        }
-        function::SSL_WRITE_EX | function::SSL_READ_EX => {
-            if result != 1 {
-                return;
-            }
+    let direction = match call.function {
+        function::SSL_WRITE | function::SSL_WRITE_EX => SENT,
+        _ => RECEIVED,
+    };
+    let bytes = match call.function {
+        function::SSL_WRITE | function::SSL_READ if result > 0 => result as u64,
+        function::SSL_WRITE_EX | function::SSL_READ_EX if result == 1 => {
             // SAFETY: the helper checks the address.
             let Ok(bytes) = (unsafe { bpf_probe_read_user(call.count as *const u64) }) else {
                 lost(Loss::Fault, 0);
                 return;
             };
-            (if call.function == function::SSL_WRITE_EX { SENT } else { RECEIVED }, bytes)
+            bytes
         }
+        function::SSL_WRITE | function::SSL_WRITE_EX => 0,
         function::SSL_GET_ERROR => {
             match result {
                 SSL_ERROR_ZERO_RETURN => closing(call.ssl, tgid, tid, KIND_PEER_CLOSED),
@@ -145,12 +163,20 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
         }
         _ => return,
     };
-    if bytes == 0 {
+    if bytes == 0 && direction != SENT {
         return;
     }
-    let key = ConnectionKey { ssl: call.ssl, tgid: u64::from(tgid) };
+    let key = ConnectionKey {
+        ssl: call.ssl,
+        tgid: u64::from(tgid),
+    };
     if CONNECTIONS.get_ptr_mut(key).is_none() {
-        let connection = Connection { generation: call.entered_at, sent: 0, received: 0 };
+        let connection = Connection {
+            generation: call.entered_at,
+            sent: 0,
+            received: 0,
+            write_since: 0,
+        };
         if CONNECTIONS.insert(key, connection, 0).is_err() {
             lost(Loss::Untracked, bytes);
             return;
@@ -164,9 +190,15 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
     // SAFETY: a map value. The library allows one call at a time on a connection.
     let connection = unsafe { &mut *connection };
     let (offset, at) = if direction == SENT {
+        if connection.write_since == 0 {
+            connection.write_since = call.entered_at;
+        }
+        if bytes == 0 {
+            return;
+        }
         let offset = connection.sent;
         connection.sent = offset + bytes;
-        (offset, call.entered_at)
+        (offset, core::mem::take(&mut connection.write_since))
     } else {
         let offset = connection.received;
         connection.received = offset + bytes;
@@ -189,9 +221,14 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
 /// Reports the end of a connection if bytes of it have been seen.
 #[inline(always)]
 fn closing(ssl: u64, tgid: u32, tid: u32, kind: u32) -> bool {
-    let key = ConnectionKey { ssl, tgid: u64::from(tgid) };
+    let key = ConnectionKey {
+        ssl,
+        tgid: u64::from(tgid),
+    };
     // SAFETY: the value is copied at once.
-    let Some(connection) = (unsafe { CONNECTIONS.get(key) }).copied() else { return false };
+    let Some(connection) = (unsafe { CONNECTIONS.get(key) }).copied() else {
+        return false;
+    };
     emit::close(CloseRecord {
         kind,
         reserved: 0,

@@ -42,22 +42,52 @@ mod tests {
     use crate::chunk::{Direction, Origin, Timestamp};
 
     fn chunk(offset: u64, bytes: &[u8]) -> Chunk<'_> {
-        Chunk { direction: Direction::Sent, offset, at: Timestamp(0), origin: Origin(0), bytes }
+        Chunk {
+            direction: Direction::Sent,
+            offset,
+            at: Timestamp(0),
+            origin: Origin(0),
+            bytes,
+        }
     }
 
     #[test]
     fn the_first_chunk_sets_the_start() {
         let mut stream = Stream::default();
-        assert_eq!(stream.push(&chunk(100, b"ab")), Piece { gap: 0, bytes: b"ab" });
-        assert_eq!(stream.push(&chunk(102, b"c")), Piece { gap: 0, bytes: b"c" });
+        assert_eq!(
+            stream.push(&chunk(100, b"ab")),
+            Piece {
+                gap: 0,
+                bytes: b"ab"
+            }
+        );
+        assert_eq!(
+            stream.push(&chunk(102, b"c")),
+            Piece {
+                gap: 0,
+                bytes: b"c"
+            }
+        );
     }
 
     #[test]
     fn a_jump_is_a_gap_and_a_step_back_a_repetition() {
         let mut stream = Stream::default();
         stream.push(&chunk(0, b"abc"));
-        assert_eq!(stream.push(&chunk(5, b"f")), Piece { gap: 2, bytes: b"f" });
-        assert_eq!(stream.push(&chunk(4, b"efg")), Piece { gap: 0, bytes: b"g" });
+        assert_eq!(
+            stream.push(&chunk(5, b"f")),
+            Piece {
+                gap: 2,
+                bytes: b"f"
+            }
+        );
+        assert_eq!(
+            stream.push(&chunk(4, b"efg")),
+            Piece {
+                gap: 0,
+                bytes: b"g"
+            }
+        );
         assert_eq!(stream.push(&chunk(0, b"abc")), Piece { gap: 0, bytes: b"" });
         assert_eq!(stream.missing(9), 2);
     }

@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_wire::{CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp};
+use observer_wire::{
+    CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{debug, warn};
 
@@ -129,7 +131,12 @@ impl Agent {
             ended: Vec::new(),
             settings,
         };
-        Self { attacher, capture, pipeline, dying: Vec::new() }
+        Self {
+            attacher,
+            capture,
+            pipeline,
+            dying: Vec::new(),
+        }
     }
 
     /// Works until a signal comes in at `signals`, nobody is left to be watched, or the output fails.
@@ -137,7 +144,11 @@ impl Agent {
     /// # Errors
     ///
     /// The kernel does not let the agent wait.
-    pub fn run(&mut self, signals: &OwnedFd, mut signal: impl FnMut() -> Option<i32>) -> anyhow::Result<Outcome> {
+    pub fn run(
+        &mut self,
+        signals: &OwnedFd,
+        mut signal: impl FnMut() -> Option<i32>,
+    ) -> anyhow::Result<Outcome> {
         let mut last_tick = Instant::now();
         loop {
             let handled = self.drain(BATCH);
@@ -169,7 +180,9 @@ impl Agent {
             ];
             match poll(&mut ready, Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(anyhow::Error::from(error).context("cannot wait for events")),
+                Err(error) => {
+                    return Err(anyhow::Error::from(error).context("cannot wait for events"));
+                }
             }
         }
     }
@@ -194,10 +207,17 @@ impl Agent {
     ///
     /// The records cannot be written.
     pub fn finish(self) -> anyhow::Result<Summary> {
-        let Self { attacher, mut capture, mut pipeline, .. } = self;
+        let Self {
+            attacher,
+            mut capture,
+            mut pipeline,
+            ..
+        } = self;
         // No probe, no new records: what is in the buffer then is all.
         drop(attacher);
-        capture.drain(usize::MAX, |event| pipeline.handle(event, &mut Chores::default()));
+        capture.drain(usize::MAX, |event| {
+            pipeline.handle(event, &mut Chores::default())
+        });
         let now = clock::now();
         let keys: Vec<(Pid, u64)> = pipeline.connections.keys().copied().collect();
         for key in keys {
@@ -221,7 +241,9 @@ impl Agent {
     fn drain(&mut self, limit: usize) -> usize {
         let mut chores = Chores::default();
         let pipeline = &mut self.pipeline;
-        let handled = self.capture.drain(limit, |event| pipeline.handle(event, &mut chores));
+        let handled = self
+            .capture
+            .drain(limit, |event| pipeline.handle(event, &mut chores));
         for child in chores.children {
             if processes::is_process(child)
                 && let Err(error) = self.attacher.child(Pid(child))
@@ -258,19 +280,43 @@ impl Agent {
 impl Pipeline {
     fn handle(&mut self, event: Event<'_>, chores: &mut Chores) {
         match event {
-            Event::Data { connection, tid, direction, offset, at, comm, bytes } => {
+            Event::Data {
+                connection,
+                tid,
+                direction,
+                offset,
+                at,
+                comm,
+                bytes,
+            } => {
                 self.bytes += bytes.len() as u64;
                 self.identify(connection.pid, comm);
                 self.open(connection, at);
-                let chunk = Chunk { direction, offset, at, origin: Origin(u64::from(tid)), bytes };
+                let chunk = Chunk {
+                    direction,
+                    offset,
+                    at,
+                    origin: Origin(u64::from(tid)),
+                    bytes,
+                };
                 self.advance((connection.pid, connection.ssl), |tracked, report| {
                     tracked.last = at;
                     tracked.connection.data(chunk, report);
                 });
             }
-            Event::Close { connection, close, freed, produced, at } => {
+            Event::Close {
+                connection,
+                close,
+                freed,
+                produced,
+                at,
+            } => {
                 let key = (connection.pid, connection.ssl);
-                if self.connections.get(&key).is_some_and(|known| known.generation == connection.generation) {
+                if self
+                    .connections
+                    .get(&key)
+                    .is_some_and(|known| known.generation == connection.generation)
+                {
                     if freed {
                         self.forget(key, close, Some(produced), at);
                     } else {
@@ -313,7 +359,12 @@ impl Pipeline {
     }
 
     fn close_process(&mut self, pid: Pid, at: Timestamp) {
-        let keys: Vec<(Pid, u64)> = self.connections.keys().filter(|key| key.0 == pid).copied().collect();
+        let keys: Vec<(Pid, u64)> = self
+            .connections
+            .keys()
+            .filter(|key| key.0 == pid)
+            .copied()
+            .collect();
         for key in keys {
             self.forget(key, Close::ProcessExit, None, at);
         }
@@ -353,20 +404,35 @@ impl Pipeline {
 
     /// Lets go of the sixteenth of the connections that was silent for longest.
     fn make_room(&mut self, at: Timestamp) {
-        let mut ages: Vec<(Timestamp, (Pid, u64))> =
-            self.connections.iter().map(|(key, tracked)| (tracked.last, *key)).collect();
+        let mut ages: Vec<(Timestamp, (Pid, u64))> = self
+            .connections
+            .iter()
+            .map(|(key, tracked)| (tracked.last, *key))
+            .collect();
         ages.sort_unstable();
         for (_, key) in ages.into_iter().take(CONNECTIONS / 16) {
             self.forget(key, Close::Detached, None, at);
         }
     }
 
-    fn forget(&mut self, key: (Pid, u64), close: Close, produced: Option<(u64, u64)>, at: Timestamp) {
-        self.advance(key, |tracked, report| tracked.connection.close(close, produced, at, report));
+    fn forget(
+        &mut self,
+        key: (Pid, u64),
+        close: Close,
+        produced: Option<(u64, u64)>,
+        at: Timestamp,
+    ) {
+        self.advance(key, |tracked, report| {
+            tracked.connection.close(close, produced, at, report)
+        });
         self.connections.remove(&key);
     }
 
-    fn advance(&mut self, key: (Pid, u64), step: impl FnOnce(&mut Tracked, &mut dyn FnMut(CallEvent))) {
+    fn advance(
+        &mut self,
+        key: (Pid, u64),
+        step: impl FnOnce(&mut Tracked, &mut dyn FnMut(CallEvent)),
+    ) {
         let mut events = std::mem::take(&mut self.events);
         if let Some(tracked) = self.connections.get_mut(&key) {
             step(tracked, &mut |event| events.push(event));
@@ -378,7 +444,9 @@ impl Pipeline {
     }
 
     fn report(&mut self, key: (Pid, u64), event: CallEvent) {
-        let Some(tracked) = self.connections.get_mut(&key) else { return };
+        let Some(tracked) = self.connections.get_mut(&key) else {
+            return;
+        };
         let pid = key.0;
         match event {
             CallEvent::Started { call, at, origin } => {
@@ -386,7 +454,9 @@ impl Pipeline {
                 let utc = self.clock.utc(at);
                 let unknown = Identity::default();
                 let identity = self.processes.get(&pid).unwrap_or(&unknown);
-                let context = self.traces.call_started(pid, tid, at, utc, identity, &mut self.ended);
+                let context =
+                    self.traces
+                        .call_started(pid, tid, at, utc, identity, &mut self.ended);
                 tracked.contexts.insert(call, context);
             }
             CallEvent::Dismissed { call } => {
@@ -395,7 +465,9 @@ impl Pipeline {
                 }
             }
             CallEvent::Ended { call, record } => {
-                let Some(context) = tracked.contexts.remove(&call) else { return };
+                let Some(context) = tracked.contexts.remove(&call) else {
+                    return;
+                };
                 if self.wanted(&record) {
                     self.calls += 1;
                     let call = self.record(pid, &context, &record);

@@ -39,12 +39,20 @@ struct Report<'a, W> {
 
 impl<W: Write> Report<'_, W> {
     fn machine(&mut self) -> std::io::Result<()> {
-        self.line(true, "kernel", &format!("{} on {}", system::kernel_release(), std::env::consts::ARCH))?;
+        self.line(
+            true,
+            "kernel",
+            &format!("{} on {}", system::kernel_release(), std::env::consts::ARCH),
+        )?;
         let missing = system::missing_capabilities();
         if missing.is_empty() {
             self.line(true, "rights", "all capabilities that are needed")?;
         } else {
-            self.line(false, "rights", &format!("{} missing: run observer with sudo", missing.join(", ")))?;
+            self.line(
+                false,
+                "rights",
+                &format!("{} missing: run observer with sudo", missing.join(", ")),
+            )?;
         }
         match system::uprobes() {
             Ok(()) => self.line(true, "uprobes", "available through perf events")?,
@@ -52,12 +60,28 @@ impl<W: Write> Report<'_, W> {
         }
         match system::mounted_tracefs() {
             Some(path) => self.line(true, "tracefs", &path.display().to_string())?,
-            None => self.line(true, "tracefs", "not mounted; observer mounts it at /sys/kernel/tracing")?,
+            None => self.line(
+                true,
+                "tracefs",
+                "not mounted; observer mounts it at /sys/kernel/tracing",
+            )?,
         }
         let btf = fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false);
-        self.line(true, "BTF", if btf { "available" } else { "not there; not needed" })?;
+        self.line(
+            true,
+            "BTF",
+            if btf {
+                "available"
+            } else {
+                "not there; not needed"
+            },
+        )?;
         match Attacher::new(Watch::Processes, TEST_RING) {
-            Ok(_) => self.line(true, "programs", "accepted by the verifier and attached for a test"),
+            Ok(_) => self.line(
+                true,
+                "programs",
+                "accepted by the verifier and attached for a test",
+            ),
             Err(error) => self.line(false, "programs", &error.to_string()),
         }
     }
@@ -68,15 +92,25 @@ impl<W: Write> Report<'_, W> {
         }
         let identity = Identity::of(pid);
         let name = identity.comm.unwrap_or_default();
-        let exe = identity.exe.map(|path| path.display().to_string()).unwrap_or_default();
+        let exe = identity
+            .exe
+            .map(|path| path.display().to_string())
+            .unwrap_or_default();
         self.line(true, "process", &format!("{pid} {name} {exe}"))?;
         let files = match processes::mapped_files(pid) {
             Ok(files) => files,
-            Err(error) => return self.line(false, "libraries", &format!("cannot be listed: {error}")),
+            Err(error) => {
+                return self.line(false, "libraries", &format!("cannot be listed: {error}"));
+            }
         };
         let mut found = false;
         for mapped in &files {
-            let Some(library) = LIBRARIES.iter().find(|library| library.may_be(&mapped.path)) else { continue };
+            let Some(library) = LIBRARIES
+                .iter()
+                .find(|library| library.may_be(&mapped.path))
+            else {
+                continue;
+            };
             let path = mapped.path.display();
             let probes = mapped
                 .open()
@@ -86,11 +120,22 @@ impl<W: Write> Report<'_, W> {
                 Ok(probes) => {
                     found = true;
                     self.line(true, library.name(), &format!("{path} (symbols)"))?;
-                    for probe in probes.iter().filter(|probe| probe.program != Program::Return) {
-                        writeln!(self.out, "               {:<14} at {:#x}, function entry", probe.function, probe.offset)?;
+                    for probe in probes
+                        .iter()
+                        .filter(|probe| probe.program != Program::Return)
+                    {
+                        writeln!(
+                            self.out,
+                            "               {:<14} at {:#x}, function entry",
+                            probe.function, probe.offset
+                        )?;
                     }
                 }
-                Err(reason) => self.line(false, library.name(), &format!("{path} cannot be probed: {reason}"))?,
+                Err(reason) => self.line(
+                    false,
+                    library.name(),
+                    &format!("{path} cannot be probed: {reason}"),
+                )?,
             }
         }
         if !found {

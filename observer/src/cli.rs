@@ -92,10 +92,20 @@ struct WatchOptions {
     #[arg(long, env = "OBSERVER_CAPTURE_CONTENT")]
     capture_content: bool,
     /// Longest preview of an answer, in characters
-    #[arg(long, value_name = "N", default_value_t = 500, env = "OBSERVER_PREVIEW_CHARS")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 500,
+        env = "OBSERVER_PREVIEW_CHARS"
+    )]
     preview_chars: usize,
     /// Record only calls of this provider, such as openai or anthropic (can be repeated)
-    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "OBSERVER_PROVIDER")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "OBSERVER_PROVIDER"
+    )]
     provider: Vec<String>,
     /// End a trace when its thread has made no call for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
@@ -109,7 +119,9 @@ struct WatchOptions {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("warn")))
+        .with_env_filter(
+            EnvFilter::try_from_env("OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .without_time()
@@ -135,7 +147,11 @@ pub fn main() -> ExitCode {
 fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = Signals::new(&[SIGINT, SIGTERM])?;
     let queue = options.queue()?;
-    let (mut attacher, capture) = options.attach(if target.all { Watch::All } else { Watch::Processes })?;
+    let (mut attacher, capture) = options.attach(if target.all {
+        Watch::All
+    } else {
+        Watch::Processes
+    })?;
     if target.all {
         attacher.scan_everything()?;
     } else {
@@ -202,9 +218,21 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
 }
 
 fn summarize(summary: &Summary) {
-    let Summary { calls, traces, bytes, losses, dropped } = summary;
-    let dropped = if *dropped > 0 { format!(", {dropped} records not written in time") } else { String::new() };
-    anstream::eprintln!("observer: {calls} calls, {traces} traces, {bytes} bytes captured, {losses}{dropped}");
+    let Summary {
+        calls,
+        traces,
+        bytes,
+        losses,
+        dropped,
+    } = summary;
+    let dropped = if *dropped > 0 {
+        format!(", {dropped} records not written in time")
+    } else {
+        String::new()
+    };
+    anstream::eprintln!(
+        "observer: {calls} calls, {traces} traces, {bytes} bytes captured, {losses}{dropped}"
+    );
 }
 
 impl WatchOptions {
@@ -215,7 +243,11 @@ impl WatchOptions {
                 output_preview_chars: self.preview_chars,
                 ..Options::default()
             },
-            providers: self.provider.iter().map(|name| name.to_lowercase()).collect(),
+            providers: self
+                .provider
+                .iter()
+                .map(|name| name.to_lowercase())
+                .collect(),
             trace_idle: Duration::from_secs_f64(self.trace_idle),
         }
     }
@@ -257,7 +289,10 @@ impl Signals {
         }
         let drain = readable.try_clone()?;
         streams.push((0, drain));
-        Ok(Self { readable: readable.into(), next: NextSignal(streams) })
+        Ok(Self {
+            readable: readable.into(),
+            next: NextSignal(streams),
+        })
     }
 }
 

@@ -20,7 +20,10 @@ pub struct Clock {
 impl Clock {
     /// Compares the clocks of this machine.
     pub fn new() -> Self {
-        Self { offset: offset(), checked: now() }
+        Self {
+            offset: offset(),
+            checked: now(),
+        }
     }
 
     /// The UTC time of `at`.

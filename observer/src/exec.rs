@@ -65,7 +65,8 @@ impl Gated {
     ///
     /// The process is gone.
     pub fn release(&self) -> anyhow::Result<()> {
-        self.signal(Signal::CONT).context("cannot start the command")
+        self.signal(Signal::CONT)
+            .context("cannot start the command")
     }
 
     /// Sends the command a signal.
@@ -105,7 +106,9 @@ impl Drop for Gated {
 
 /// The exit code that shells give for a status: 128 and the signal's number for a killed process.
 pub fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code & 0xff).unwrap_or(1)
 }
 
@@ -118,9 +121,15 @@ pub fn gate(command: &[OsString]) -> u8 {
         return 1;
     }
     let _ = set_parent_process_death_signal(None);
-    let Some((program, arguments)) = command.split_first() else { return 2 };
+    let Some((program, arguments)) = command.split_first() else {
+        return 2;
+    };
     let error = Command::new(program).args(arguments).exec();
     let program: &OsStr = program;
     anstream::eprintln!("observer: cannot execute {}: {error}", program.display());
-    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }
+    if error.kind() == io::ErrorKind::NotFound {
+        NOT_FOUND
+    } else {
+        NOT_EXECUTABLE
+    }
 }

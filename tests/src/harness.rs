@@ -1,1 +1,544 @@
-//! .
+//! Runs the agent as a user would and collects what it says.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{self, Receiver},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{clients, provider::Provider};
+
+/// How long a start or a stop may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Latencies agree within this share or this time, whichever is more.
+const LATENCY_SHARE: f64 = 0.15;
+const LATENCY_TIME: Duration = Duration::from_millis(30);
+
+/// The fields of a record that the provider knows.
+const FIELDS: &[&str] = &[
+    "provider",
+    "operation",
+    "model",
+    "response_model",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "temperature",
+    "stream",
+    "status_code",
+    "finish_reasons",
+    "tool_calls",
+];
+
+/// The built agent.
+///
+/// # Panics
+///
+/// It is not built.
+pub fn binary() -> PathBuf {
+    let candidates = std::env::var_os("OBSERVER_BIN").map_or_else(
+        || {
+            ["release", "debug"]
+                .iter()
+                .map(|profile| clients::target().join(profile).join("observer"))
+                .collect()
+        },
+        |path| vec![PathBuf::from(path)],
+    );
+    candidates
+        .iter()
+        .find(|path| path.exists())
+        .cloned()
+        .unwrap_or_else(|| {
+            panic!("none of {candidates:?} is there: run the tests with `cargo xtask test`")
+        })
+}
+
+/// A provider and a folder for one test.
+pub struct Scene {
+    /// The provider.
+    pub provider: Provider,
+    /// A folder that is removed afterwards.
+    pub folder: TempDir,
+    python: PathBuf,
+    /// What the clients of this scene saw of their calls.
+    seen: Mutex<Vec<Value>>,
+}
+
+/// What a run of the agent came to.
+#[derive(Debug)]
+pub struct Run {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// The records of type `llm_call`.
+    pub calls: Vec<Value>,
+    /// The records of type `trace`.
+    pub traces: Vec<Value>,
+    /// What the watched command printed, as far as it is JSON lines.
+    pub client: Vec<Value>,
+    /// All that was written to the file of records.
+    pub raw: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Scene {
+    /// Starts a provider.
+    ///
+    /// # Panics
+    ///
+    /// The provider cannot be started or the clients cannot be installed.
+    #[expect(clippy::new_without_default, reason = "it starts a server")]
+    pub fn new() -> Self {
+        Self::with_seed(1)
+    }
+
+    /// As [`new`](Self::new), with other answers and cuts.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_seed(seed: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let provider = Provider::start(folder.path(), seed, None).expect("the provider");
+        let python = clients::python().unwrap_or_else(|error| panic!("{error:#}"));
+        Self {
+            provider,
+            folder,
+            python,
+            seen: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// A command line that runs a script of `clients/` against the provider.
+    pub fn script<'a>(
+        &self,
+        name: &str,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<OsString> {
+        let mut command = vec![
+            self.python.clone().into(),
+            clients::script(name).into(),
+            self.provider.url().into(),
+        ];
+        command.extend(arguments.into_iter().map(OsString::from));
+        command
+    }
+
+    /// Prepares a process that trusts the provider.
+    pub fn command(&self, command: &[OsString]) -> Command {
+        let mut process = Command::new(&command[0]);
+        process.args(&command[1..]);
+        self.trust(&mut process);
+        process
+    }
+
+    /// Starts a client; lines of its standard output can be waited for.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be started.
+    pub fn start(&self, command: &[OsString]) -> Client {
+        Client::start(self.command(command))
+    }
+
+    /// Runs a command under `observer exec`.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be run.
+    pub fn exec(&self, options: &[&str], command: &[OsString]) -> Run {
+        let output = self.folder.path().join("records.jsonl");
+        let _ = fs::remove_file(&output);
+        let mut process = Command::new(binary());
+        process
+            .arg("exec")
+            .arg("--output")
+            .arg(&output)
+            .args(options)
+            .arg("--")
+            .args(command);
+        self.trust(&mut process);
+        let result = process.stdin(Stdio::null()).output().expect("the agent");
+        let run = Run::new(
+            result.status,
+            &fs::read_to_string(&output).unwrap_or_default(),
+            &String::from_utf8_lossy(&result.stdout),
+            String::from_utf8_lossy(&result.stderr).into_owned(),
+        );
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(run.client.iter().cloned());
+        run
+    }
+
+    /// Starts `observer watch` and waits until it is ready.
+    pub fn watch(&self, options: &[&str]) -> Observer {
+        Observer::start(&self.folder.path().join("watched.jsonl"), options)
+    }
+
+    /// Asserts that each call of the provider was recorded once, and that every field is right.
+    ///
+    /// # Panics
+    ///
+    /// It is not so.
+    pub fn assert_truth(&self, calls: &[Value]) {
+        let truth: Vec<Value> = self
+            .provider
+            .truth()
+            .into_iter()
+            .filter(|truth| truth["llm_call"] == true)
+            .collect();
+        assert!(!truth.is_empty(), "the provider saw no call");
+        for truth in &truth {
+            let records: Vec<&Value> = calls
+                .iter()
+                .filter(|call| call["request_id"] == truth["request_id"])
+                .collect();
+            assert_eq!(records.len(), 1, "records of {truth:#}");
+            assert_matches(records[0], truth, self.longest(truth));
+        }
+        assert_eq!(calls.len(), truth.len(), "more records than calls");
+    }
+
+    /// How long the client took for a call, the longest if several have the same name.
+    fn longest(&self, truth: &Value) -> Option<Duration> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter()
+            .filter(|seen| seen["case"] == truth["test"])
+            .filter_map(|seen| seen["elapsed_ns"].as_u64())
+            .max()
+            .map(Duration::from_nanos)
+    }
+
+    fn trust(&self, process: &mut Command) {
+        process
+            .env("SSL_CERT_FILE", self.provider.ca())
+            .env("PYTHONUNBUFFERED", "1")
+            .env("NO_PROXY", "*");
+    }
+}
+
+/// Asserts that a record says what the provider knows. The latency is that of the provider, or more
+/// where the client was slower to read than the provider to write: up to what the client saw itself.
+///
+/// # Panics
+///
+/// It does not.
+pub fn assert_matches(record: &Value, truth: &Value, client: Option<Duration>) {
+    for field in FIELDS {
+        assert_eq!(
+            record[field], truth[field],
+            "{field} of {record:#}\nagainst {truth:#}"
+        );
+    }
+    let latency = |value: &Value| Duration::from_nanos(value.as_u64().unwrap_or(0));
+    let (recorded, true_latency) = (latency(&record["latency_ns"]), latency(&truth["server_ns"]));
+    let slack = |latency: Duration| latency.mul_f64(LATENCY_SHARE).max(LATENCY_TIME);
+    let longest = client.unwrap_or(true_latency).max(true_latency);
+    assert!(
+        recorded + slack(true_latency) >= true_latency && recorded <= longest + slack(longest),
+        "latency {recorded:?}, of the provider {true_latency:?}, of the client {client:?}"
+    );
+}
+
+impl Run {
+    fn new(status: ExitStatus, records: &str, stdout: &str, stderr: String) -> Self {
+        let parse = |text: &str| -> Vec<Value> {
+            text.lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect()
+        };
+        let all: Vec<Value> = records
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect();
+        let of = |kind: &str| {
+            all.iter()
+                .filter(|record| record["type"] == kind)
+                .cloned()
+                .collect()
+        };
+        Self {
+            status,
+            calls: of("llm_call"),
+            traces: of("trace"),
+            client: parse(stdout),
+            raw: records.to_owned(),
+            stderr,
+        }
+    }
+
+    /// The only call.
+    ///
+    /// # Panics
+    ///
+    /// There are none or several.
+    pub fn only_call(&self) -> &Value {
+        assert_eq!(self.calls.len(), 1, "{:#?}\n{}", self.calls, self.stderr);
+        &self.calls[0]
+    }
+
+    /// Asserts that the agent succeeded and lost nothing.
+    ///
+    /// # Panics
+    ///
+    /// It did not.
+    pub fn assert_clean(&self) {
+        assert!(self.status.success(), "{}: {}", self.status, self.stderr);
+        assert!(self.stderr.contains("lost 0"), "{}", self.stderr);
+    }
+}
+
+/// A running `observer watch`.
+pub struct Observer {
+    child: Child,
+    output: PathBuf,
+    stderr: Option<JoinHandle<String>>,
+    stdout: Option<JoinHandle<String>>,
+}
+
+impl Observer {
+    fn start(output: &Path, options: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command
+            .arg("watch")
+            .arg("--output")
+            .arg(output)
+            .args(options);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the agent");
+        let (ready, is_ready) = mpsc::channel();
+        let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+        let stderr = thread::spawn(move || {
+            let mut text = String::new();
+            let mut line = String::new();
+            while matches!(lines.read_line(&mut line), Ok(1..)) {
+                if line == "ready\n" {
+                    let _ = ready.send(());
+                }
+                text.push_str(&line);
+                line.clear();
+            }
+            text
+        });
+        let mut out = child.stdout.take().expect("piped");
+        let stdout = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = out.read_to_string(&mut text);
+            text
+        });
+        let observer = Self {
+            child,
+            output: output.to_owned(),
+            stderr: Some(stderr),
+            stdout: Some(stdout),
+        };
+        if is_ready.recv_timeout(PATIENCE).is_err() {
+            let run = observer.stop();
+            panic!("not ready: {}", run.stderr);
+        }
+        observer
+    }
+
+    /// Sends the agent a signal.
+    ///
+    /// # Panics
+    ///
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(pid_of(&self.child), signal).expect("the agent runs");
+    }
+
+    /// Waits for the agent to end by itself.
+    pub fn wait(mut self) -> Run {
+        self.collect()
+    }
+
+    /// Ends the agent by SIGINT.
+    pub fn stop(mut self) -> Run {
+        let _ = kill_process(pid_of(&self.child), Signal::INT);
+        self.collect()
+    }
+
+    fn collect(&mut self) -> Run {
+        let status = wait(&mut self.child);
+        let text = |handle: Option<JoinHandle<String>>| {
+            handle
+                .and_then(|handle| handle.join().ok())
+                .unwrap_or_default()
+        };
+        let (stdout, stderr) = (text(self.stdout.take()), text(self.stderr.take()));
+        Run::new(
+            status,
+            &fs::read_to_string(&self.output).unwrap_or_default(),
+            &stdout,
+            stderr,
+        )
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running client.
+pub struct Client {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Client {
+    /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be started.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (sender, lines) = mpsc::channel();
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Its process id, as an argument.
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    /// Its next line.
+    ///
+    /// # Panics
+    ///
+    /// None comes.
+    pub fn line(&self) -> String {
+        self.lines
+            .recv_timeout(PATIENCE)
+            .expect("a line of the client")
+    }
+
+    /// Lets it go on: it waits for a line.
+    ///
+    /// # Panics
+    ///
+    /// It is gone.
+    pub fn go_on(&mut self) {
+        use std::io::Write as _;
+        self.child
+            .stdin
+            .as_mut()
+            .expect("piped")
+            .write_all(b"\n")
+            .expect("the client runs");
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(pid_of(&self.child), signal).expect("the client runs");
+    }
+
+    /// Waits for its end; returns the lines that were not read.
+    pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
+        drop(self.child.stdin.take());
+        let status = wait(&mut self.child);
+        (status, self.lines.iter().collect())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command with output collected, for the cases that are about the command line itself.
+///
+/// # Panics
+///
+/// It cannot be run.
+pub fn output<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    arguments: &[S],
+) -> (i32, String, String) {
+    let result = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program");
+    (
+        result.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&result.stdout).into_owned(),
+        String::from_utf8_lossy(&result.stderr).into_owned(),
+    )
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+///
+/// It does not within 30 seconds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process id")
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + 3 * PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("the process can be waited for") {
+            return status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -6,7 +6,9 @@ const SDKS: [&str; 4] = ["openai", "xai", "anthropic", "google"];
 const MODES: [&str; 4] = ["sync", "async", "stream", "async-stream"];
 
 fn record(scene: &Scene, sdk: &str, mode: &str, more: &[&str]) -> Run {
-    let arguments = ["--sdk", sdk, "--mode", mode].into_iter().chain(more.iter().copied());
+    let arguments = ["--sdk", sdk, "--mode", mode]
+        .into_iter()
+        .chain(more.iter().copied());
     let run = scene.exec(&[], &scene.script("calls.py", arguments));
     run.assert_clean();
     for seen in &run.client {
@@ -21,9 +23,24 @@ fn every_sdk(mode: &str) {
     let mut calls = Vec::new();
     for sdk in SDKS {
         for more in [
-            &["--count", "3", "--behaviour", "delay-ms=60; cached=5; reasoning=3"][..],
-            &["--behaviour", "tools=2; encoding=gzip", "--temperature", "0"],
-            &["--behaviour", "events=120; framing=chunked; chunk-extensions; trailers", "--temperature", "0.7"],
+            &[
+                "--count",
+                "3",
+                "--behaviour",
+                "delay-ms=60; cached=5; reasoning=3",
+            ][..],
+            &[
+                "--behaviour",
+                "tools=2; encoding=gzip",
+                "--temperature",
+                "0",
+            ],
+            &[
+                "--behaviour",
+                "events=120; framing=chunked; chunk-extensions; trailers",
+                "--temperature",
+                "0.7",
+            ],
         ] {
             calls.extend(record(&scene, sdk, mode, more).calls);
         }
@@ -67,13 +84,24 @@ fn latencies_are_those_of_the_provider() {
     let mut calls = Vec::new();
     for (sdk, mode, behaviour) in [
         ("openai", "sync", "delay-ms=500"),
-        ("anthropic", "stream", "delay-ms=300; token-ms=25; events=30"),
-        ("google", "async-stream", "delay-ms=100; token-ms=25; events=30"),
+        (
+            "anthropic",
+            "stream",
+            "delay-ms=300; token-ms=25; events=30",
+        ),
+        (
+            "google",
+            "async-stream",
+            "delay-ms=100; token-ms=25; events=30",
+        ),
     ] {
         calls.extend(record(&scene, sdk, mode, &["--behaviour", behaviour]).calls);
     }
     for truth in scene.provider.truth() {
-        let call = calls.iter().find(|call| call["request_id"] == truth["request_id"]).unwrap();
+        let call = calls
+            .iter()
+            .find(|call| call["request_id"] == truth["request_id"])
+            .unwrap();
         assert_matches(call, &truth, None);
     }
 }
@@ -83,7 +111,10 @@ fn time_to_first_token_is_measured_in_streams_only() {
     let scene = Scene::new();
     let more = ["--behaviour", "delay-ms=200; token-ms=10; events=30"];
     let stream = record(&scene, "openai", "stream", &more);
-    let first = stream.only_call()["time_to_first_token_ns"].as_u64().unwrap() as f64 / 1e6;
+    let first = stream.only_call()["time_to_first_token_ns"]
+        .as_u64()
+        .unwrap() as f64
+        / 1e6;
     let all = stream.only_call()["latency_ns"].as_u64().unwrap() as f64 / 1e6;
     assert!((200.0..270.0).contains(&first), "{first} ms");
     assert!(all > first + 250.0, "{all} ms");
@@ -94,7 +125,12 @@ fn time_to_first_token_is_measured_in_streams_only() {
 fn sixteen_threads() {
     let scene = Scene::new();
     for sdk in ["openai", "anthropic"] {
-        let run = record(&scene, sdk, "stream", &["--threads", "16", "--count", "4", "--case", sdk]);
+        let run = record(
+            &scene,
+            sdk,
+            "stream",
+            &["--threads", "16", "--count", "4", "--case", sdk],
+        );
         assert_eq!(run.calls.len(), 64);
         assert_eq!(run.traces.len(), 16, "a trace for each thread");
     }
@@ -105,7 +141,12 @@ fn sixteen_threads() {
 #[test]
 fn sixteen_threads_get_every_field_right() {
     let scene = Scene::with_seed(7);
-    let run = record(&scene, "openai", "sync", &["--threads", "16", "--count", "4"]);
+    let run = record(
+        &scene,
+        "openai",
+        "sync",
+        &["--threads", "16", "--count", "4"],
+    );
     scene.assert_truth(&run.calls);
 }
 
@@ -131,13 +172,21 @@ fn twenty_tasks_on_uvloop() {
 fn large_prompts_arrive_whole() {
     let scene = Scene::new();
     let mut calls = Vec::new();
-    for (mode, bytes) in [("sync", "1048576"), ("sync", "8388608"), ("async", "8388608")] {
+    for (mode, bytes) in [
+        ("sync", "1048576"),
+        ("sync", "8388608"),
+        ("async", "8388608"),
+    ] {
         let more = ["--prompt-bytes", bytes, "--temperature", "0.25"];
         calls.extend(record(&scene, "openai", mode, &more).calls);
     }
     scene.assert_truth(&calls);
-    let prompts: Vec<usize> =
-        scene.provider.truth().iter().map(|truth| truth["prompt"].as_str().unwrap().len()).collect();
+    let prompts: Vec<usize> = scene
+        .provider
+        .truth()
+        .iter()
+        .map(|truth| truth["prompt"].as_str().unwrap().len())
+        .collect();
     assert!(prompts[0] > 1 << 20 && prompts[1] > 8 << 20, "{prompts:?}");
 }
 
@@ -145,6 +194,14 @@ fn large_prompts_arrive_whole() {
 fn large_answers_arrive_whole() {
     let scene = Scene::new();
     let mut calls = record(&scene, "openai", "sync", &["--behaviour", "bytes=3000000"]).calls;
-    calls.extend(record(&scene, "anthropic", "stream", &["--behaviour", "events=5000"]).calls);
+    calls.extend(
+        record(
+            &scene,
+            "anthropic",
+            "stream",
+            &["--behaviour", "events=5000"],
+        )
+        .calls,
+    );
     scene.assert_truth(&calls);
 }

@@ -8,8 +8,9 @@ use rustix::process::Signal;
 const SDKS: [&str; 4] = ["openai", "xai", "anthropic", "google"];
 
 fn one(scene: &Scene, sdk: &str, mode: &str, behaviour: &str, more: &[&str]) -> Run {
-    let arguments =
-        ["--sdk", sdk, "--mode", mode, "--behaviour", behaviour].into_iter().chain(more.iter().copied());
+    let arguments = ["--sdk", sdk, "--mode", mode, "--behaviour", behaviour]
+        .into_iter()
+        .chain(more.iter().copied());
     let run = scene.exec(&[], &scene.script("calls.py", arguments));
     run.assert_clean();
     run
@@ -23,7 +24,10 @@ fn http_errors_are_the_exceptions_of_the_sdk() {
             let run = one(&scene, sdk, "stream", behaviour, &[]);
             let (call, seen) = (run.only_call(), &run.client[0]);
             assert_eq!(call["error_type"], seen["error_type"], "{sdk} {behaviour}");
-            assert_eq!(call["error_message"], seen["error_message"], "{sdk} {behaviour}");
+            assert_eq!(
+                call["error_message"], seen["error_message"],
+                "{sdk} {behaviour}"
+            );
             assert!(call["incomplete"].is_null() && call["prompt_tokens"].is_null());
         }
     }
@@ -37,7 +41,10 @@ fn an_error_in_the_middle_of_a_stream() {
         let (call, seen) = (run.only_call(), &run.client[0]);
         assert_eq!(call["status_code"], 200);
         assert_eq!(call["error_type"], seen["error_type"], "{sdk}: {seen}");
-        assert_eq!(call["error_message"], seen["error_message"], "{sdk}: {seen}");
+        assert_eq!(
+            call["error_message"], seen["error_message"],
+            "{sdk}: {seen}"
+        );
         assert_eq!(call["finish_reasons"].as_array().map(Vec::len), Some(0));
     }
 }
@@ -47,14 +54,30 @@ fn a_stream_that_the_client_leaves() {
     let scene = Scene::new();
     for sdk in SDKS {
         for mode in ["stream", "async-stream"] {
-            let run = one(&scene, sdk, mode, "events=400; token-ms=5", &["--break-after", "6"]);
+            let run = one(
+                &scene,
+                sdk,
+                mode,
+                "events=400; token-ms=5",
+                &["--break-after", "6"],
+            );
             let call = run.only_call();
-            assert_eq!(call["incomplete"], "client_cancelled", "{sdk} {mode}: {call:#}");
+            assert_eq!(
+                call["incomplete"], "client_cancelled",
+                "{sdk} {mode}: {call:#}"
+            );
             assert!(call["error_type"].is_null(), "{call:#}");
             assert!(call["time_to_first_token_ns"].is_u64());
             // Anthropic and Gemini say the input's tokens early; they are kept.
-            assert_eq!(call["prompt_tokens"].is_u64(), matches!(sdk, "anthropic" | "google"), "{call:#}");
-            assert!(call["latency_ns"].as_u64().unwrap() < 1_900_000_000, "{call:#}");
+            assert_eq!(
+                call["prompt_tokens"].is_u64(),
+                matches!(sdk, "anthropic" | "google"),
+                "{call:#}"
+            );
+            assert!(
+                call["latency_ns"].as_u64().unwrap() < 1_900_000_000,
+                "{call:#}"
+            );
         }
     }
 }
@@ -63,11 +86,20 @@ fn a_stream_that_the_client_leaves() {
 fn a_stream_that_the_server_cuts() {
     let scene = Scene::new();
     for sdk in SDKS {
-        for behaviour in ["events=20; token-ms=2; cut=8", "events=20; token-ms=2; cut-clean=8"] {
+        for behaviour in [
+            "events=20; token-ms=2; cut=8",
+            "events=20; token-ms=2; cut-clean=8",
+        ] {
             let run = one(&scene, sdk, "stream", behaviour, &[]);
             let (call, seen) = (run.only_call(), &run.client[0]);
-            assert_eq!(call["incomplete"], "server_disconnected", "{sdk} {behaviour}: {call:#}");
-            assert_eq!(call["error_type"], seen["error_type"], "{sdk} {behaviour}: {seen}");
+            assert_eq!(
+                call["incomplete"], "server_disconnected",
+                "{sdk} {behaviour}: {call:#}"
+            );
+            assert_eq!(
+                call["error_type"], seen["error_type"],
+                "{sdk} {behaviour}: {seen}"
+            );
             assert_eq!(call["status_code"], 200);
         }
     }
@@ -77,8 +109,19 @@ fn a_stream_that_the_server_cuts() {
 fn an_asynchronous_stream_that_the_server_cuts() {
     let scene = Scene::new();
     for sdk in ["openai", "anthropic"] {
-        let run = one(&scene, sdk, "async-stream", "events=20; token-ms=2; cut=8", &[]);
-        assert_eq!(run.only_call()["incomplete"], "server_disconnected", "{:#}", run.only_call());
+        let run = one(
+            &scene,
+            sdk,
+            "async-stream",
+            "events=20; token-ms=2; cut=8",
+            &[],
+        );
+        assert_eq!(
+            run.only_call()["incomplete"],
+            "server_disconnected",
+            "{:#}",
+            run.only_call()
+        );
     }
 }
 
@@ -99,7 +142,13 @@ fn a_client_that_stops_waiting() {
 #[test]
 fn a_stream_that_is_silent_for_a_minute_and_goes_on() {
     let scene = Scene::new();
-    let run = one(&scene, "openai", "stream", "events=10; pause-ms=61000", &["--timeout", "120"]);
+    let run = one(
+        &scene,
+        "openai",
+        "stream",
+        "events=10; pause-ms=61000",
+        &["--timeout", "120"],
+    );
     scene.assert_truth(&run.calls);
     assert!(run.only_call()["incomplete"].is_null());
     assert!(run.only_call()["latency_ns"].as_u64().unwrap() > 61_000_000_000);
@@ -109,7 +158,15 @@ fn a_stream_that_is_silent_for_a_minute_and_goes_on() {
 #[test]
 fn a_process_that_is_killed() {
     let scene = Scene::new();
-    let arguments = ["--mode", "stream", "--behaviour", "events=2000; token-ms=10", "--sdk", "anthropic", "--wait-for-stdin"];
+    let arguments = [
+        "--mode",
+        "stream",
+        "--behaviour",
+        "events=2000; token-ms=10",
+        "--sdk",
+        "anthropic",
+        "--wait-for-stdin",
+    ];
     let mut client = scene.start(&scene.script("calls.py", arguments));
     assert_eq!(client.line(), "waiting");
     let observer = scene.watch(&["--pid", &client.pid()]);
@@ -122,14 +179,23 @@ fn a_process_that_is_killed() {
     assert!(run.status.success(), "{}", run.stderr);
     let call = run.only_call();
     assert_eq!(call["incomplete"], "process_exited", "{call:#}");
-    assert!(call["prompt_tokens"].is_u64() && call["time_to_first_token_ns"].is_u64(), "{call:#}");
+    assert!(
+        call["prompt_tokens"].is_u64() && call["time_to_first_token_ns"].is_u64(),
+        "{call:#}"
+    );
     assert_eq!(run.traces.len(), 1);
 }
 
 #[test]
 fn an_observer_that_stops_before_the_call_ends() {
     let scene = Scene::new();
-    let arguments = ["--mode", "stream", "--behaviour", "events=500; token-ms=10", "--wait-for-stdin"];
+    let arguments = [
+        "--mode",
+        "stream",
+        "--behaviour",
+        "events=500; token-ms=10",
+        "--wait-for-stdin",
+    ];
     let mut client = scene.start(&scene.script("calls.py", arguments));
     assert_eq!(client.line(), "waiting");
     let observer = scene.watch(&["--pid", &client.pid()]);
@@ -141,14 +207,32 @@ fn an_observer_that_stops_before_the_call_ends() {
     // The client never notices.
     let (status, lines) = client.wait();
     assert!(status.success());
-    assert!(lines.iter().any(|line| line.contains(r#""error_type": null"#)), "{lines:?}");
-    wait_until("the stream is complete", || scene.provider.truth().iter().any(|truth| truth["ended"] == "complete"));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains(r#""error_type": null"#)),
+        "{lines:?}"
+    );
+    wait_until("the stream is complete", || {
+        scene
+            .provider
+            .truth()
+            .iter()
+            .any(|truth| truth["ended"] == "complete")
+    });
 }
 
 #[test]
 fn an_observer_that_comes_in_the_middle_of_a_stream() {
     let scene = Scene::new();
-    let arguments = ["--mode", "stream", "--behaviour", "events=250; token-ms=10", "--count", "2"];
+    let arguments = [
+        "--mode",
+        "stream",
+        "--behaviour",
+        "events=250; token-ms=10",
+        "--count",
+        "2",
+    ];
     let client = scene.start(&scene.script("calls.py", arguments));
     thread::sleep(Duration::from_millis(1800));
     let observer = scene.watch(&["--pid", &client.pid()]);

@@ -14,12 +14,20 @@ fn raw(steps: &[&str]) -> (Scene, Vec<Value>) {
 }
 
 fn curl(scene: &Scene, arguments: &[&str]) -> Vec<OsString> {
-    ["curl", "--silent", "--show-error", "--no-buffer", "--output", "/dev/null", "--cacert"]
-        .into_iter()
-        .map(OsString::from)
-        .chain([scene.provider.ca().into()])
-        .chain(arguments.iter().map(OsString::from))
-        .collect()
+    [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--no-buffer",
+        "--output",
+        "/dev/null",
+        "--cacert",
+    ]
+    .into_iter()
+    .map(OsString::from)
+    .chain([scene.provider.ca().into()])
+    .chain(arguments.iter().map(OsString::from))
+    .collect()
 }
 
 #[test]
@@ -84,7 +92,15 @@ fn every_content_coding_by_curl() {
             let url = format!("{}/v1/chat/completions", scene.provider.url());
             let command = curl(
                 &scene,
-                &["--header", "content-type: application/json", "--header", &behaviour, "--data", &body, &url],
+                &[
+                    "--header",
+                    "content-type: application/json",
+                    "--header",
+                    &behaviour,
+                    "--data",
+                    &body,
+                    &url,
+                ],
             );
             let run = scene.exec(&[], &command);
             run.assert_clean();
@@ -98,13 +114,28 @@ fn every_content_coding_by_curl() {
 #[test]
 fn gemini_streams_as_a_json_array() {
     let scene = Scene::new();
-    let url = format!("{}/v1beta/models/gemini-2.5-pro:streamGenerateContent?key=AIzaSECRETSECRET", scene.provider.url());
+    let url = format!(
+        "{}/v1beta/models/gemini-2.5-pro:streamGenerateContent?key=AIzaSECRETSECRET",
+        scene.provider.url()
+    );
     let body = r#"{"contents":[{"parts":[{"text":"Hi"}]}],"generationConfig":{"temperature":0.5}}"#;
-    let command = curl(&scene, &["--header", "content-type: application/json", "--data", body, &url]);
+    let command = curl(
+        &scene,
+        &[
+            "--header",
+            "content-type: application/json",
+            "--data",
+            body,
+            &url,
+        ],
+    );
     let run = scene.exec(&["--capture-content"], &command);
     run.assert_clean();
     scene.assert_truth(&run.calls);
-    assert_eq!(run.only_call()["output_preview"], scene.provider.truth()[0]["text"]);
+    assert_eq!(
+        run.only_call()["output_preview"],
+        scene.provider.truth()[0]["text"]
+    );
     assert!(!run.raw.contains("SECRET"));
 }
 

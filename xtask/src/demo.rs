@@ -21,10 +21,23 @@ pub(crate) fn run() -> anyhow::Result<()> {
     toolchain::setup()?;
     eprintln!("xtask: building");
     cargo(["build", "--quiet", "--release"])?;
-    cargo(["build", "--quiet", "--release", "--package", "observer-e2e", "--bins"])?;
+    cargo([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "observer-e2e",
+        "--bins",
+    ])?;
     eprintln!("xtask: installing the SDKs (once)");
-    let python = run::output(target().join("release/observer-clients").to_str().context("path")?, &[])
-        .context("cannot install the Python SDKs; is python3-venv there?")?;
+    let python = run::output(
+        target()
+            .join("release/observer-clients")
+            .to_str()
+            .context("path")?,
+        &[],
+    )
+    .context("cannot install the Python SDKs; is python3-venv there?")?;
     let folder = target().join("demo");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;

@@ -25,7 +25,9 @@ pub(crate) fn cargo_command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item =
 
 /// Runs a command; that it fails is an error.
 pub(crate) fn command(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", shown(command)))?;
     ensure!(status.success(), "{} failed ({status})", shown(command));
     Ok(())
 }

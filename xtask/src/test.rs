@@ -11,7 +11,13 @@ use crate::{
 };
 
 /// The crates that are built for this machine; the BPF programs are built by observer's build.rs.
-const CRATES: &[&str] = &["observer", "observer-common", "observer-wire", "observer-e2e", "xtask"];
+const CRATES: &[&str] = &[
+    "observer",
+    "observer-common",
+    "observer-wire",
+    "observer-e2e",
+    "xtask",
+];
 
 /// Everything that can be tested without and with the rights of root.
 pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
@@ -30,7 +36,8 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
              `sudo -E env PATH=$PATH cargo xtask test`"
         );
     }
-    let mut end_to_end = cargo_command(["test", "--package", "observer-e2e", "--no-fail-fast", "--"]);
+    let mut end_to_end =
+        cargo_command(["test", "--package", "observer-e2e", "--no-fail-fast", "--"]);
     end_to_end
         // Latencies are compared: more at once than there are cores would blur them.
         .arg("--test-threads=2")
@@ -51,7 +58,10 @@ pub(crate) fn lint() -> anyhow::Result<()> {
         arguments.extend(last);
         arguments
     };
-    cargo(of_crates(&["clippy", "--all-targets"], &["--", "--deny", "warnings"]))?;
+    cargo(of_crates(
+        &["clippy", "--all-targets"],
+        &["--", "--deny", "warnings"],
+    ))?;
     let mut docs = cargo_command(of_crates(&["doc", "--no-deps"], &[]));
     command(docs.env("RUSTDOCFLAGS", "--deny warnings"))
 }
@@ -87,7 +97,12 @@ pub(crate) fn fuzz(seconds: u64) -> anyhow::Result<()> {
                 .arg(&name)
                 .arg(corpus)
                 .arg(folder.join("seeds").join(&name))
-                .args(["--", &format!("-max_total_time={seconds}"), "-max_len=65536", "-rss_limit_mb=2048"])
+                .args([
+                    "--",
+                    &format!("-max_total_time={seconds}"),
+                    "-max_len=65536",
+                    "-rss_limit_mb=2048",
+                ])
                 .current_dir(root().join("observer-wire")),
         )?;
     }

@@ -54,8 +54,14 @@ pub(crate) fn setup() -> anyhow::Result<()> {
 }
 
 fn is_complete(place: &Path) -> bool {
-    let Ok(toolchain) = fs::read_to_string(place.join("rustup-toolchain")) else { return false };
-    let usable = if toolchain == LINKED { has_bpf_core(LINKED) } else { has_rust_src(&toolchain) };
+    let Ok(toolchain) = fs::read_to_string(place.join("rustup-toolchain")) else {
+        return false;
+    };
+    let usable = if toolchain == LINKED {
+        has_bpf_core(LINKED)
+    } else {
+        has_rust_src(&toolchain)
+    };
     usable && runs(&linker(place))
 }
 
@@ -91,8 +97,11 @@ fn debian(place: &Path) -> anyhow::Result<String> {
     if !runs(&linker(place)) {
         let llvm = llvm_major(LINKED).context("rustc does not say its LLVM version")?;
         let packages = [format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
-        let packages: Vec<&str> =
-            packages.iter().map(String::as_str).chain(["libzstd-dev", "zlib1g-dev", "gcc", "g++"]).collect();
+        let packages: Vec<&str> = packages
+            .iter()
+            .map(String::as_str)
+            .chain(["libzstd-dev", "zlib1g-dev", "gcc", "g++"])
+            .collect();
         apt_install(&packages)?;
         eprintln!("xtask: building bpf-linker {BPF_LINKER}");
         command(
@@ -100,8 +109,20 @@ fn debian(place: &Path) -> anyhow::Result<String> {
                 .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"))
                 // Not into the target folder of whoever runs us.
                 .env_remove("CARGO_TARGET_DIR")
-                .args(["install", "bpf-linker", "--locked", "--quiet", "--version", BPF_LINKER])
-                .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
+                .args([
+                    "install",
+                    "bpf-linker",
+                    "--locked",
+                    "--quiet",
+                    "--version",
+                    BPF_LINKER,
+                ])
+                .args([
+                    "--no-default-features",
+                    "--features",
+                    &format!("llvm-{llvm}"),
+                    "--root",
+                ])
                 .arg(place),
         )?;
     }
@@ -109,16 +130,24 @@ fn debian(place: &Path) -> anyhow::Result<String> {
 }
 
 fn install_nightly() -> anyhow::Result<()> {
-    command(
-        Command::new("rustup")
-            .args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]),
-    )
+    command(Command::new("rustup").args([
+        "toolchain",
+        "install",
+        "nightly",
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src",
+    ]))
 }
 
 /// Whether `core` can be built from source.
 fn has_rust_src(toolchain: &str) -> bool {
-    output("rustup", &["run", toolchain, "rustc", "--print", "sysroot"])
-        .is_ok_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir())
+    output("rustup", &["run", toolchain, "rustc", "--print", "sysroot"]).is_ok_and(|sysroot| {
+        Path::new(&sysroot)
+            .join("lib/rustlib/src/rust/library/core")
+            .is_dir()
+    })
 }
 
 /// Whether a toolchain, by rustup's name or its folder, has a ready-made `core`.
@@ -128,12 +157,18 @@ fn has_bpf_core(toolchain: &str) -> bool {
     } else {
         output("rustup", &["run", toolchain, "rustc", "--print", "sysroot"])
     };
-    sysroot.is_ok_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/bpfel-unknown-none/lib").is_dir())
+    sysroot.is_ok_and(|sysroot| {
+        Path::new(&sysroot)
+            .join("lib/rustlib/bpfel-unknown-none/lib")
+            .is_dir()
+    })
 }
 
 fn llvm_major(toolchain: &str) -> Option<String> {
     let version = output("rustup", &["run", toolchain, "rustc", "-vV"]).ok()?;
-    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let llvm = version
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: "))?;
     Some(llvm.split('.').next()?.to_owned())
 }
 
@@ -142,14 +177,20 @@ fn apt_has(packages: &[&str]) -> bool {
         return false;
     }
     let known = || {
-        packages.iter().all(|package| output("apt-cache", &["show", package]).is_ok_and(|text| !text.is_empty()))
+        packages.iter().all(|package| {
+            output("apt-cache", &["show", package]).is_ok_and(|text| !text.is_empty())
+        })
     };
     // Before the first update the lists are empty.
     known() || (apt_update().is_ok() && known())
 }
 
 fn apt_update() -> anyhow::Result<()> {
-    command(privileged("apt-get").args(["update", "--quiet"]).stdout(Stdio::null()))
+    command(
+        privileged("apt-get")
+            .args(["update", "--quiet"])
+            .stdout(Stdio::null()),
+    )
 }
 
 fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
@@ -170,7 +211,9 @@ fn linker(place: &Path) -> PathBuf {
 }
 
 fn runs(linker: &Path) -> bool {
-    linker.to_str().is_some_and(|linker| output(linker, &["--version"]).is_ok())
+    linker
+        .to_str()
+        .is_some_and(|linker| output(linker, &["--version"]).is_ok())
 }
 
 /// Uses a bpf-linker that the user has installed.

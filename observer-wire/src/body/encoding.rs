@@ -97,7 +97,10 @@ impl Decoder {
 
 impl fmt::Debug for Decoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Decoder").field("codings", &self.coders.len()).field("failed", &self.failed).finish()
+        f.debug_struct("Decoder")
+            .field("codings", &self.coders.len())
+            .field("failed", &self.failed)
+            .finish()
     }
 }
 
@@ -122,7 +125,9 @@ impl Coder {
     fn push(&mut self, piece: &[u8]) -> std::io::Result<Vec<u8>> {
         if let Self::DeflateStart(start) = self {
             start.extend_from_slice(piece);
-            let [first, second, ..] = start[..] else { return Ok(Vec::new()) };
+            let [first, second, ..] = start[..] else {
+                return Ok(Vec::new());
+            };
             let start = std::mem::take(start);
             // RFC 1950 section 2.2: compression method 8 and a header that is a multiple of 31.
             let zlib = first & 0x0f == 8 && u16::from_be_bytes([first, second]) % 31 == 0;
@@ -208,7 +213,9 @@ mod tests {
             }
             "br" => {
                 let mut out = Vec::new();
-                brotli::CompressorWriter::new(&mut out, 4096, 5, 20).write_all(TEXT).unwrap();
+                brotli::CompressorWriter::new(&mut out, 4096, 5, 20)
+                    .write_all(TEXT)
+                    .unwrap();
                 out
             }
             "zstd" => zstd::encode_all(TEXT, 3).unwrap(),
@@ -221,7 +228,11 @@ mod tests {
         for encoding in ["", "identity", "gzip", "x-gzip", "deflate", "br", "zstd"] {
             let bytes = encoded(encoding);
             for step in [1, 2, 7, 1000] {
-                assert_eq!(decoded(encoding, &bytes, step).unwrap(), TEXT, "{encoding} by {step}");
+                assert_eq!(
+                    decoded(encoding, &bytes, step).unwrap(),
+                    TEXT,
+                    "{encoding} by {step}"
+                );
             }
         }
     }
@@ -230,7 +241,10 @@ mod tests {
     fn raw_deflate_passes_for_deflate() {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(TEXT).unwrap();
-        assert_eq!(decoded("deflate", &encoder.finish().unwrap(), 1).unwrap(), TEXT);
+        assert_eq!(
+            decoded("deflate", &encoder.finish().unwrap(), 1).unwrap(),
+            TEXT
+        );
     }
 
     #[test]
@@ -242,7 +256,9 @@ mod tests {
     #[test]
     fn codings_are_undone_in_reverse_order() {
         let mut out = Vec::new();
-        brotli::CompressorWriter::new(&mut out, 4096, 5, 20).write_all(&gzip(TEXT)).unwrap();
+        brotli::CompressorWriter::new(&mut out, 4096, 5, 20)
+            .write_all(&gzip(TEXT))
+            .unwrap();
         assert_eq!(decoded("gzip, br", &out, 5).unwrap(), TEXT);
     }
 
@@ -260,10 +276,15 @@ mod tests {
 
     #[test]
     fn errors_stay() {
-        assert_eq!(decoded("gzip", b"no gzip at all, really", 4), Err(Error::Malformed));
+        assert_eq!(
+            decoded("gzip", b"no gzip at all, really", 4),
+            Err(Error::Malformed)
+        );
         assert_eq!(decoded("lzw", TEXT, 4), Err(Error::Unsupported));
         let mut decoder = Decoder::new("lzw");
-        assert!(decoder.push(b"x", &mut |_| ()).is_err() && decoder.push(b"x", &mut |_| ()).is_err());
+        assert!(
+            decoder.push(b"x", &mut |_| ()).is_err() && decoder.push(b"x", &mut |_| ()).is_err()
+        );
     }
 
     #[test]

@@ -106,7 +106,10 @@ impl Parser {
             if self.skipping {
                 self.dropped += 1;
             } else if self.has_data {
-                sink(Event { name: &self.name, data: &self.data });
+                sink(Event {
+                    name: &self.name,
+                    data: &self.data,
+                });
             }
             self.skipping = false;
             self.reset();
@@ -155,7 +158,9 @@ impl Parser {
 
 impl std::fmt::Debug for Parser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parser").field("dropped", &self.dropped).finish_non_exhaustive()
+        f.debug_struct("Parser")
+            .field("dropped", &self.dropped)
+            .finish_non_exhaustive()
     }
 }
 
@@ -189,7 +194,12 @@ mod tests {
         for step in 1..20 {
             assert_eq!(
                 events(stream.as_bytes(), step),
-                [event("a", "1\n2"), event("", ""), event("", "漢字"), event("", " two spaces")],
+                [
+                    event("a", "1\n2"),
+                    event("", ""),
+                    event("", "漢字"),
+                    event("", " two spaces")
+                ],
                 "{step}"
             );
         }
@@ -197,7 +207,10 @@ mod tests {
 
     #[test]
     fn an_event_without_its_empty_line_is_handed_over_at_the_end() {
-        assert_eq!(events(b"data: 1\n\ndata: 2", 3), [event("", "1"), event("", "2")]);
+        assert_eq!(
+            events(b"data: 1\n\ndata: 2", 3),
+            [event("", "1"), event("", "2")]
+        );
         assert_eq!(events(b"data: 1\n", 3), [event("", "1")]);
     }
 
@@ -223,7 +236,9 @@ mod tests {
             parser.push(&piece, &mut |_| ());
             assert!(parser.memory() < 40 << 20);
         }
-        parser.push(b"\n\ndata: ok\n\n", &mut |event| found.push(event.data.to_vec()));
+        parser.push(b"\n\ndata: ok\n\n", &mut |event| {
+            found.push(event.data.to_vec())
+        });
         assert_eq!(found, [b"ok".to_vec()]);
         assert_eq!(parser.dropped(), 1);
     }

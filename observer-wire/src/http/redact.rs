@@ -14,15 +14,34 @@ const FIELDS: &[&str] = &[
 ];
 
 /// Parts of names of header fields that carry credentials.
-const FIELD_PARTS: &[&str] = &["api-key", "apikey", "token", "secret", "password", "credential"];
+const FIELD_PARTS: &[&str] = &[
+    "api-key",
+    "apikey",
+    "token",
+    "secret",
+    "password",
+    "credential",
+];
 
 /// Fields that have such a part in their name and are no credentials: rate limits and usage.
 const HARMLESS_PREFIXES: &[&str] = &["x-ratelimit-", "anthropic-ratelimit-", "fireworks-"];
 
 /// Query parameters that carry credentials: Google's `key`, OAuth (RFC 6750), signed URLs.
 const PARAMETERS: &[&str] = &[
-    "access_token", "api-key", "api_key", "apikey", "client_secret", "key", "password", "secret", "sig",
-    "signature", "token", "x-amz-credential", "x-amz-security-token", "x-amz-signature",
+    "access_token",
+    "api-key",
+    "api_key",
+    "apikey",
+    "client_secret",
+    "key",
+    "password",
+    "secret",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
 ];
 
 /// Whether a header field carries credentials.
@@ -30,7 +49,9 @@ pub(super) fn is_credential(name: &HeaderName) -> bool {
     let name = name.as_str();
     FIELDS.contains(&name)
         || (FIELD_PARTS.iter().any(|part| name.contains(part))
-            && !HARMLESS_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+            && !HARMLESS_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix)))
 }
 
 /// A query without the parameters that carry credentials.
@@ -39,7 +60,9 @@ pub(super) fn query(query: &str) -> String {
         .split('&')
         .filter(|pair| {
             let name = pair.split('=').next().unwrap_or_default();
-            !PARAMETERS.iter().any(|secret| name.eq_ignore_ascii_case(secret))
+            !PARAMETERS
+                .iter()
+                .any(|secret| name.eq_ignore_ascii_case(secret))
         })
         .collect();
     kept.join("&")
@@ -51,10 +74,22 @@ mod tests {
 
     #[test]
     fn credentials_are_known_by_their_names() {
-        for name in ["authorization", "x-api-key", "api-key", "x-goog-api-key", "x-amz-security-token", "set-cookie"] {
+        for name in [
+            "authorization",
+            "x-api-key",
+            "api-key",
+            "x-goog-api-key",
+            "x-amz-security-token",
+            "set-cookie",
+        ] {
             assert!(is_credential(&HeaderName::from_static(name)), "{name}");
         }
-        for name in ["content-type", "x-request-id", "x-ratelimit-remaining-tokens", "x-stainless-retry-count"] {
+        for name in [
+            "content-type",
+            "x-request-id",
+            "x-ratelimit-remaining-tokens",
+            "x-stainless-retry-count",
+        ] {
             assert!(!is_credential(&HeaderName::from_static(name)), "{name}");
         }
     }

@@ -127,6 +127,11 @@ impl CallBuilder {
         self.stream |= stream;
     }
 
+    /// Whether it is a stream.
+    pub(super) fn is_stream(&self) -> bool {
+        self.stream
+    }
+
     /// The counts so far.
     pub(super) fn usage(&mut self) -> &mut Usage {
         &mut self.usage

@@ -432,7 +432,8 @@ impl Active {
                 Some(Incomplete::ClientCancelled)
             }
             End::ServerClosed => {
-                error = error.or_else(|| Some(sdk.disconnected(status.is_some())));
+                error = error
+                    .or_else(|| Some(sdk.disconnected(status.is_some(), self.builder.is_stream())));
                 Some(Incomplete::ServerDisconnected)
             }
             End::ProcessExit => Some(Incomplete::ProcessExited),

@@ -198,16 +198,17 @@ impl Sdk {
     }
 
     /// The exception when the server ends the connection: before it has answered, or in the middle.
-    pub(super) fn disconnected(self, answered: bool) -> Exception {
+    pub(super) fn disconnected(self, answered: bool, stream: bool) -> Exception {
         let (class, message) = match self {
+            // Neither wraps what its HTTP library raises while a stream is read (measured).
+            Self::AnthropicPython(_) | Self::GoogleGenAi if answered && stream => (
+                "RemoteProtocolError",
+                "peer closed connection without sending complete message body (incomplete chunked read)",
+            ),
             Self::AnthropicJs
             | Self::AnthropicPython(_)
             | Self::OpenAiJs
             | Self::OpenAiPython(_) => ("APIConnectionError", "Connection error."),
-            Self::GoogleGenAi if answered => (
-                "RemoteProtocolError",
-                "peer closed connection without sending complete message body (incomplete chunked read)",
-            ),
             Self::GoogleGenAi => (
                 "RemoteProtocolError",
                 "Server disconnected without sending a response.",

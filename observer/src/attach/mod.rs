@@ -139,7 +139,9 @@ impl Attacher {
         };
         let watched = take_map(&mut programs, "WATCHED", |map| BpfHashMap::try_from(map))?;
         for program in Program::ALL {
-            uprobe(&mut programs, program)?.load().map_err(|error| Error::Load(error.into()))?;
+            uprobe(&mut programs, program)?
+                .load()
+                .map_err(|error| Error::Load(error.into()))?;
         }
         for &(program, category, name) in TRACEPOINTS {
             let tracepoint: &mut TracePoint = programs
@@ -147,12 +149,16 @@ impl Attacher {
                 .ok_or_else(|| missing(program))?
                 .try_into()
                 .map_err(|error: ProgramError| Error::Load(error.into()))?;
-            tracepoint.load().map_err(|error| Error::Load(error.into()))?;
-            tracepoint.attach(category, name).map_err(|error| Error::Attach {
-                program,
-                place: format!("the tracepoint {category}/{name}"),
-                source: error.into(),
-            })?;
+            tracepoint
+                .load()
+                .map_err(|error| Error::Load(error.into()))?;
+            tracepoint
+                .attach(category, name)
+                .map_err(|error| Error::Attach {
+                    program,
+                    place: format!("the tracepoint {category}/{name}"),
+                    source: error.into(),
+                })?;
         }
         let attacher = Self {
             programs,
@@ -242,7 +248,9 @@ impl Attacher {
         self.widen()?;
         for library in LIBRARIES {
             for path in library.usual_files() {
-                let Ok(file) = File::open(&path) else { continue };
+                let Ok(file) = File::open(&path) else {
+                    continue;
+                };
                 self.probe(*library, file, &path, None)?;
             }
         }
@@ -281,7 +289,11 @@ impl Attacher {
     /// From probes for one process to probes for everyone.
     fn widen(&mut self) -> Result<(), Error> {
         self.for_everyone = true;
-        for probed in self.probed.values_mut().filter(|probed| !probed.for_everyone) {
+        for probed in self
+            .probed
+            .values_mut()
+            .filter(|probed| !probed.for_everyone)
+        {
             attach(&mut self.programs, probed, None)?;
             probed.for_everyone = true;
         }
@@ -289,10 +301,16 @@ impl Attacher {
     }
 
     fn consider(&mut self, mapped: &MappedFile, pid: Pid) -> Result<(), Error> {
-        let Some(library) = LIBRARIES.iter().find(|library| library.may_be(&mapped.path)) else {
+        let Some(library) = LIBRARIES
+            .iter()
+            .find(|library| library.may_be(&mapped.path))
+        else {
             return Ok(());
         };
-        if self.uninteresting.contains(&(mapped.path.clone(), mapped.inode)) {
+        if self
+            .uninteresting
+            .contains(&(mapped.path.clone(), mapped.inode))
+        {
             return Ok(());
         }
         match mapped.open() {
@@ -304,8 +322,16 @@ impl Attacher {
         }
     }
 
-    fn probe(&mut self, library: &dyn Library, file: File, path: &Path, pid: Option<Pid>) -> Result<(), Error> {
-        let Ok(id) = FileId::of(&file) else { return Ok(()) };
+    fn probe(
+        &mut self,
+        library: &dyn Library,
+        file: File,
+        path: &Path,
+        pid: Option<Pid>,
+    ) -> Result<(), Error> {
+        let Ok(id) = FileId::of(&file) else {
+            return Ok(());
+        };
         let scope = if self.for_everyone { None } else { pid };
         if let Some(probed) = self.probed.get_mut(&id) {
             return match scope {
@@ -357,17 +383,23 @@ fn attach(programs: &mut Ebpf, probed: &mut Probed, scope: Option<Pid>) -> Resul
     let target = format!("/proc/self/fd/{}", probed.file.as_raw_fd());
     // `Return` before `Enter`: see Program::ALL.
     for program in Program::ALL {
-        for probe in probed.probes.iter().filter(|probe| probe.program == program) {
+        for probe in probed
+            .probes
+            .iter()
+            .filter(|probe| probe.program == program)
+        {
             let point = UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
                 cookie: Some(probe.cookie),
             };
             let scope = process.map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
-            uprobe(programs, program)?.attach(point, &target, scope).map_err(|error| Error::Attach {
-                program: program.name(),
-                place: format!("{} in {}", probe.function, probed.path.display()),
-                source: error.into(),
-            })?;
+            uprobe(programs, program)?
+                .attach(point, &target, scope)
+                .map_err(|error| Error::Attach {
+                    program: program.name(),
+                    place: format!("{} in {}", probe.function, probed.path.display()),
+                    source: error.into(),
+                })?;
         }
     }
     match scope {
@@ -388,7 +420,11 @@ fn uprobe(programs: &mut Ebpf, program: Program) -> Result<&mut UProbe, Error> {
         .map_err(|error: ProgramError| Error::Load(error.into()))
 }
 
-fn take_map<M, E>(programs: &mut Ebpf, name: &'static str, convert: impl Fn(aya::maps::Map) -> Result<M, E>) -> Result<M, Error>
+fn take_map<M, E>(
+    programs: &mut Ebpf,
+    name: &'static str,
+    convert: impl Fn(aya::maps::Map) -> Result<M, E>,
+) -> Result<M, Error>
 where
     E: std::error::Error + Send + Sync + 'static,
 {

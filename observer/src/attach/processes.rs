@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use procfs::process::{MMapPath, MMPermissions, Process};
+use procfs::process::{MMPermissions, MMapPath, Process};
 
 /// A process id in the initial PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,7 +34,10 @@ impl FileId {
     /// As fstat(2).
     pub fn of(file: &File) -> std::io::Result<Self> {
         let metadata = file.metadata()?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
     }
 }
 
@@ -67,7 +70,9 @@ impl MappedFile {
             if file.metadata()?.ino() == self.inode {
                 Ok(file)
             } else {
-                Err(std::io::Error::other("the file has been replaced since it was mapped"))
+                Err(std::io::Error::other(
+                    "the file has been replaced since it was mapped",
+                ))
             }
         })
     }
@@ -75,10 +80,13 @@ impl MappedFile {
 
 /// Whether there is a process of this id that is not a zombie.
 pub fn alive(pid: Pid) -> bool {
-    let Ok(tasks) = process(pid).and_then(|process| process.tasks()) else { return false };
-    tasks
-        .flatten()
-        .any(|task| task.stat().is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x')))
+    let Ok(tasks) = process(pid).and_then(|process| process.tasks()) else {
+        return false;
+    };
+    tasks.flatten().any(|task| {
+        task.stat()
+            .is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
+    })
 }
 
 /// Whether the task `id` is a process of its own, and not a thread of another.
@@ -92,7 +100,10 @@ pub fn is_process(id: u32) -> bool {
 pub fn all() -> Vec<Pid> {
     procfs::process::all_processes()
         .map(|processes| {
-            processes.flatten().filter_map(|process| u32::try_from(process.pid).ok().map(Pid)).collect()
+            processes
+                .flatten()
+                .filter_map(|process| u32::try_from(process.pid).ok().map(Pid))
+                .collect()
         })
         .unwrap_or_default()
 }
@@ -101,7 +112,12 @@ pub fn all() -> Vec<Pid> {
 pub fn descendants(parents: &[Pid]) -> Vec<Pid> {
     let family: Vec<(Pid, Pid)> = all()
         .into_iter()
-        .filter_map(|pid| Some((pid, Pid(u32::try_from(process(pid).ok()?.stat().ok()?.ppid).ok()?))))
+        .filter_map(|pid| {
+            Some((
+                pid,
+                Pid(u32::try_from(process(pid).ok()?.stat().ok()?.ppid).ok()?),
+            ))
+        })
         .collect();
     let mut found: Vec<Pid> = parents.to_vec();
     let mut next = 0;
@@ -126,9 +142,16 @@ pub fn mapped_files(pid: Pid) -> procfs::ProcResult<Vec<MappedFile>> {
     for map in process(pid)?.maps()? {
         if let MMapPath::Path(path) = map.pathname
             && map.perms.contains(MMPermissions::EXECUTE)
-            && !files.iter().any(|file| file.inode == map.inode && file.path == path)
+            && !files
+                .iter()
+                .any(|file| file.inode == map.inode && file.path == path)
         {
-            files.push(MappedFile { path, inode: map.inode, pid, range: map.address });
+            files.push(MappedFile {
+                path,
+                inode: map.inode,
+                pid,
+                range: map.address,
+            });
         }
     }
     Ok(files)
@@ -153,7 +176,9 @@ pub struct Identity {
 impl Identity {
     /// Looks a process up.
     pub fn of(pid: Pid) -> Self {
-        let Ok(process) = process(pid) else { return Self::default() };
+        let Ok(process) = process(pid) else {
+            return Self::default();
+        };
         let stat = process.stat().ok();
         Self {
             start_time: stat.as_ref().map(|stat| stat.starttime),
@@ -166,7 +191,6 @@ impl Identity {
         }
     }
 }
-
 
 fn process(pid: Pid) -> procfs::ProcResult<Process> {
     Process::new(i32::try_from(pid.0).unwrap_or(-1))
@@ -201,7 +225,10 @@ mod tests {
         ] {
             assert_eq!(container_id(&line).as_deref(), Some(id), "{line}");
         }
-        assert_eq!(container_id("0::/user.slice/user-0.slice/session-1.scope"), None);
+        assert_eq!(
+            container_id("0::/user.slice/user-0.slice/session-1.scope"),
+            None
+        );
     }
 
     #[test]

@@ -12,10 +12,7 @@ const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// The capabilities that are needed, by number (linux/capability.h). uprobes through perf events need
 /// CAP_SYS_ADMIN.
-const CAPABILITIES: &[(u32, &str)] = &[
-    (19, "CAP_SYS_PTRACE"),
-    (21, "CAP_SYS_ADMIN"),
-];
+const CAPABILITIES: &[(u32, &str)] = &[(19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
 
 /// What is missing on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +49,9 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     let effective = fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {
-            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))?;
             u64::from_str_radix(line.trim(), 16).ok()
         })
         .unwrap_or(0);
@@ -82,7 +81,11 @@ pub fn require_privileges() -> Result<(), Error> {
 /// It has not.
 pub fn uprobes() -> Result<(), Error> {
     const PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
-    if Path::new(PMU).exists() { Ok(()) } else { Err(Error::NoUprobes(PMU)) }
+    if Path::new(PMU).exists() {
+        Ok(())
+    } else {
+        Err(Error::NoUprobes(PMU))
+    }
 }
 
 /// Where tracefs is mounted; mounts it if it is not.
@@ -95,14 +98,23 @@ pub fn tracefs() -> Result<PathBuf, Error> {
         return Ok(mounted);
     }
     let place = TRACEFS[0];
-    mount("tracefs", place, "tracefs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
-        .map_err(|error| Error::NoTracefs(error.into()))?;
+    mount(
+        "tracefs",
+        place,
+        "tracefs",
+        MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        None,
+    )
+    .map_err(|error| Error::NoTracefs(error.into()))?;
     Ok(PathBuf::from(place))
 }
 
 /// Where tracefs is mounted.
 pub fn mounted_tracefs() -> Option<PathBuf> {
-    TRACEFS.iter().map(PathBuf::from).find(|path| path.join("events").is_dir())
+    TRACEFS
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.join("events").is_dir())
 }
 
 /// Offset of a field in the record of a tracepoint (`category/name`).
@@ -112,20 +124,33 @@ pub fn mounted_tracefs() -> Option<PathBuf> {
 /// The tracepoint or the field is not there.
 pub fn field_offset(tracefs: &Path, tracepoint: &str, field: &str) -> Result<u32, Error> {
     let format = tracefs.join("events").join(tracepoint).join("format");
-    fs::read_to_string(format).ok().and_then(|format| offset_in(&format, field)).ok_or_else(|| {
-        Error::Tracepoint { tracepoint: tracepoint.to_owned(), field: field.to_owned() }
-    })
+    fs::read_to_string(format)
+        .ok()
+        .and_then(|format| offset_in(&format, field))
+        .ok_or_else(|| Error::Tracepoint {
+            tracepoint: tracepoint.to_owned(),
+            field: field.to_owned(),
+        })
 }
 
 /// The kernel's release, as `uname -r` says it.
 pub fn kernel_release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn offset_in(format: &str, field: &str) -> Option<u32> {
     let wanted = format!(" {field};");
     let line = format.lines().find(|line| line.contains(&wanted))?;
-    line.split("offset:").nth(1)?.split(';').next()?.trim().parse().ok()
+    line.split("offset:")
+        .nth(1)?
+        .split(';')
+        .next()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ pub struct Losses {
 impl Losses {
     /// Reads the counters with `counter(index)`.
     pub fn read(counter: impl Fn(u32) -> u64, malformed: u64) -> Self {
-        let counts = Loss::ALL.map(|cause| (counter(2 * cause as u32), counter(2 * cause as u32 + 1)));
+        let counts =
+            Loss::ALL.map(|cause| (counter(2 * cause as u32), counter(2 * cause as u32 + 1)));
         Self { counts, malformed }
     }
 
@@ -34,7 +35,9 @@ impl fmt::Display for Losses {
             .iter()
             .zip(self.counts)
             .filter(|(_, (events, _))| *events > 0)
-            .map(|(cause, (events, bytes))| format!("{}: {events} records, {bytes} bytes", cause.as_str()))
+            .map(|(cause, (events, bytes))| {
+                format!("{}: {events} records, {bytes} bytes", cause.as_str())
+            })
             .collect();
         if self.malformed > 0 {
             causes.push(format!("malformed: {} records", self.malformed));

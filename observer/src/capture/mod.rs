@@ -93,7 +93,10 @@ pub struct Capture {
 impl Capture {
     /// Reads from these maps.
     pub fn new(sources: Sources) -> Self {
-        Self { sources, malformed: 0 }
+        Self {
+            sources,
+            malformed: 0,
+        }
     }
 
     /// Hands over what is in the ring buffer, `limit` events at most. Returns how many.
@@ -180,7 +183,11 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
 }
 
 fn key(tgid: u32, ssl: u64, generation: u64) -> ConnectionKey {
-    ConnectionKey { pid: Pid(tgid), ssl, generation }
+    ConnectionKey {
+        pid: Pid(tgid),
+        ssl,
+        generation,
+    }
 }
 
 #[cfg(test)]
@@ -205,7 +212,15 @@ mod tests {
     #[test]
     fn a_data_record_is_as_long_as_it_says_not_as_its_room() {
         let record = data(3, 256);
-        assert!(matches!(parse(&record), Some(Event::Data { bytes: b"xxx", comm: b"python", offset: 40, .. })));
+        assert!(matches!(
+            parse(&record),
+            Some(Event::Data {
+                bytes: b"xxx",
+                comm: b"python",
+                offset: 40,
+                ..
+            })
+        ));
     }
 
     #[test]

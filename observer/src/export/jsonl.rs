@@ -15,7 +15,9 @@ pub struct JsonLines {
 impl JsonLines {
     /// Writes to `writer`.
     pub fn new(writer: Box<dyn Write + Send>) -> Self {
-        Self { writer: BufWriter::with_capacity(64 * 1024, writer) }
+        Self {
+            writer: BufWriter::with_capacity(64 * 1024, writer),
+        }
     }
 
     fn line(&mut self, record: &impl Serialize) -> io::Result<()> {

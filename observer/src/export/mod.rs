@@ -88,7 +88,11 @@ pub fn open(format: Option<Format>, output: Option<&Path>) -> anyhow::Result<Box
         Some(path) => (Box::new(create(path)?), false),
         None => (Box::new(anstream::stdout()), io::stdout().is_terminal()),
     };
-    let format = format.unwrap_or(if terminal { Format::Pretty } else { Format::Jsonl });
+    let format = format.unwrap_or(if terminal {
+        Format::Pretty
+    } else {
+        Format::Jsonl
+    });
     Ok(match format {
         Format::Jsonl => Box::new(jsonl::JsonLines::new(writer)),
         Format::Pretty => Box::new(terminal::Pretty::new(writer)),
@@ -114,11 +118,13 @@ impl Queue {
         let (sender, records) = mpsc::sync_channel(QUEUE);
         let failed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&failed);
-        let thread = thread::Builder::new().name("export".to_owned()).spawn(move || {
-            let result = write_all(exporter.as_mut(), &records);
-            flag.store(result.is_err(), Ordering::Release);
-            result
-        })?;
+        let thread = thread::Builder::new()
+            .name("export".to_owned())
+            .spawn(move || {
+                let result = write_all(exporter.as_mut(), &records);
+                flag.store(result.is_err(), Ordering::Release);
+                result
+            })?;
         Ok(Self {
             sender: Some(sender),
             thread: Some(thread),
@@ -165,7 +171,9 @@ impl Queue {
                 let place = self
                     .output
                     .as_ref()
-                    .map_or("standard output".to_owned(), |path| path.display().to_string());
+                    .map_or("standard output".to_owned(), |path| {
+                        path.display().to_string()
+                    });
                 Err(anyhow::anyhow!("cannot write to {place}: {error}"))
             }
             _ => Ok(()),

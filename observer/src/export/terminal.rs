@@ -46,7 +46,12 @@ impl Pretty {
 
     /// As [`new`](Self::new), with times of `zone`.
     pub fn with_zone(writer: Box<dyn Write + Send>, zone: TimeZone) -> Self {
-        Self { writer: BufWriter::new(writer), zone, headed: false, totals: Totals::default() }
+        Self {
+            writer: BufWriter::new(writer),
+            zone,
+            headed: false,
+            totals: Totals::default(),
+        }
     }
 }
 
@@ -61,12 +66,25 @@ impl Exporter for Pretty {
             )?;
         }
         self.totals.add(call);
-        let time = call.start_time.to_zoned(self.zone.clone()).strftime("%H:%M:%S%.3f").to_string();
-        let process = format!("{}[{}]", shown(call.comm.as_deref().unwrap_or("?")), call.pid);
+        let time = call
+            .start_time
+            .to_zoned(self.zone.clone())
+            .strftime("%H:%M:%S%.3f")
+            .to_string();
+        let process = format!(
+            "{}[{}]",
+            shown(call.comm.as_deref().unwrap_or("?")),
+            call.pid
+        );
         let model = format!(
             "{}/{}",
             call.provider,
-            shown(call.response_model.as_deref().or(call.model.as_deref()).unwrap_or("?"))
+            shown(
+                call.response_model
+                    .as_deref()
+                    .or(call.model.as_deref())
+                    .unwrap_or("?")
+            )
         );
         write!(
             self.writer,
@@ -74,13 +92,21 @@ impl Exporter for Pretty {
             number(call.prompt_tokens),
             number(call.completion_tokens),
             duration(Duration::from_nanos(call.latency_ns)),
-            call.time_to_first_token_ns.map_or(UNKNOWN.to_owned(), |ns| duration(Duration::from_nanos(ns))),
+            call.time_to_first_token_ns
+                .map_or(UNKNOWN.to_owned(), |ns| duration(Duration::from_nanos(ns))),
         )?;
         if !call.tool_calls.is_empty() {
-            write!(self.writer, "  {DIM}tools {}{DIM:#}", shown(&call.tool_calls.join(", ")))?;
+            write!(
+                self.writer,
+                "  {DIM}tools {}{DIM:#}",
+                shown(&call.tool_calls.join(", "))
+            )?;
         }
         if let Some(error) = &call.error_type {
-            let status = call.status_code.map(|status| format!("{status} ")).unwrap_or_default();
+            let status = call
+                .status_code
+                .map(|status| format!("{status} "))
+                .unwrap_or_default();
             write!(self.writer, "  {ERROR}{status}{}", shown(error))?;
             if let Some(message) = &call.error_message {
                 write!(self.writer, ": {}", cut(&shown(message), 80))?;
@@ -88,7 +114,11 @@ impl Exporter for Pretty {
             write!(self.writer, "{ERROR:#}")?;
         }
         if let Some(why) = call.incomplete {
-            write!(self.writer, "  {WARNING}{}{WARNING:#}", why.replace('_', " "))?;
+            write!(
+                self.writer,
+                "  {WARNING}{}{WARNING:#}",
+                why.replace('_', " ")
+            )?;
         }
         writeln!(self.writer)?;
         for (mark, preview) in [("›", &call.input_preview), ("‹", &call.output_preview)] {
@@ -155,7 +185,9 @@ fn count(n: u64, noun: &str) -> String {
 
 /// Strings come from other programs and from the net: no control character may reach the terminal.
 fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 fn cut(text: &str, limit: usize) -> String {

@@ -56,7 +56,10 @@ struct OpenTrace {
 impl Traces {
     /// No traces yet; a trace ends `idle_gap` after its last call.
     pub fn new(idle_gap: Duration) -> Self {
-        Self { idle_gap, open: HashMap::new() }
+        Self {
+            idle_gap,
+            open: HashMap::new(),
+        }
     }
 
     /// A call begins on a thread. May end an older trace of the thread.
@@ -101,7 +104,12 @@ impl Traces {
     }
 
     /// A call ended. May end the trace.
-    pub fn call_ended(&mut self, context: &CallContext, call: &LlmCall, ended: &mut Vec<TraceRecord>) {
+    pub fn call_ended(
+        &mut self,
+        context: &CallContext,
+        call: &LlmCall,
+        ended: &mut Vec<TraceRecord>,
+    ) {
         self.settle(context, ended, |trace| {
             let end = Timestamp(call.start.0.saturating_add(nanoseconds(call.latency)));
             trace.end = trace.end.max(end);
@@ -113,7 +121,10 @@ impl Traces {
             let usage = &mut trace.usage;
             usage.api_calls_count += 1;
             merge(&mut usage.provider, Some(call.provider));
-            merge(&mut usage.model, call.response_model.as_deref().or(call.model.as_deref()));
+            merge(
+                &mut usage.model,
+                call.response_model.as_deref().or(call.model.as_deref()),
+            );
             add(&mut usage.prompt_tokens, call.prompt_tokens);
             add(&mut usage.completion_tokens, call.completion_tokens);
         });
@@ -157,15 +168,26 @@ impl Traces {
         self.open.is_empty()
     }
 
-    fn settle(&mut self, context: &CallContext, ended: &mut Vec<TraceRecord>, update: impl FnOnce(&mut OpenTrace)) {
-        let Some(trace) = self.open.get_mut(&context.thread) else { return };
+    fn settle(
+        &mut self,
+        context: &CallContext,
+        ended: &mut Vec<TraceRecord>,
+        update: impl FnOnce(&mut OpenTrace),
+    ) {
+        let Some(trace) = self.open.get_mut(&context.thread) else {
+            return;
+        };
         if trace.trace_id != context.trace_id {
             return;
         }
         update(trace);
         trace.in_flight = trace.in_flight.saturating_sub(1);
         if trace.in_flight == 0 && trace.thread_gone {
-            ended.extend(self.open.remove(&context.thread).and_then(OpenTrace::into_record));
+            ended.extend(
+                self.open
+                    .remove(&context.thread)
+                    .and_then(OpenTrace::into_record),
+            );
         }
     }
 
@@ -228,5 +250,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// `words` random 64-bit numbers, none of them 0 (all-zero ids are invalid in W3C Trace Context).
 fn random_hex(words: usize) -> String {
-    (0..words).map(|_| format!("{:016x}", fastrand::u64(1..))).collect()
+    (0..words)
+        .map(|_| format!("{:016x}", fastrand::u64(1..)))
+        .collect()
 }

@@ -29,7 +29,9 @@ fn main() -> anyhow::Result<()> {
     if let Some(path) = options.url_file {
         // Whole or not at all: somebody waits for the file.
         let draft = path.with_extension("part");
-        fs::write(&draft, provider.url()).and_then(|()| fs::rename(&draft, &path)).context("cannot write the URL")?;
+        fs::write(&draft, provider.url())
+            .and_then(|()| fs::rename(&draft, &path))
+            .context("cannot write the URL")?;
     }
     loop {
         thread::sleep(Duration::from_secs(3600));

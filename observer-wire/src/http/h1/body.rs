@@ -22,13 +22,21 @@ pub(super) enum Chunked {
     /// Behind the data, before the line end.
     DataEnd,
     /// In the line with the chunk's size: what has come of it, without extensions.
-    Size { digits: u64, seen: usize, extension: bool },
+    Size {
+        digits: u64,
+        seen: usize,
+        extension: bool,
+    },
     /// In the trailer: length of the current line so far.
     Trailer { line: usize },
 }
 
 impl Chunked {
-    pub(super) const START: Self = Self::Size { digits: 0, seen: 0, extension: false };
+    pub(super) const START: Self = Self::Size {
+        digits: 0,
+        seen: 0,
+        extension: false,
+    };
 }
 
 /// What a step has found at the beginning of the input.
@@ -91,18 +99,30 @@ impl Chunked {
                 [b'\r', ..] => Step::Framing(1),
                 _ => Step::Malformed,
             },
-            Self::Size { digits, seen, extension } => {
+            Self::Size {
+                digits,
+                seen,
+                extension,
+            } => {
                 for (index, &byte) in input.iter().enumerate() {
                     match byte {
                         b'\n' if *seen > 0 => {
-                            *self = if *digits == 0 { Self::Trailer { line: 0 } } else { Self::Data(*digits) };
+                            *self = if *digits == 0 {
+                                Self::Trailer { line: 0 }
+                            } else {
+                                Self::Data(*digits)
+                            };
                             return Step::Framing(index + 1);
                         }
                         _ if *extension => {}
                         b';' | b' ' | b'\t' | b'\r' if *seen > 0 => *extension = true,
                         _ => {
-                            let Some(digit) = (byte as char).to_digit(16) else { return Step::Malformed };
-                            let Some(value) = digits.checked_mul(16) else { return Step::Malformed };
+                            let Some(digit) = (byte as char).to_digit(16) else {
+                                return Step::Malformed;
+                            };
+                            let Some(value) = digits.checked_mul(16) else {
+                                return Step::Malformed;
+                            };
                             *digits = value + u64::from(digit);
                         }
                     }

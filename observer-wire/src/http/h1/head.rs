@@ -7,12 +7,16 @@ use super::super::{RequestHead, ResponseHead, redact};
 /// Longest head, in bytes; Node allows 16 KiB, Apache 8 KiB a line.
 pub(super) const HEAD_BYTES: usize = 256 * 1024;
 
+/// Length of request lines that every server takes (RFC 9112 section 3), in bytes.
+const REQUEST_LINE_BYTES: usize = 8000;
+
 /// Most fields in a head.
 const FIELDS: usize = 256;
 
 /// Methods of requests (RFC 9110 section 9, RFC 5789) that begin a message that is worth parsing.
-const METHODS: &[&str] =
-    &["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+const METHODS: &[&str] = &[
+    "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
+];
 
 /// What the framing of the body needs from a head (RFC 9112 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +55,8 @@ impl HeadBuffer {
         }
         let before = self.bytes.len();
         let room = HEAD_BYTES - before;
-        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.bytes
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
         // The end may straddle the chunks.
         match end_of_head(&self.bytes, before.saturating_sub(3)) {
             Some(end) => {
@@ -63,6 +68,12 @@ impl HeadBuffer {
         }
     }
 
+    /// Whether what has come so far can become a request.
+    pub(super) fn may_be_request(&self) -> bool {
+        // A request line that is longer is not looked at again and again.
+        self.bytes.len() > REQUEST_LINE_BYTES || begins_request(&self.bytes)
+    }
+
     pub(super) fn memory(&self) -> usize {
         self.bytes.capacity()
     }
@@ -70,16 +81,25 @@ impl HeadBuffer {
 
 /// Whether bytes at the start of a write begin a request.
 pub(super) fn begins_request(bytes: &[u8]) -> bool {
-    let Some(method) = METHODS.iter().find(|method| bytes.starts_with(method.as_bytes())) else {
-        // A method may be cut; two bytes of it at least.
-        return bytes.len() >= 2 && METHODS.iter().any(|method| method.as_bytes().starts_with(bytes));
+    let Some(method) = METHODS
+        .iter()
+        .find(|method| bytes.starts_with(method.as_bytes()))
+    else {
+        // A method may be cut.
+        return !bytes.is_empty()
+            && METHODS
+                .iter()
+                .any(|method| method.as_bytes().starts_with(bytes));
     };
     let rest = &bytes[method.len()..];
     if rest.first().is_some_and(|byte| *byte != b' ') {
         return false;
     }
     match memchr::memchr(b'\n', rest) {
-        Some(end) => rest[..end].trim_ascii_end().ends_with(b" HTTP/1.1") || rest[..end].trim_ascii_end().ends_with(b" HTTP/1.0"),
+        Some(end) => {
+            rest[..end].trim_ascii_end().ends_with(b" HTTP/1.1")
+                || rest[..end].trim_ascii_end().ends_with(b" HTTP/1.0")
+        }
         None => true,
     }
 }
@@ -94,20 +114,37 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
     let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
     let target = request.path?;
     let (headers, length) = fields_of(request.headers)?;
-    let authority = match target.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned()) {
-        Some(authority) if target.contains("://") || method == Method::CONNECT => Some(authority.to_string()),
-        _ => headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned),
+    let authority = match target
+        .parse::<Uri>()
+        .ok()
+        .and_then(|uri| uri.authority().cloned())
+    {
+        Some(authority) if target.contains("://") || method == Method::CONNECT => {
+            Some(authority.to_string())
+        }
+        _ => headers
+            .get(http::header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .map(str::to_owned),
     };
-    let (host, port) = authority.map(|authority| split_authority(&authority)).unwrap_or_default();
+    let (host, port) = authority
+        .map(|authority| split_authority(&authority))
+        .unwrap_or_default();
     let target = match target.find("://") {
-        Some(scheme) => target[scheme + 3..].find('/').map_or("/", |path| &target[scheme + 3 + path..]),
+        Some(scheme) => target[scheme + 3..]
+            .find('/')
+            .map_or("/", |path| &target[scheme + 3 + path..]),
         None => target,
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Some((
         RequestHead {
             method,
-            path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+            path: if path.is_empty() {
+                "/".to_owned()
+            } else {
+                path.to_owned()
+            },
             query: redact::query(query.split('#').next().unwrap_or_default()),
             host,
             port,
@@ -141,9 +178,15 @@ fn fields_of(fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Length)> {
     let mut chunked = false;
     let mut known = None;
     for field in fields {
-        let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) else { continue };
+        let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) else {
+            continue;
+        };
         if name == http::header::TRANSFER_ENCODING {
-            let last = field.value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
+            let last = field
+                .value
+                .rsplit(|byte| *byte == b',')
+                .next()
+                .unwrap_or_default();
             chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
         } else if name == http::header::CONTENT_LENGTH {
             for value in field.value.split(|byte| *byte == b',') {
@@ -182,11 +225,11 @@ fn split_authority(authority: &str) -> (Option<String>, Option<u16>) {
 
 /// Where the head ends: after an empty line. A bare LF counts as a line end (RFC 9112 section 2.2).
 fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
-    memchr::memchr_iter(b'\n', &bytes[from..]).map(|at| from + at).find_map(|at| {
-        match bytes.get(at + 1..) {
+    memchr::memchr_iter(b'\n', &bytes[from..])
+        .map(|at| from + at)
+        .find_map(|at| match bytes.get(at + 1..) {
             Some([b'\n', ..]) => Some(at + 2),
             Some([b'\r', b'\n', ..]) => Some(at + 3),
             _ => None,
-        }
-    })
+        })
 }

@@ -46,7 +46,11 @@ enum Requests {
     /// In the body of a request.
     Body { exchange: ExchangeId, body: Body },
     /// In a head that began with a chunk of this time and mark.
-    Head { buffer: HeadBuffer, at: Timestamp, origin: Origin },
+    Head {
+        buffer: HeadBuffer,
+        at: Timestamp,
+        origin: Origin,
+    },
     /// Not in step: a request may begin with the next chunk.
     #[default]
     Seeking,
@@ -85,7 +89,13 @@ impl Connection {
     }
 
     /// Steps over bytes of a direction that are missing.
-    pub fn gap(&mut self, direction: Direction, bytes: u64, at: Timestamp, sink: &mut dyn FnMut(Event<'_>)) {
+    pub fn gap(
+        &mut self,
+        direction: Direction,
+        bytes: u64,
+        at: Timestamp,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
         if self.opaque || bytes == 0 {
             return;
         }
@@ -115,7 +125,10 @@ impl Connection {
                     && let Some(open) = self.open.front()
                     && body.skip(bytes)
                 {
-                    sink(Event::ResponseGap { exchange: open.exchange, bytes });
+                    sink(Event::ResponseGap {
+                        exchange: open.exchange,
+                        bytes,
+                    });
                     if matches!(body, Body::Length(0)) {
                         self.end_first(End::Complete, at, sink);
                     }
@@ -157,19 +170,38 @@ impl Connection {
         size_of::<Self>() + requests + responses + self.open.capacity() * size_of::<Open>()
     }
 
-    fn sent(&mut self, at: Timestamp, origin: Origin, mut bytes: &[u8], sink: &mut dyn FnMut(Event<'_>)) {
+    fn sent(
+        &mut self,
+        at: Timestamp,
+        origin: Origin,
+        mut bytes: &[u8],
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
         while !bytes.is_empty() && !self.opaque {
             match &mut self.requests {
                 Requests::Seeking => {
                     if !head::begins_request(bytes) {
                         return;
                     }
-                    self.requests = Requests::Head { buffer: HeadBuffer::default(), at, origin };
+                    self.requests = Requests::Head {
+                        buffer: HeadBuffer::default(),
+                        at,
+                        origin,
+                    };
                 }
-                Requests::Head { buffer, at: begun, origin } => {
+                Requests::Head {
+                    buffer,
+                    at: begun,
+                    origin,
+                } => {
                     let (begun, origin) = (*begun, *origin);
                     match buffer.push(bytes) {
-                        Progress::Incomplete => return,
+                        Progress::Incomplete => {
+                            if !buffer.may_be_request() {
+                                self.requests = Requests::Seeking;
+                            }
+                            return;
+                        }
                         Progress::TooLong => self.requests = Requests::Seeking,
                         Progress::Complete(head, used) => {
                             bytes = &bytes[used..];
@@ -188,7 +220,11 @@ impl Connection {
                             let (data, rest) = bytes.split_at(length);
                             bytes = rest;
                             if wanted {
-                                sink(Event::RequestBody { exchange, bytes: data, at });
+                                sink(Event::RequestBody {
+                                    exchange,
+                                    bytes: data,
+                                    at,
+                                });
                             }
                             if matches!(body, Body::Length(0)) {
                                 self.request_end(exchange, wanted, at, sink);
@@ -211,7 +247,13 @@ impl Connection {
         }
     }
 
-    fn request_end(&mut self, exchange: ExchangeId, wanted: bool, at: Timestamp, sink: &mut dyn FnMut(Event<'_>)) {
+    fn request_end(
+        &mut self,
+        exchange: ExchangeId,
+        wanted: bool,
+        at: Timestamp,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
         if wanted {
             sink(Event::RequestEnd { exchange, at });
         }
@@ -227,6 +269,9 @@ impl Connection {
         sink: &mut dyn FnMut(Event<'_>),
     ) {
         self.requests = Requests::Seeking;
+        if !head::begins_request(bytes) {
+            return;
+        }
         let Some((head, length)) = head::request(bytes) else {
             self.end_all(End::Malformed, at, sink);
             self.responses = Responses::Seeking;
@@ -246,14 +291,28 @@ impl Connection {
         }
         let exchange = ExchangeId(self.next);
         self.next += 1;
-        self.open.push_back(Open { exchange, method: head.method.clone() });
-        sink(Event::RequestHead { exchange, head, at: begun, origin });
+        self.open.push_back(Open {
+            exchange,
+            method: head.method.clone(),
+        });
+        sink(Event::RequestHead {
+            exchange,
+            head,
+            at: begun,
+            origin,
+        });
         match length {
             Length::Chunked => {
-                self.requests = Requests::Body { exchange, body: Body::Chunked(Chunked::START) };
+                self.requests = Requests::Body {
+                    exchange,
+                    body: Body::Chunked(Chunked::START),
+                };
             }
             Length::Known(length) if length > 0 => {
-                self.requests = Requests::Body { exchange, body: Body::Length(length) };
+                self.requests = Requests::Body {
+                    exchange,
+                    body: Body::Length(length),
+                };
             }
             Length::Known(_) | Length::Unstated => sink(Event::RequestEnd { exchange, at }),
         }
@@ -281,7 +340,11 @@ impl Connection {
                     Step::Data(length) => {
                         let (data, rest) = bytes.split_at(length);
                         bytes = rest;
-                        sink(Event::ResponseBody { exchange, bytes: data, at });
+                        sink(Event::ResponseBody {
+                            exchange,
+                            bytes: data,
+                            at,
+                        });
                         if matches!(body, Body::Length(0)) {
                             self.end_first(End::Complete, at, sink);
                         }
@@ -340,9 +403,13 @@ impl Connection {
 
     /// Ends the first open exchange; what comes next is the response to the one after it.
     fn end_first(&mut self, end: End, at: Timestamp, sink: &mut dyn FnMut(Event<'_>)) {
-        let Some(Open { exchange, .. }) = self.open.pop_front() else { return };
+        let Some(Open { exchange, .. }) = self.open.pop_front() else {
+            return;
+        };
         self.responses = Responses::Head(HeadBuffer::default());
-        if let Requests::Body { exchange: sending, .. } = &self.requests
+        if let Requests::Body {
+            exchange: sending, ..
+        } = &self.requests
             && *sending == exchange
         {
             // Answered early. Whether the rest of the request will come is up to the client.

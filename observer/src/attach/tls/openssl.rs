@@ -47,7 +47,9 @@ impl Library for OpenSsl {
             .and_then(|name| name.to_str())
             .and_then(|name| name.strip_prefix("libssl"))
             // `libssl-<hash>.so.3` in Python wheels. `libssl3.so` is NSS.
-            .is_some_and(|rest| rest.starts_with(".so") || (rest.starts_with('-') && rest.contains(".so")))
+            .is_some_and(|rest| {
+                rest.starts_with(".so") || (rest.starts_with('-') && rest.contains(".so"))
+            })
     }
 
     fn usual_files(&self) -> Vec<PathBuf> {
@@ -65,18 +67,34 @@ impl Library for OpenSsl {
         for &(function, cookie) in FOLLOWED {
             if let Some(offset) = elf.function(function) {
                 for program in [Program::Return, Program::Enter] {
-                    probes.push(Probe { program, function, offset, cookie });
+                    probes.push(Probe {
+                        program,
+                        function,
+                        offset,
+                        cookie,
+                    });
                 }
             }
         }
         for needed in ["SSL_write", "SSL_read"] {
-            if !probes.iter().any(|probe| probe.function.starts_with(needed)) {
+            if !probes
+                .iter()
+                .any(|probe| probe.function.starts_with(needed))
+            {
                 return Err(format!("it has no symbol {needed}"));
             }
         }
-        for (function, program) in [("SSL_free", Program::Free), ("SSL_shutdown", Program::Shutdown)] {
+        for (function, program) in [
+            ("SSL_free", Program::Free),
+            ("SSL_shutdown", Program::Shutdown),
+        ] {
             if let Some(offset) = elf.function(function) {
-                probes.push(Probe { program, function, offset, cookie: 0 });
+                probes.push(Probe {
+                    program,
+                    function,
+                    offset,
+                    cookie: 0,
+                });
             }
         }
         Ok(probes)
@@ -89,10 +107,19 @@ mod tests {
 
     #[test]
     fn a_file_is_told_by_its_name() {
-        for yes in ["/usr/lib/libssl.so.3", "/x/libssl-81ffa89e.so.1.1", "/libssl.so.3 (deleted)"] {
+        for yes in [
+            "/usr/lib/libssl.so.3",
+            "/x/libssl-81ffa89e.so.1.1",
+            "/libssl.so.3 (deleted)",
+        ] {
             assert!(OpenSsl.may_be(Path::new(yes)), "{yes}");
         }
-        for no in ["/usr/lib/libssl.a", "/usr/lib/libcrypto.so.3", "/usr/lib/libssl3.so", "/usr/bin/ssl"] {
+        for no in [
+            "/usr/lib/libssl.a",
+            "/usr/lib/libcrypto.so.3",
+            "/usr/lib/libssl3.so",
+            "/usr/bin/ssl",
+        ] {
             assert!(!OpenSsl.may_be(Path::new(no)), "{no}");
         }
     }
