@@ -178,9 +178,9 @@ impl Provider for Anthropic {
         }
     }
 
-    fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+    fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder) {
         let Event::Json(document) = data else { return };
-        match text(document, "type").unwrap_or_default() {
+        match text(document, "type").unwrap_or(name) {
             "message_start" => {
                 let Some(message) = document.get("message") else {
                     return;

@@ -98,6 +98,7 @@ macro_rules! selection {
                         &Select::Object(&[
                             ("index", Select::Scalar),
                             ("finish_reason", Select::Scalar),
+                            ("usage", USAGE),
                             (
                                 "delta",
                                 Select::Object(&[
@@ -327,8 +328,11 @@ fn output(content: Option<&Value>, call: &mut CallBuilder) {
 /// The last usage that is not null counts: some hosts send it with every chunk.
 fn usage(document: &Value, call: &mut CallBuilder) {
     let groq = document.get("x_groq").and_then(|groq| groq.get("usage"));
+    // Moonshot puts it into the choice.
+    let moonshot = elements(document, "choices").filter_map(|choice| choice.get("usage"));
     for usage in groq
         .into_iter()
+        .chain(moonshot)
         .chain(document.get("usage"))
         .filter(|usage| usage.is_object())
     {
@@ -345,5 +349,139 @@ fn usage(document: &Value, call: &mut CallBuilder) {
             .get("completion_tokens_details")
             .and_then(|details| counter(details, "reasoning_tokens"))
             .or(tokens.reasoning);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    fn recognize(
+        method: Method,
+        host: Option<&str>,
+        path: &str,
+    ) -> Option<(&'static str, Certainty)> {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let head = RequestHead {
+            method,
+            path: path.to_owned(),
+            query: String::new(),
+            host: host.map(str::to_owned),
+            port: None,
+            headers,
+        };
+        OpenAi
+            .recognize(&head)
+            .map(|recognized| (recognized.provider, recognized.certainty))
+    }
+
+    #[test]
+    fn hosts_and_paths_tell_the_provider() {
+        for (host, path, expected) in [
+            (
+                "api.openai.com",
+                "/v1/chat/completions",
+                ("openai", Certainty::Certain),
+            ),
+            (
+                "eu.api.openai.com",
+                "/v1/chat/completions",
+                ("openai", Certainty::Certain),
+            ),
+            (
+                "api.x.ai",
+                "/v1/chat/completions",
+                ("xai", Certainty::Certain),
+            ),
+            // A substring counts, as with infinium-o2.
+            (
+                "matrix.ai",
+                "/v1/chat/completions",
+                ("xai", Certainty::Likely),
+            ),
+            (
+                "localhost",
+                "/xai/v1/chat/completions",
+                ("xai", Certainty::Likely),
+            ),
+            (
+                "proxy.local",
+                "/grok/chat/completions",
+                ("xai", Certainty::Likely),
+            ),
+            (
+                "api.groq.com",
+                "/openai/v1/chat/completions",
+                ("groq", Certainty::Certain),
+            ),
+            (
+                "api.mistral.ai",
+                "/v1/chat/completions",
+                ("mistral", Certainty::Certain),
+            ),
+            (
+                "api.deepseek.com",
+                "/chat/completions",
+                ("deepseek", Certainty::Certain),
+            ),
+            (
+                "r.openai.azure.com",
+                "/openai/v1/chat/completions",
+                ("azure_openai", Certainty::Certain),
+            ),
+            (
+                "notapi.openai.com.evil",
+                "/v1/chat/completions",
+                ("openai", Certainty::Likely),
+            ),
+            (
+                "evilapi.openai.com",
+                "/v1/chat/completions",
+                ("openai", Certainty::Likely),
+            ),
+            (
+                "127.0.0.1",
+                "/v1/chat/completions",
+                ("openai", Certainty::Likely),
+            ),
+            ("127.0.0.1", "/anything", ("openai", Certainty::Possible)),
+        ] {
+            assert_eq!(
+                recognize(Method::POST, Some(host), path),
+                Some(expected),
+                "{host}{path}"
+            );
+        }
+        assert_eq!(
+            recognize(Method::POST, None, "/v1/chat/completions"),
+            Some(("openai", Certainty::Likely))
+        );
+    }
+
+    #[test]
+    fn other_requests_are_none() {
+        for (method, host, path) in [
+            (Method::GET, "api.openai.com", "/v1/chat/completions"),
+            (Method::OPTIONS, "api.openai.com", "/v1/chat/completions"),
+            (
+                Method::DELETE,
+                "api.openai.com",
+                "/v1/chat/completions/chatcmpl-1",
+            ),
+            (Method::POST, "api.openai.com", "/v1/embeddings"),
+            (
+                Method::POST,
+                "api.groq.com",
+                "/openai/v1/audio/transcriptions",
+            ),
+        ] {
+            assert_eq!(recognize(method, Some(host), path), None, "{path}");
+        }
     }
 }

@@ -200,11 +200,16 @@ impl Sdk {
     /// The exception when the server ends the connection: before it has answered, or in the middle.
     pub(super) fn disconnected(self, answered: bool, stream: bool) -> Exception {
         let (class, message) = match self {
-            // Neither wraps what its HTTP library raises while a stream is read (measured).
-            Self::AnthropicPython(_) | Self::GoogleGenAi if answered && stream => (
-                "RemoteProtocolError",
-                "peer closed connection without sending complete message body (incomplete chunked read)",
-            ),
+            // They do not wrap what their HTTP library raises while a stream is read (measured with
+            // anthropic 2.12 and google-genai 3.4; openai does so from 3.x).
+            Self::AnthropicPython(_) | Self::GoogleGenAi | Self::OpenAiPython(0..=2)
+                if answered && stream =>
+            {
+                (
+                    "RemoteProtocolError",
+                    "peer closed connection without sending complete message body (incomplete chunked read)",
+                )
+            }
             Self::AnthropicJs
             | Self::AnthropicPython(_)
             | Self::OpenAiJs
@@ -369,5 +374,210 @@ fn anthropic_class(code: u16) -> &'static str {
         504 => "GatewayTimeoutError",
         529 => "OverloadedError",
         _ => openai_class(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn sdk(fields: &[(&'static str, &'static str)]) -> Sdk {
+        let headers: HeaderMap = fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    http::HeaderName::from_static(name),
+                    http::HeaderValue::from_static(value),
+                )
+            })
+            .collect();
+        Sdk::of(&headers)
+    }
+
+    #[test]
+    fn headers_tell_the_library() {
+        for (agent, version, expected) in [
+            ("OpenAI/Python 3.54.0", "3.54.0", Sdk::OpenAiPython(3)),
+            ("AsyncOpenAI/Python 2.54.0", "2.54.0", Sdk::OpenAiPython(2)),
+            ("OpenAI/Python 1.109.1", "", Sdk::OpenAiPython(1)),
+            (
+                "AsyncAzureOpenAI/Python 3.54.0",
+                "3.54.0",
+                Sdk::OpenAiPython(3),
+            ),
+            ("Groq/Python 1.7.0", "1.7.0", Sdk::OpenAiPython(1)),
+            ("Anthropic/Python 2.12.0", "2.12.0", Sdk::AnthropicPython(2)),
+            (
+                "AsyncAnthropic/Python 0.125.0",
+                "0.125.0",
+                Sdk::AnthropicPython(0),
+            ),
+            ("OpenAI/JS 6.9.0", "6.9.0", Sdk::OpenAiJs),
+            ("Anthropic/JS 0.70.0", "0.70.0", Sdk::AnthropicJs),
+            (
+                "google-genai-sdk/3.4.0 gl-python/3.11.7",
+                "",
+                Sdk::GoogleGenAi,
+            ),
+            ("curl/8.5.0", "", Sdk::Unknown),
+            ("", "", Sdk::Unknown),
+        ] {
+            let fields = [
+                ("user-agent", agent),
+                ("x-stainless-package-version", version),
+            ];
+            let fields = if version.is_empty() {
+                &fields[..1]
+            } else {
+                &fields[..]
+            };
+            assert_eq!(sdk(fields), expected, "{agent}");
+        }
+    }
+
+    #[test]
+    fn statuses_have_the_classes_of_the_sdks() {
+        const TABLE: &str = "
+            400 BadRequestError          BadRequestError          BadRequestError                  ClientError BadRequestError
+            401 AuthenticationError      AuthenticationError      AuthenticationError              ClientError AuthenticationError
+            402 APIStatusError           APIStatusError           PaymentRequiredError             ClientError APIError
+            403 PermissionDeniedError    PermissionDeniedError    PermissionDeniedError            ClientError PermissionDeniedError
+            404 NotFoundError            NotFoundError            NotFoundError                    ClientError NotFoundError
+            408 APIStatusError           APIStatusError           RequestTimeoutError              ClientError APIError
+            409 ConflictError            ConflictError            ConflictError                    ClientError ConflictError
+            412 APIStatusError           APIStatusError           PreconditionFailedError          ClientError APIError
+            413 APIStatusError           RequestTooLargeError     ContentTooLargeError             ClientError APIError
+            418 APIStatusError           APIStatusError           APIStatusError                   ClientError APIError
+            422 UnprocessableEntityError UnprocessableEntityError UnprocessableEntityError         ClientError UnprocessableEntityError
+            429 RateLimitError           RateLimitError           RateLimitError                   ClientError RateLimitError
+            431 APIStatusError           APIStatusError           RequestHeaderFieldsTooLargeError ClientError APIError
+            499 APIStatusError           APIStatusError           ClientClosedRequestError         ClientError APIError
+            500 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError
+            501 InternalServerError      InternalServerError      HTTPNotImplementedError          ServerError InternalServerError
+            502 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError
+            503 InternalServerError      InternalServerError      ServiceUnavailableError          ServerError InternalServerError
+            504 InternalServerError      InternalServerError      GatewayTimeoutError              ServerError InternalServerError
+            529 InternalServerError      OverloadedError          OverloadedError                  ServerError InternalServerError
+            598 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError
+        ";
+        let sdks = [
+            Sdk::OpenAiPython(3),
+            Sdk::AnthropicPython(0),
+            Sdk::AnthropicPython(2),
+            Sdk::GoogleGenAi,
+            Sdk::OpenAiJs,
+        ];
+        for row in TABLE.trim().lines() {
+            let (status, classes) = row.trim().split_once(' ').unwrap();
+            for (sdk, class) in sdks.into_iter().zip(classes.split_whitespace()) {
+                let status: StatusCode = status.parse().unwrap();
+                assert_eq!(
+                    sdk.status_error(status, None, "").0,
+                    class,
+                    "{sdk:?} {status}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn messages_are_those_of_the_sdks() {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let body = json!({"error": {"message": "it's enough", "type": "tokens", "code": null}});
+        let bare = json!({"message": "it's enough"});
+        let text = json!({"error": "it's enough"});
+        for (sdk, body, raw, message) in [
+            (
+                Sdk::OpenAiPython(3),
+                Some(&body),
+                "",
+                "Error code: 429 - it's enough",
+            ),
+            (
+                Sdk::OpenAiPython(3),
+                Some(&bare),
+                "",
+                "Error code: 429 - it's enough",
+            ),
+            (Sdk::OpenAiPython(3), Some(&text), "", "Error code: 429"),
+            (Sdk::OpenAiPython(3), None, "it's enough", "Error code: 429"),
+            (
+                Sdk::OpenAiPython(2),
+                Some(&body),
+                "",
+                "Error code: 429 - {'error': {'message': \"it's enough\", 'type': 'tokens', 'code': None}}",
+            ),
+            (Sdk::OpenAiPython(2), None, "it's enough", "it's enough"),
+            (Sdk::OpenAiPython(1), None, "", "Error code: 429"),
+            (
+                Sdk::AnthropicPython(2),
+                Some(&text),
+                "",
+                "Error code: 429 - {'error': \"it's enough\"}",
+            ),
+            (
+                Sdk::GoogleGenAi,
+                None,
+                "it's enough",
+                "429 Too Many Requests. {'message': \"it's enough\", 'status': 'Too Many Requests'}",
+            ),
+            (Sdk::OpenAiJs, Some(&body), "", "429 it's enough"),
+            (Sdk::OpenAiJs, Some(&bare), "", "429 status code (no body)"),
+            (Sdk::OpenAiJs, None, "it's enough", "429 it's enough"),
+            (
+                Sdk::AnthropicJs,
+                Some(&text),
+                "",
+                r#"429 {"error":"it's enough"}"#,
+            ),
+            (Sdk::Unknown, Some(&body), "", "it's enough"),
+            (Sdk::Unknown, Some(&text), "", "it's enough"),
+        ] {
+            assert_eq!(
+                sdk.status_error(status, body, raw).1.as_deref(),
+                Some(message),
+                "{sdk:?}"
+            );
+        }
+        assert_eq!(
+            Sdk::Unknown.status_error(status, Some(&body), "").0,
+            "tokens"
+        );
+        assert_eq!(
+            Sdk::Unknown.status_error(status, Some(&text), "").0,
+            "http_429"
+        );
+    }
+
+    #[test]
+    fn messages_are_bounded() {
+        let body = json!({"error": {"message": "x".repeat(10_000)}});
+        for sdk in [
+            Sdk::OpenAiPython(3),
+            Sdk::OpenAiPython(2),
+            Sdk::AnthropicJs,
+            Sdk::Unknown,
+        ] {
+            let (_, message) = sdk.status_error(StatusCode::BAD_REQUEST, Some(&body), "");
+            assert!(message.unwrap().len() <= MESSAGE_CHARS + 3);
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_stream_without_a_message_has_one() {
+        let body = json!({"error": {"code": 1}});
+        assert_eq!(
+            Sdk::OpenAiPython(3).stream_error(&body),
+            (
+                "APIError".to_owned(),
+                Some("An error occurred during streaming".to_owned())
+            )
+        );
+        assert_eq!(
+            Sdk::Unknown.stream_error(&body),
+            ("stream_error".to_owned(), None)
+        );
     }
 }
