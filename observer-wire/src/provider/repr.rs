@@ -147,11 +147,14 @@ fn base64_at(string: &str) -> Option<usize> {
 /// `repr` of an int or float: integers as they are, floats in the shortest form that reads back.
 fn number(json: &str) -> String {
     if !json.contains(['.', 'e', 'E']) {
-        return json.to_owned();
+        return if json == "-0" { "0" } else { json }.to_owned();
     }
     let Ok(float) = json.parse::<f64>() else {
         return json.to_owned();
     };
+    if float.is_infinite() {
+        return if float > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
     // CPython changes to an exponent below 1e-4 and from 1e16 (float_repr_style "short").
     if float != 0.0 && !(1e-4..1e16).contains(&float.abs()) {
         let text = format!("{float:e}");
@@ -170,14 +173,16 @@ fn number(json: &str) -> String {
 }
 
 /// An approximation of `str.isprintable` for one character: controls, separators other than the
-/// space, format characters, surrogates and private use are not.
+/// space, format characters, private use and the planes without any characters are not. Single
+/// unassigned code points count as printable: which they are changes with the version of Unicode.
 fn is_printable(character: char) -> bool {
     let code = u32::from(character);
     !(character.is_control()
         || (character.is_whitespace() && character != ' ')
-        || matches!(code, 0xad | 0x600..=0x605 | 0x61c | 0x6dd | 0x70f | 0x180e | 0x200b..=0x200f
-            | 0x202a..=0x202e | 0x2060..=0x206f | 0xe000..=0xf8ff | 0xfeff | 0xfff9..=0xfffb
-            | 0xe0000..=0x10_ffff))
+        || matches!(code, 0xad | 0x600..=0x605 | 0x61c | 0x6dd | 0x70f | 0x890 | 0x891 | 0x8e2 | 0x180e | 0x200b..=0x200f
+            | 0x202a..=0x202e | 0x2060..=0x206f | 0xe000..=0xf8ff | 0xfeff | 0xfff0..=0xfffb
+            | 0x1_10bd | 0x1_10cd | 0x1_bca0..=0x1_bca3 | 0x1_d173..=0x1_d17a | 0x3_23b0..=0xe_00ff
+            | 0xe_01f0..=0x10_ffff))
 }
 
 #[cfg(test)]
@@ -197,8 +202,8 @@ mod tests {
             r#"[{'type': 'text', 'text': "Capital of France? It's easy"}, {'type': 'image_url', 'image_url': {'url': 'data:x', 'detail': None}}]"#
         );
         assert_eq!(
-            of(r#"[true,false,1,1.0,0.00001,1e16,-2.50,1e2]"#),
-            "[True, False, 1, 1.0, 1e-05, 1e+16, -2.5, 100.0]"
+            of(r#"[true,false,1,1.0,0.00001,1e16,-2.50,1e2,1e400,-1e400,-0,-0.0]"#),
+            "[True, False, 1, 1.0, 1e-05, 1e+16, -2.5, 100.0, inf, -inf, 0, -0.0]"
         );
         assert_eq!(
             of(r#"["both ' and \"","a\nb\\\u0001\u200b é漢"]"#),
