@@ -18,7 +18,7 @@ use crate::{
 const NAME_CHARS: usize = 256;
 
 /// Most tool calls and most finish reasons of a call; hostile indexes must not cost memory.
-const LISTED: usize = 1024;
+const LISTED: usize = 128;
 
 /// Token counts as the provider gives them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -225,7 +225,17 @@ impl CallBuilder {
 
     /// Bytes held, roughly.
     pub(super) fn memory(&self) -> usize {
-        size_of::<Self>() + self.output.capacity() + self.input.as_ref().map_or(0, String::capacity)
+        let tools = self.tool_calls.iter().map(|(_, tool)| tool);
+        let names: usize = self
+            .finish_reasons
+            .values()
+            .chain(tools)
+            .map(|name| size_of::<((u64, u64), String)>() + name.len())
+            .sum();
+        size_of::<Self>()
+            + names
+            + self.output.capacity()
+            + self.input.as_ref().map_or(0, String::capacity)
     }
 
     /// The record.

@@ -507,17 +507,20 @@ impl Active {
     }
 
     fn memory(&self) -> usize {
-        let request = self
-            .request
+        let request = self.request.as_ref().map_or(0, |request| {
+            decoder_bytes(&request.decoder) + request.parser.memory()
+        });
+        let decoder = self
+            .response
             .as_ref()
-            .map_or(0, |request| request.parser.memory());
+            .map_or(0, |response| decoder_bytes(&response.decoder));
         let response = match self.response.as_ref().map(|response| &response.body) {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
             Some(Body::Error { parser, raw }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser)) => parser.memory(),
             Some(Body::Other) | None => 0,
         };
-        size_of::<Self>() + self.builder.memory() + request + response
+        size_of::<Self>() + self.builder.memory() + request + decoder + response
     }
 }
 
@@ -580,6 +583,11 @@ impl fmt::Debug for Calls {
             .field("active", &self.active.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Bytes that a decoder holds, roughly: the window of deflate and its tables.
+fn decoder_bytes(decoder: &Decoder) -> usize {
+    if decoder.is_identity() { 0 } else { 44 * 1024 }
 }
 
 /// Bounds of a body whose preview is `preview_chars` long and whose other strings are at most
