@@ -1,5 +1,5 @@
 //! Which requests are LLM calls, and what their bodies say: one file a format, one line in
-//! [`PROVIDERS`].
+//! `PROVIDERS`.
 
 mod anthropic;
 mod anthropic_errors;
