@@ -65,6 +65,8 @@ pub struct DataRecord {
     pub at: u64,
     /// Bytes of this direction that came before this record's, lost ones included.
     pub offset: u64,
+    /// Bytes of the other direction that have passed so far, lost ones included.
+    pub opposite: u64,
     /// Bytes of the whole call.
     pub call_bytes: u64,
     /// Bytes in this record, [`CHUNK_BYTES`] at most.

@@ -37,6 +37,10 @@ pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14,
 pub static MAPPING: HashMap<u64, u8> =
     HashMap::with_max_entries(1 << 14, 1 /* BPF_F_NO_PREALLOC */);
 
+/// Not 0 once the agent has stopped: its probes go one by one, but nothing is sent any more.
+#[map]
+static STOPPED: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Losses: for each cause of [`Loss`] the number of events and of bytes.
 #[map]
 static LOST: Array<u64> = Array::with_max_entries(2 * Loss::ALL.len() as u32, 0);
@@ -95,6 +99,12 @@ pub struct OpenCall {
 #[derive(Clone, Copy)]
 pub struct OpenCalls {
     pub calls: [OpenCall; NESTED_CALLS],
+}
+
+/// Whether the agent has stopped.
+#[inline(always)]
+pub fn stopped() -> bool {
+    STOPPED.get(0).is_some_and(|stopped| *stopped != 0)
 }
 
 /// Whether the current process is watched.

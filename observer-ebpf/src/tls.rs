@@ -21,7 +21,7 @@ use crate::{
     emit::{self, Plaintext},
     maps::{
         CALLS, CONNECTIONS, Connection, ConnectionKey, OpenCall, OpenCalls, SPEAKERS, current,
-        lost, watched,
+        lost, stopped, watched,
     },
 };
 
@@ -138,6 +138,9 @@ pub fn ssl_shutdown(context: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
+    if stopped() {
+        return;
+    }
     let direction = match call.function {
         function::SSL_WRITE | function::SSL_WRITE_EX => SENT,
         _ => RECEIVED,
@@ -189,7 +192,7 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
     };
     // SAFETY: a map value. The library allows one call at a time on a connection.
     let connection = unsafe { &mut *connection };
-    let (offset, at) = if direction == SENT {
+    let (offset, opposite, at) = if direction == SENT {
         if connection.write_since == 0 {
             connection.write_since = call.entered_at;
         }
@@ -198,12 +201,16 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
         }
         let offset = connection.sent;
         connection.sent = offset + bytes;
-        (offset, core::mem::take(&mut connection.write_since))
+        (
+            offset,
+            connection.received,
+            core::mem::take(&mut connection.write_since),
+        )
     } else {
         let offset = connection.received;
         connection.received = offset + bytes;
         // SAFETY: a helper without arguments.
-        (offset, unsafe { bpf_ktime_get_boot_ns() })
+        (offset, connection.sent, unsafe { bpf_ktime_get_boot_ns() })
     };
     emit::plaintext(&mut Plaintext {
         address: call.buffer,
@@ -212,6 +219,7 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
         generation: connection.generation,
         at,
         offset,
+        opposite,
         tgid,
         tid,
         direction,
@@ -221,6 +229,9 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
 /// Reports the end of a connection if bytes of it have been seen.
 #[inline(always)]
 fn closing(ssl: u64, tgid: u32, tid: u32, kind: u32) -> bool {
+    if stopped() {
+        return false;
+    }
     let key = ConnectionKey {
         ssl,
         tgid: u64::from(tgid),

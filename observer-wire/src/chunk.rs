@@ -22,6 +22,16 @@ pub enum Direction {
     Sent,
 }
 
+impl Direction {
+    /// The other one.
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Received => Self::Sent,
+            Self::Sent => Self::Received,
+        }
+    }
+}
+
 /// A mark of the caller's (such as a thread id) that comes back with the call whose request began
 /// in the chunk that carried it. This crate never looks inside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -105,6 +105,28 @@ impl Connection {
         }
     }
 
+    /// Says that `produced` bytes of a direction have been produced so far. Those that were not handed
+    /// over are missing: without this, a loss shows only when bytes follow it.
+    pub fn expect(
+        &mut self,
+        direction: Direction,
+        produced: u64,
+        at: Timestamp,
+        report: &mut dyn FnMut(CallEvent),
+    ) {
+        let stream = match direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
+        };
+        let missing = stream.advance(produced);
+        if missing > 0 {
+            let calls = &mut self.calls;
+            self.http.gap(direction, missing, at, &mut |event| {
+                calls.handle(event, report)
+            });
+        }
+    }
+
     /// Ends the connection: every open call ends now. `produced` is the number of bytes sent and
     /// received in all, if known, so that a loss at the very end shows.
     pub fn close(
@@ -114,18 +136,12 @@ impl Connection {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
+        if let Some((sent, received)) = produced {
+            self.expect(Direction::Sent, sent, at, report);
+            self.expect(Direction::Received, received, at, report);
+        }
         let calls = &mut self.calls;
         let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
-        if let Some((sent, received)) = produced {
-            self.http
-                .gap(Direction::Sent, self.sent.missing(sent), at, &mut handle);
-            self.http.gap(
-                Direction::Received,
-                self.received.missing(received),
-                at,
-                &mut handle,
-            );
-        }
         self.http.close(close, at, &mut handle);
     }
 

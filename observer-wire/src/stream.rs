@@ -30,9 +30,14 @@ impl Stream {
         Piece { gap, bytes }
     }
 
-    /// How many bytes are missing at the end if `produced` bytes were produced in all.
-    pub fn missing(&self, produced: u64) -> u64 {
-        produced.saturating_sub(self.expected.unwrap_or(0))
+    /// Goes to where `produced` bytes have been produced so far; returns how many of them are missing.
+    pub fn advance(&mut self, produced: u64) -> u64 {
+        let expected = self.expected.unwrap_or(0);
+        if produced <= expected {
+            return 0;
+        }
+        self.expected = Some(produced);
+        produced - expected
     }
 }
 
@@ -89,6 +94,7 @@ mod tests {
             }
         );
         assert_eq!(stream.push(&chunk(0, b"abc")), Piece { gap: 0, bytes: b"" });
-        assert_eq!(stream.missing(9), 2);
+        assert_eq!(stream.advance(9), 2);
+        assert_eq!((stream.advance(9), stream.advance(3)), (0, 0));
     }
 }

@@ -208,13 +208,13 @@ impl Agent {
     /// The records cannot be written.
     pub fn finish(self) -> anyhow::Result<Summary> {
         let Self {
-            attacher,
+            mut attacher,
             mut capture,
             mut pipeline,
             ..
         } = self;
-        // No probe, no new records: what is in the buffer then is all.
-        drop(attacher);
+        // What is in the buffer now is all.
+        attacher.stop();
         capture.drain(usize::MAX, |event| {
             pipeline.handle(event, &mut Chores::default())
         });
@@ -235,6 +235,7 @@ impl Agent {
             dropped: pipeline.queue.dropped(),
         };
         pipeline.queue.finish()?;
+        drop(attacher);
         Ok(summary)
     }
 
@@ -285,6 +286,7 @@ impl Pipeline {
                 tid,
                 direction,
                 offset,
+                opposite,
                 at,
                 comm,
                 bytes,
@@ -301,6 +303,9 @@ impl Pipeline {
                 };
                 self.advance((connection.pid, connection.ssl), |tracked, report| {
                     tracked.last = at;
+                    tracked
+                        .connection
+                        .expect(direction.opposite(), opposite, at, report);
                     tracked.connection.data(chunk, report);
                 });
             }

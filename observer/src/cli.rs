@@ -157,7 +157,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     } else {
         let pids: Vec<Pid> = target.pid.iter().copied().map(Pid).collect();
         attacher.add(&pids)?;
-        if attacher.probed_files().next().is_none() {
+        if !attacher.is_speaking() {
             anstream::eprintln!(
                 "observer: no TLS library is loaded in the watched process yet; waiting for one (see `observer check --pid {}`)",
                 pids[0]

@@ -4,7 +4,13 @@ import sys
 import threading
 import time
 
-import sdk
+if "--wait-for-stdin" in sys.argv:
+    # Before anything of TLS is imported.
+    sys.argv.remove("--wait-for-stdin")
+    print("waiting", flush=True)
+    sys.stdin.readline()
+
+import sdk  # noqa: E402
 
 
 def main() -> None:
@@ -13,12 +19,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--tasks", type=int, default=0)
     parser.add_argument("--uvloop", action="store_true")
-    parser.add_argument("--wait-for-stdin", action="store_true", help="before anything of TLS is imported")
     parser.add_argument("--every", type=float, default=0.0, help="seconds between calls")
     options = parser.parse_args()
-    if options.wait_for_stdin:
-        print("waiting", flush=True)
-        sys.stdin.readline()
     if options.mode.startswith("async"):
         sdk.run(in_tasks(options), options.uvloop)
     elif options.threads:

@@ -87,9 +87,12 @@ pub struct Attacher {
     programs: Ebpf,
     watch: Watch,
     watched: BpfHashMap<MapData, u32, u8>,
+    stopped: Array<MapData, u32>,
     members: HashSet<Pid>,
     /// Probes stand for every process, not for one.
     for_everyone: bool,
+    /// A watched process has mapped a TLS library.
+    mapped: bool,
     probed: HashMap<FileId, Probed>,
     uninteresting: HashSet<(PathBuf, u64)>,
 }
@@ -137,6 +140,7 @@ impl Attacher {
             events: take_map(&mut programs, "EVENTS", |map| RingBuf::try_from(map))?,
             lost: take_map(&mut programs, "LOST", |map| Array::try_from(map))?,
         };
+        let stopped = take_map(&mut programs, "STOPPED", |map| Array::try_from(map))?;
         let watched = take_map(&mut programs, "WATCHED", |map| BpfHashMap::try_from(map))?;
         for program in Program::ALL {
             uprobe(&mut programs, program)?
@@ -164,8 +168,10 @@ impl Attacher {
             programs,
             watch,
             watched,
+            stopped,
             members: HashSet::new(),
             for_everyone: watch == Watch::All,
+            mapped: false,
             probed: HashMap::new(),
             uninteresting: HashSet::new(),
         };
@@ -202,8 +208,16 @@ impl Attacher {
         let members: Vec<Pid> = self.members.iter().copied().collect();
         for pid in members {
             self.scan(pid)?;
+            // A library that is loaded later is most likely one of these, and then it is too late to
+            // be quick.
+            self.probe_usual_files(&PathBuf::from(format!("/proc/{pid}/root")), Some(pid))?;
         }
         Ok(())
+    }
+
+    /// Whether a watched process has mapped a library that is probed.
+    pub fn is_speaking(&self) -> bool {
+        self.mapped
     }
 
     /// A watched process has a child process.
@@ -246,14 +260,7 @@ impl Attacher {
     /// The kernel refused a probe.
     pub fn scan_everything(&mut self) -> Result<(), Error> {
         self.widen()?;
-        for library in LIBRARIES {
-            for path in library.usual_files() {
-                let Ok(file) = File::open(&path) else {
-                    continue;
-                };
-                self.probe(*library, file, &path, None)?;
-            }
-        }
+        self.probe_usual_files(Path::new("/"), None)?;
         if self.watch == Watch::All {
             for pid in processes::all() {
                 if pid.0 != std::process::id() {
@@ -264,16 +271,19 @@ impl Attacher {
         Ok(())
     }
 
+    /// Ends the capture in one instant. Probes are removed one by one, which takes a while: without
+    /// this, requests would still be seen when answers are not any more.
+    pub fn stop(&mut self) {
+        if let Err(error) = self.stopped.set(0, 1, 0) {
+            warn!(%error, "cannot stop the programs");
+        }
+    }
+
     /// A process is gone. Returns whether any watched process is left.
     pub fn gone(&mut self, pid: Pid) -> bool {
         let _ = self.watched.remove(&pid.0);
         self.members.remove(&pid);
         self.watch == Watch::All || !self.members.is_empty()
-    }
-
-    /// The files that are probed.
-    pub fn probed_files(&self) -> impl Iterator<Item = &Path> {
-        self.probed.values().map(|probed| probed.path.as_path())
     }
 
     fn admit(&mut self, pid: Pid) {
@@ -300,6 +310,18 @@ impl Attacher {
         Ok(())
     }
 
+    fn probe_usual_files(&mut self, root: &Path, pid: Option<Pid>) -> Result<(), Error> {
+        for library in LIBRARIES {
+            for path in library.usual_files(root) {
+                let Ok(file) = File::open(&path) else {
+                    continue;
+                };
+                self.probe(*library, file, &path, pid)?;
+            }
+        }
+        Ok(())
+    }
+
     fn consider(&mut self, mapped: &MappedFile, pid: Pid) -> Result<(), Error> {
         let Some(library) = LIBRARIES
             .iter()
@@ -314,7 +336,10 @@ impl Attacher {
             return Ok(());
         }
         match mapped.open() {
-            Ok(file) => self.probe(*library, file, &mapped.path, Some(pid)),
+            Ok(file) => {
+                self.mapped = true;
+                self.probe(*library, file, &mapped.path, Some(pid))
+            }
             Err(error) => {
                 warn!(pid = pid.0, path = %mapped.path.display(), %error, "cannot open the mapped library");
                 Ok(())
@@ -378,6 +403,7 @@ pub fn find(library: &dyn Library, file: &File) -> Result<Vec<Probe>, String> {
 }
 
 fn attach(programs: &mut Ebpf, probed: &mut Probed, scope: Option<Pid>) -> Result<(), Error> {
+    let started = std::time::Instant::now();
     let process = scope.and_then(|pid| NonZeroU32::new(pid.0));
     // The open file, not its path: it may be deleted, replaced, or in another mount namespace.
     let target = format!("/proc/self/fd/{}", probed.file.as_raw_fd());
@@ -408,7 +434,7 @@ fn attach(programs: &mut Ebpf, probed: &mut Probed, scope: Option<Pid>) -> Resul
         }
         None => probed.for_everyone = true,
     }
-    debug!(path = %probed.path.display(), scope = ?scope, probes = probed.probes.len(), "probed");
+    debug!(path = %probed.path.display(), scope = ?scope, probes = probed.probes.len(), took = ?started.elapsed(), "probed");
     Ok(())
 }
 

@@ -51,6 +51,8 @@ pub enum Event<'a> {
         direction: Direction,
         /// Bytes of this direction that came before.
         offset: u64,
+        /// Bytes of the other direction that have passed so far, lost ones included.
+        opposite: u64,
         /// When.
         at: Timestamp,
         /// Name of the thread.
@@ -145,6 +147,7 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                     _ => return None,
                 },
                 offset: head.offset,
+                opposite: head.opposite,
                 at: Timestamp(head.at),
                 comm: comm.split(|&byte| byte == 0).next()?,
                 bytes: bytes.get(..usize::try_from(head.bytes).ok()?)?,
@@ -199,7 +202,7 @@ mod tests {
         for word in [KIND_DATA, RECEIVED, 7, 8] {
             record.extend(word.to_ne_bytes());
         }
-        for word in [0x1000_u64, 5, 99, 40, 3] {
+        for word in [0x1000_u64, 5, 99, 40, 0, 3] {
             record.extend(word.to_ne_bytes());
         }
         record.extend(bytes.to_ne_bytes());

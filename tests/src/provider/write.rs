@@ -97,6 +97,10 @@ fn write(
     let cut = ["cut", "cut-clean", "cut-reset"]
         .iter()
         .find_map(|key| behaviour.number(key));
+    let last = coded
+        .iter()
+        .rposition(|part| !part.is_empty())
+        .map_or(0, |index| index + 1);
     let paced = streamed && (behaviour.has("token-ms") || behaviour.has("pause-ms"));
     let mut pending = Vec::new();
     for (index, part) in coded.into_iter().enumerate() {
@@ -115,7 +119,7 @@ fn write(
             }
             return Ok(Ending::Cut);
         }
-        if streamed {
+        if streamed && !part.is_empty() {
             thread::sleep(behaviour.pause("token-ms"));
             if index == middle {
                 thread::sleep(behaviour.pause("pause-ms"));
@@ -144,8 +148,11 @@ fn write(
         };
         pending.extend_from_slice(end);
     }
-    pieces(stream, &pending, random)?;
-    Ok(Ending::Complete)
+    // A client that has everything but the end of the framing may close.
+    match pieces(stream, &pending, random) {
+        Err(error) if *sent < last => Err(error),
+        _ => Ok(Ending::Complete),
+    }
 }
 
 fn chunk(part: &[u8], behaviour: &Behaviour) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 mod openssl;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::attach::elf::Elf;
 
@@ -17,9 +17,9 @@ pub trait Library: Sync {
     /// Whether a mapped file of this path may hold the library.
     fn may_be(&self, path: &Path) -> bool;
 
-    /// Where the files of this library are usually installed: they can be probed before any process
-    /// maps them.
-    fn usual_files(&self) -> Vec<std::path::PathBuf>;
+    /// The files of this library in the usual places below `root`: they can be probed before any
+    /// process maps them.
+    fn usual_files(&self, root: &Path) -> Vec<PathBuf>;
 
     /// The places to probe in a file.
     ///

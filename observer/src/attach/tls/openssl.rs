@@ -13,16 +13,16 @@ use crate::attach::elf::Elf;
 
 /// Folders of shared libraries on Debian, Ubuntu, Fedora, Alpine and Arch.
 const FOLDERS: &[&str] = &[
-    "/lib",
-    "/lib64",
-    "/lib/aarch64-linux-gnu",
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/local/lib",
-    "/usr/local/lib64",
+    "lib",
+    "lib64",
+    "lib/aarch64-linux-gnu",
+    "lib/x86_64-linux-gnu",
+    "usr/lib",
+    "usr/lib64",
+    "usr/lib/aarch64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu",
+    "usr/local/lib",
+    "usr/local/lib64",
 ];
 
 /// Functions with an entry and a return probe. One of each pair must be there.
@@ -52,10 +52,10 @@ impl Library for OpenSsl {
             })
     }
 
-    fn usual_files(&self) -> Vec<PathBuf> {
+    fn usual_files(&self, root: &Path) -> Vec<PathBuf> {
         FOLDERS
             .iter()
-            .filter_map(|folder| fs::read_dir(folder).ok())
+            .filter_map(|folder| fs::read_dir(root.join(folder)).ok())
             .flatten()
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| self.may_be(path))
@@ -108,16 +108,16 @@ mod tests {
     #[test]
     fn a_file_is_told_by_its_name() {
         for yes in [
-            "/usr/lib/libssl.so.3",
+            "usr/lib/libssl.so.3",
             "/x/libssl-81ffa89e.so.1.1",
             "/libssl.so.3 (deleted)",
         ] {
             assert!(OpenSsl.may_be(Path::new(yes)), "{yes}");
         }
         for no in [
-            "/usr/lib/libssl.a",
-            "/usr/lib/libcrypto.so.3",
-            "/usr/lib/libssl3.so",
+            "usr/lib/libssl.a",
+            "usr/lib/libcrypto.so.3",
+            "usr/lib/libssl3.so",
             "/usr/bin/ssl",
         ] {
             assert!(!OpenSsl.may_be(Path::new(no)), "{no}");
