@@ -16,11 +16,11 @@ fn an_overrun_marks_the_calls_it_touches_and_no_other() {
         "--every",
         "0.02",
         "--prompt-bytes",
-        "60000",
+        "20000",
     ];
     let mut client = scene.start(&scene.script("calls.py", arguments));
     assert_eq!(client.line(), "waiting");
-    // The smallest buffer: a single request overruns it while the agent sleeps.
+    // The smallest buffer: a few requests overrun it while the agent sleeps.
     let observer = scene.watch(&["--pid", &client.pid(), "--ring-buffer", "0.0625"]);
     client.go_on();
     client.line();
