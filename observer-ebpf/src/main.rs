@@ -20,8 +20,8 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// The helpers that the programs call are for GPL-compatible programs only; the sources are also
-/// under the GPL-2.0 (LICENSE-GPL-2.0).
+/// The helpers that the programs call are for GPL-compatible programs only, which the sources are by
+/// their second licence (LICENSE-GPL-2.0). The kernel knows the names in include/linux/license.h.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 4] = *b"GPL\0";
