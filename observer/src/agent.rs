@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::OwnedFd,
+    os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use observer_wire::{
     CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
 use tracing::{debug, warn};
 
 use crate::{
@@ -35,6 +36,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long the records of a process that has just exited are waited for.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// The signals that end the loop, with a descriptor to wait for them.
+pub type Signals = SignalDelivery<UnixStream, SignalOnly>;
 
 /// What the user wants.
 #[derive(Clone, Debug)]
@@ -139,20 +143,16 @@ impl Agent {
         }
     }
 
-    /// Works until a signal comes in at `signals`, nobody is left to be watched, or the output fails.
+    /// Works until one of `signals` comes, nobody is left to be watched, or the output fails.
     ///
     /// # Errors
     ///
     /// The kernel does not let the agent wait.
-    pub fn run(
-        &mut self,
-        signals: &OwnedFd,
-        mut signal: impl FnMut() -> Option<i32>,
-    ) -> anyhow::Result<Outcome> {
+    pub fn run(&mut self, signals: &mut Signals) -> anyhow::Result<Outcome> {
         let mut last_tick = Instant::now();
         loop {
             let handled = self.drain(BATCH);
-            if let Some(number) = signal() {
+            if let Some(number) = signals.pending().next() {
                 return Ok(Outcome::Signal(number));
             }
             if self.pipeline.queue.has_failed() {
@@ -176,7 +176,7 @@ impl Agent {
             };
             let mut ready = [
                 PollFd::new(&self.capture, PollFlags::IN),
-                PollFd::new(signals, PollFlags::IN),
+                PollFd::new(signals.get_read(), PollFlags::IN),
             ];
             match poll(&mut ready, Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}

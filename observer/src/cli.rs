@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal as _, Read as _},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    io::{self, IsTerminal as _},
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -15,12 +15,12 @@ use observer_wire::Options;
 use rustix::process::Signal;
 use signal_hook::{
     consts::{SIGCHLD, SIGINT, SIGTERM},
-    low_level::pipe,
+    iterator::{backend::SignalDelivery, exfiltrator::SignalOnly},
 };
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    agent::{Agent, Outcome, Settings, Summary},
+    agent::{Agent, Outcome, Settings, Signals, Summary},
     attach::{Attacher, Watch, processes::Pid},
     capture::Capture,
     check,
@@ -145,7 +145,7 @@ pub fn main() -> ExitCode {
 }
 
 fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
-    let mut signals = Signals::new(&[SIGINT, SIGTERM])?;
+    let mut signals = signals(&[SIGINT, SIGTERM])?;
     let queue = options.queue()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
@@ -166,7 +166,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     }
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, queue, options.settings());
-    let outcome = agent.run(&signals.readable, || signals.next.next())?;
+    let outcome = agent.run(&mut signals)?;
     match outcome {
         Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
         Outcome::Signal(_) | Outcome::OutputFailed => {}
@@ -176,7 +176,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
 }
 
 fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u8> {
-    let mut signals = Signals::new(&[SIGINT, SIGTERM, SIGCHLD])?;
+    let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
     let queue = options.queue()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
     let mut gated = Gated::start(command)?;
@@ -186,7 +186,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     gated.release()?;
     let mut agent = Agent::new(attacher, capture, queue, options.settings());
     let status = loop {
-        let outcome = agent.run(&signals.readable, || signals.next.next())?;
+        let outcome = agent.run(&mut signals)?;
         match outcome {
             Outcome::Signal(SIGTERM) => gated.signal(Signal::TERM)?,
             // On a terminal Ctrl-C has reached the command too.
@@ -266,50 +266,10 @@ impl WatchOptions {
     }
 }
 
-/// Signals as a file descriptor to wait on and their numbers to take.
-struct Signals {
-    readable: OwnedFd,
-    next: NextSignal,
-}
-
-struct NextSignal(Vec<(i32, UnixStream)>);
-
-impl Signals {
-    fn new(numbers: &[i32]) -> anyhow::Result<Self> {
-        // One pipe to wait on for all, and one for each signal to tell them apart.
-        let (readable, writer) = UnixStream::pair().context("cannot make a pipe for signals")?;
-        readable.set_nonblocking(true)?;
-        let mut streams = Vec::new();
-        for &number in numbers {
-            let (reader, own) = UnixStream::pair().context("cannot make a pipe for signals")?;
-            reader.set_nonblocking(true)?;
-            pipe::register(number, own).context("cannot handle signals")?;
-            pipe::register(number, writer.try_clone()?).context("cannot handle signals")?;
-            streams.push((number, reader));
-        }
-        let drain = readable.try_clone()?;
-        streams.push((0, drain));
-        Ok(Self {
-            readable: readable.into(),
-            next: NextSignal(streams),
-        })
-    }
-}
-
-impl NextSignal {
-    fn next(&mut self) -> Option<i32> {
-        let mut buffer = [0; 16];
-        let mut found = None;
-        for (number, stream) in &mut self.0 {
-            if (*number == 0 || found.is_none())
-                && matches!(stream.read(&mut buffer), Ok(1..))
-                && *number != 0
-            {
-                found = Some(*number);
-            }
-        }
-        found
-    }
+/// Signals, to be waited for together with the ring buffer.
+fn signals(numbers: &[i32]) -> anyhow::Result<Signals> {
+    let (read, write) = UnixStream::pair().context("cannot make a pipe for signals")?;
+    SignalDelivery::with_pipe(read, write, SignalOnly, numbers).context("cannot handle signals")
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -1,5 +1,7 @@
 //! Which processes and files are watched, and since when.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{ffi::OsString, fs, path::Path, process::Command, thread, time::Duration};
 
 use observer_e2e::harness::{Client, Scene, binary, output, wait_until};

@@ -19,7 +19,11 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
 /// As [`cargo`], to be changed before it runs.
 pub(crate) fn cargo_command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(arguments);
+    // What .cargo/config.toml sets is meant for the build script.
+    command
+        .current_dir(root())
+        .args(arguments)
+        .env_remove("CARGO_TERM_QUIET");
     command
 }
 

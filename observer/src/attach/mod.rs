@@ -56,10 +56,10 @@ pub enum Error {
     #[error(transparent)]
     System(#[from] system::Error),
     /// The kernel refused the programs.
-    #[error("cannot load the BPF programs: {}", chain(.0))]
+    #[error("cannot load the BPF programs: {}", chain(.0.as_ref()))]
     Load(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A program could not be attached.
-    #[error("cannot attach {program} to {place}: {}", chain(.source))]
+    #[error("cannot attach {program} to {place}: {}", chain(.source.as_ref()))]
     Attach {
         /// The BPF program.
         program: &'static str,
@@ -137,11 +137,11 @@ impl Attacher {
             .load(OBJECT)
             .map_err(load)?;
         let sources = Sources {
-            events: take_map(&mut programs, "EVENTS", |map| RingBuf::try_from(map))?,
-            lost: take_map(&mut programs, "LOST", |map| Array::try_from(map))?,
+            events: take_map(&mut programs, "EVENTS", RingBuf::try_from)?,
+            lost: take_map(&mut programs, "LOST", Array::try_from)?,
         };
-        let stopped = take_map(&mut programs, "STOPPED", |map| Array::try_from(map))?;
-        let watched = take_map(&mut programs, "WATCHED", |map| BpfHashMap::try_from(map))?;
+        let stopped = take_map(&mut programs, "STOPPED", Array::try_from)?;
+        let watched = take_map(&mut programs, "WATCHED", BpfHashMap::try_from)?;
         for program in Program::ALL {
             uprobe(&mut programs, program)?
                 .load()
@@ -463,7 +463,7 @@ fn missing(what: &str) -> Error {
 }
 
 /// An error with its causes, on one line.
-fn chain(error: &Box<dyn std::error::Error + Send + Sync>) -> String {
+fn chain(error: &(dyn std::error::Error + Send + Sync)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
