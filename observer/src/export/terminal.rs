@@ -196,3 +196,80 @@ fn cut(text: &str, limit: usize) -> String {
         None => text.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::trace::record::tests::{call, failed_call};
+
+    /// What was written, to be looked at afterwards.
+    #[derive(Clone, Default)]
+    struct Screen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// As a terminal gets it, with colours.
+    fn coloured(calls: &[CallRecord]) -> String {
+        let screen = Screen::default();
+        let mut pretty = Pretty::with_zone(Box::new(screen.clone()), TimeZone::UTC);
+        for call in calls {
+            pretty.call(call).unwrap();
+        }
+        pretty.finish().unwrap();
+        String::from_utf8(screen.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn shown(calls: &[CallRecord]) -> String {
+        anstream::adapter::strip_str(&coloured(calls)).to_string()
+    }
+
+    #[test]
+    fn a_screen_of_calls() {
+        let cancelled = CallRecord {
+            incomplete: Some("client_cancelled"),
+            completion_tokens: None,
+            ..call()
+        };
+        let previews = CallRecord {
+            input_preview: Some("[system] Be brief.\n[user] Hi".to_owned()),
+            output_preview: Some("Paris".to_owned()),
+            ..call()
+        };
+        insta::assert_snapshot!(shown(&[call(), failed_call(), cancelled, previews]));
+    }
+
+    #[test]
+    fn nothing_but_a_footer_without_calls() {
+        insta::assert_snapshot!(shown(&[]), @"0 calls · 0 errors · 0 traces · 0 tokens in, 0 out · 0 µs");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let hostile = CallRecord {
+            model: Some("evil\x1b[2Jmodel\n".to_owned()),
+            response_model: None,
+            comm: Some("a\x07b".to_owned()),
+            ..call()
+        };
+        let screen = coloured(&[hostile]);
+        assert!(
+            !screen.contains("\x1b[2J") && !screen.contains('\x07'),
+            "{screen:?}"
+        );
+        assert_eq!(screen.lines().count(), 3, "{screen:?}");
+    }
+}

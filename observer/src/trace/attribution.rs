@@ -254,3 +254,123 @@ fn random_hex(words: usize) -> String {
         .map(|_| format!("{:016x}", fastrand::u64(1..)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use observer_wire::{CallEvent, Chunk, Connection, Direction, Options, Origin};
+
+    use super::*;
+
+    const PID: Pid = Pid(7);
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A call that begins at `start` and takes a second.
+    fn call(start: u64) -> LlmCall {
+        let mut connection = Connection::new(Options::default());
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"Hi"}]}"#;
+        let request = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let body = r#"{"choices":[],"usage":{"prompt_tokens":5},"model":"m"}"#;
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut calls = Vec::new();
+        for (direction, at, bytes) in [
+            (Direction::Sent, start, request.as_bytes()),
+            (Direction::Received, start + SECOND, response.as_bytes()),
+        ] {
+            let at = Timestamp(at);
+            let chunk = Chunk {
+                direction,
+                offset: 0,
+                at,
+                origin: Origin(1),
+                bytes,
+            };
+            connection.data(chunk, &mut |event| {
+                if let CallEvent::Ended { record, .. } = event {
+                    calls.push(*record);
+                }
+            });
+        }
+        calls.remove(0)
+    }
+
+    fn start(traces: &mut Traces, tid: u32, at: u64, ended: &mut Vec<TraceRecord>) -> CallContext {
+        traces.call_started(
+            PID,
+            tid,
+            Timestamp(at),
+            Utc::UNIX_EPOCH,
+            &Identity::default(),
+            ended,
+        )
+    }
+
+    #[test]
+    fn a_gap_ends_a_trace_and_a_call_in_flight_keeps_it() {
+        let mut traces = Traces::new(Duration::from_secs(10));
+        let mut ended = Vec::new();
+        let first = start(&mut traces, 1, 0, &mut ended);
+        // It takes longer than the gap.
+        traces.expire(Timestamp(60 * SECOND), &mut ended);
+        assert!(ended.is_empty());
+        traces.call_ended(&first, &call(0), &mut ended);
+        let second = start(&mut traces, 1, 5 * SECOND, &mut ended);
+        assert_eq!(second.trace_id, first.trace_id);
+        traces.call_ended(&second, &call(5 * SECOND), &mut ended);
+        traces.expire(Timestamp(15 * SECOND), &mut ended);
+        assert!(ended.is_empty());
+        traces.expire(Timestamp(17 * SECOND), &mut ended);
+        assert_eq!(ended.len(), 1);
+        assert_eq!(ended[0].calls, [first.span_id, second.span_id]);
+        assert_eq!(ended[0].llm_usage.prompt_tokens, Some(10));
+        assert_eq!(ended[0].duration_ns, 6 * SECOND);
+        assert!(traces.is_empty());
+    }
+
+    #[test]
+    fn threads_have_traces_of_their_own_and_end_them() {
+        let mut traces = Traces::new(Duration::from_secs(10));
+        let mut ended = Vec::new();
+        let one = start(&mut traces, 1, 0, &mut ended);
+        let two = start(&mut traces, 2, 0, &mut ended);
+        assert_ne!(one.trace_id, two.trace_id);
+        traces.call_ended(&one, &call(0), &mut ended);
+        traces.thread_gone(PID, 1, &mut ended);
+        assert_eq!(ended.len(), 1);
+        // Its call is still in flight.
+        traces.process_gone(PID, &mut ended);
+        assert_eq!(ended.len(), 1);
+        traces.call_ended(&two, &call(0), &mut ended);
+        assert_eq!(ended.len(), 2);
+    }
+
+    #[test]
+    fn a_trace_of_dismissed_calls_leaves_no_record() {
+        let mut traces = Traces::new(Duration::from_secs(10));
+        let mut ended = Vec::new();
+        let context = start(&mut traces, 1, 0, &mut ended);
+        traces.call_dismissed(&context, &mut ended);
+        traces.finish(&mut ended);
+        assert!(ended.is_empty());
+    }
+
+    #[test]
+    fn several_models_are_multiple() {
+        let mut known = None;
+        for (model, expected) in [
+            (None, None),
+            (Some("a"), Some("a")),
+            (Some("a"), Some("a")),
+            (Some("b"), Some("multiple")),
+            (Some("a"), Some("multiple")),
+        ] {
+            merge(&mut known, model);
+            assert_eq!(known.as_deref(), expected);
+        }
+    }
+}

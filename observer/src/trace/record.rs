@@ -134,3 +134,95 @@ pub struct LlmUsage {
 fn nanoseconds<S: Serializer>(time: &Utc, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.9}"))
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A call that succeeded.
+    pub(crate) fn call() -> CallRecord {
+        CallRecord {
+            provider: "openai",
+            operation: "chat",
+            model: Some("gpt-4o".to_owned()),
+            response_model: Some("gpt-4o-2024-08-06".to_owned()),
+            prompt_tokens: Some(21),
+            completion_tokens: Some(0),
+            cached_tokens: None,
+            reasoning_tokens: None,
+            temperature: Some(Number::from(0)),
+            stream: true,
+            start_time: Utc::from_nanosecond(1_790_000_000_123_456_789).unwrap(),
+            latency_ns: 812_000_000,
+            time_to_first_token_ns: Some(210_000_000),
+            status_code: Some(200),
+            error_type: None,
+            error_message: None,
+            finish_reasons: vec!["stop".to_owned()],
+            tool_calls: vec!["get_weather".to_owned()],
+            request_id: Some("req_1".to_owned()),
+            input_preview: None,
+            output_preview: None,
+            trace_id: "0af7651916cd43dd8448eb211c80319c".to_owned(),
+            span_id: "b7ad6b7169203331".to_owned(),
+            parent_span_id: None,
+            trace_source: "thread",
+            attempts: None,
+            pid: 4242,
+            tid: 4243,
+            ppid: Some(1),
+            comm: Some("python3".to_owned()),
+            exe: Some("/usr/bin/python3.11".to_owned()),
+            container_id: None,
+            server_address: Some("api.openai.com".to_owned()),
+            server_port: Some(443),
+            url_path: "/v1/chat/completions".to_owned(),
+            incomplete: None,
+        }
+    }
+
+    /// A call that was refused.
+    pub(crate) fn failed_call() -> CallRecord {
+        CallRecord {
+            response_model: None,
+            prompt_tokens: None,
+            completion_tokens: None,
+            time_to_first_token_ns: None,
+            latency_ns: 900_000,
+            status_code: Some(429),
+            error_type: Some("RateLimitError".to_owned()),
+            error_message: Some("Error code: 429 - Slow down".to_owned()),
+            finish_reasons: Vec::new(),
+            tool_calls: Vec::new(),
+            ..call()
+        }
+    }
+
+    #[test]
+    fn unknown_is_null_and_zero_is_zero() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&call()).unwrap());
+    }
+
+    #[test]
+    fn a_trace_as_it_is_written() {
+        let trace = TraceRecord {
+            trace_id: call().trace_id,
+            name: call().comm,
+            source: "thread",
+            start_time: call().start_time,
+            duration_ns: 1_500_000_000,
+            calls: vec![call().span_id],
+            errors: 0,
+            llm_usage: LlmUsage {
+                model: Some("gpt-4o".to_owned()),
+                provider: Some("openai".to_owned()),
+                api_calls_count: 1,
+                ..LlmUsage::default()
+            },
+            pid: 4242,
+            comm: call().comm,
+            container_id: None,
+        };
+        insta::assert_snapshot!(serde_json::to_string_pretty(&trace).unwrap());
+    }
+}
