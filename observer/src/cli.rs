@@ -25,7 +25,7 @@ use crate::{
     capture::Capture,
     check,
     exec::{self, Gated},
-    export::{self, Format, Queue},
+    export::{self, Format, Queue, terminal::count},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -225,14 +225,13 @@ fn summarize(summary: &Summary) {
         losses,
         dropped,
     } = summary;
-    let dropped = if *dropped > 0 {
-        format!(", {dropped} records not written in time")
-    } else {
-        String::new()
+    let calls = count(*calls, "call");
+    let traces = count(*traces, "trace");
+    let dropped = match dropped {
+        0 => String::new(),
+        dropped => format!(", {} not written in time", count(*dropped, "record")),
     };
-    anstream::eprintln!(
-        "observer: {calls} calls, {traces} traces, {bytes} bytes captured, {losses}{dropped}"
-    );
+    anstream::eprintln!("observer: {calls}, {traces}, {bytes} bytes captured, {losses}{dropped}");
 }
 
 impl WatchOptions {

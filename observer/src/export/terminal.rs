@@ -179,7 +179,8 @@ fn duration(duration: Duration) -> String {
     }
 }
 
-fn count(n: u64, noun: &str) -> String {
+/// A number with its noun, in the plural unless it is one.
+pub fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
