@@ -12,7 +12,7 @@ use observer_wire::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     attach::{
@@ -33,6 +33,9 @@ const BATCH: usize = 4_096;
 
 /// How often idle traces and dead processes are looked for.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often every known process is looked after.
+const ROLL_CALL: Duration = Duration::from_secs(5);
 
 /// How long the records of a process that has just exited are waited for.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -150,6 +153,7 @@ impl Agent {
     /// The kernel does not let the agent wait.
     pub fn run(&mut self, signals: &mut Signals) -> anyhow::Result<Outcome> {
         let mut last_tick = Instant::now();
+        let mut last_roll_call = Instant::now();
         loop {
             let handled = self.drain(BATCH);
             if let Some(number) = signals.pending().next() {
@@ -157,6 +161,10 @@ impl Agent {
             }
             if self.pipeline.queue.has_failed() {
                 return Ok(Outcome::OutputFailed);
+            }
+            if last_roll_call.elapsed() >= ROLL_CALL {
+                last_roll_call = Instant::now();
+                self.call_the_roll();
             }
             if last_tick.elapsed() >= TICK {
                 last_tick = Instant::now();
@@ -246,19 +254,26 @@ impl Agent {
             .capture
             .drain(limit, |event| pipeline.handle(event, &mut chores));
         for child in chores.children {
-            if processes::is_process(child)
-                && let Err(error) = self.attacher.child(Pid(child))
-            {
-                warn!(pid = child, %error, "cannot watch the child process");
+            if processes::is_process(child) {
+                self.attacher.child(Pid(child));
             }
         }
         for pid in chores.scan {
-            if let Err(error) = self.attacher.scan(pid) {
-                warn!(pid = pid.0, %error, "cannot probe what the process has mapped");
-            }
+            self.attacher.scan(pid);
         }
         self.dying.extend(chores.exits);
         handled
+    }
+
+    /// Finds the processes whose exit was lost when the ring buffer was full.
+    fn call_the_roll(&mut self) {
+        let now = clock::now();
+        let known = self
+            .attacher
+            .members()
+            .chain(self.pipeline.processes.keys().copied());
+        let gone: Vec<Pid> = known.filter(|pid| !processes::alive(*pid)).collect();
+        self.dying.extend(gone.into_iter().map(|pid| (pid, now)));
     }
 
     /// Ends what belonged to processes that are gone. Returns whether anybody is left.

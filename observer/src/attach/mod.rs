@@ -94,7 +94,10 @@ pub struct Attacher {
     /// A watched process has mapped a TLS library.
     mapped: bool,
     probed: HashMap<FileId, Probed>,
-    uninteresting: HashSet<(PathBuf, u64)>,
+    /// Files that hold no library after all.
+    uninteresting: HashSet<FileId>,
+    /// The first refusal since somebody asked.
+    refused: Option<Error>,
 }
 
 /// A file that has probes.
@@ -102,9 +105,8 @@ struct Probed {
     file: File,
     path: PathBuf,
     probes: Vec<Probe>,
-    /// Processes that the probes are scoped to; empty when they stand for everyone.
-    scopes: HashSet<Pid>,
-    for_everyone: bool,
+    /// Processes that the probes are scoped to; `None` is everyone.
+    scopes: HashSet<Option<Pid>>,
 }
 
 /// The maps that the capture reads.
@@ -174,6 +176,7 @@ impl Attacher {
             mapped: false,
             probed: HashMap::new(),
             uninteresting: HashSet::new(),
+            refused: None,
         };
         Ok((attacher, sources))
     }
@@ -182,10 +185,11 @@ impl Attacher {
     ///
     /// # Errors
     ///
-    /// A process is not there, or its library cannot be probed.
+    /// A process is not there, or the kernel refused every probe.
     pub fn add(&mut self, pids: &[Pid]) -> Result<(), Error> {
         for &pid in pids {
-            if !processes::alive(pid) {
+            // A thread's id names no process.
+            if !processes::alive(pid) || !processes::is_process(pid.0) {
                 return Err(Error::NoProcess(pid));
             }
             self.admit(pid);
@@ -207,12 +211,12 @@ impl Attacher {
         }
         let members: Vec<Pid> = self.members.iter().copied().collect();
         for pid in members {
-            self.scan(pid)?;
+            self.scan(pid);
             // A library that is loaded later is most likely one of these, and then it is too late to
             // be quick.
-            self.probe_usual_files(&PathBuf::from(format!("/proc/{pid}/root")), Some(pid))?;
+            self.probe_usual_files(&PathBuf::from(format!("/proc/{pid}/root")), Some(pid));
         }
-        Ok(())
+        self.verdict()
     }
 
     /// Whether a watched process has mapped a library that is probed.
@@ -221,35 +225,24 @@ impl Attacher {
     }
 
     /// A watched process has a child process.
-    ///
-    /// # Errors
-    ///
-    /// A library cannot be probed for everyone.
-    pub fn child(&mut self, pid: Pid) -> Result<(), Error> {
-        if self.watch == Watch::All || self.members.contains(&pid) {
-            return Ok(());
+    pub fn child(&mut self, pid: Pid) {
+        if self.watch == Watch::Processes && !self.members.contains(&pid) {
+            self.admit(pid);
+            self.widen();
         }
-        self.admit(pid);
-        self.widen()
     }
 
-    /// Probes whatever a process has mapped. A process that is gone is no error.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refused a probe.
-    pub fn scan(&mut self, pid: Pid) -> Result<(), Error> {
-        let files = match processes::mapped_files(pid) {
-            Ok(files) => files,
-            Err(error) => {
-                debug!(pid = pid.0, %error, "cannot list the mapped files");
-                return Ok(());
+    /// Probes whatever a process has mapped. That it is gone, or a file cannot be probed, does not
+    /// concern the others.
+    pub fn scan(&mut self, pid: Pid) {
+        match processes::mapped_files(pid) {
+            Ok(files) => {
+                for mapped in files {
+                    self.consider(&mapped, pid);
+                }
             }
-        };
-        for mapped in files {
-            self.consider(&mapped, pid)?;
+            Err(error) => debug!(pid = pid.0, %error, "cannot list the mapped files"),
         }
-        Ok(())
     }
 
     /// Probes what every process has mapped and what is installed in the usual places, so that
@@ -257,18 +250,23 @@ impl Attacher {
     ///
     /// # Errors
     ///
-    /// The kernel refused a probe.
+    /// The kernel refused every probe.
     pub fn scan_everything(&mut self) -> Result<(), Error> {
-        self.widen()?;
-        self.probe_usual_files(Path::new("/"), None)?;
+        self.widen();
+        self.probe_usual_files(Path::new("/"), None);
         if self.watch == Watch::All {
             for pid in processes::all() {
                 if pid.0 != std::process::id() {
-                    self.scan(pid)?;
+                    self.scan(pid);
                 }
             }
         }
-        Ok(())
+        self.verdict()
+    }
+
+    /// The processes that are watched by their ids.
+    pub fn members(&self) -> impl Iterator<Item = Pid> {
+        self.members.iter().copied()
     }
 
     /// Ends the capture in one instant. Probes are removed one by one, which takes a while: without
@@ -297,97 +295,81 @@ impl Attacher {
     }
 
     /// From probes for one process to probes for everyone.
-    fn widen(&mut self) -> Result<(), Error> {
+    fn widen(&mut self) {
         self.for_everyone = true;
-        for probed in self
-            .probed
-            .values_mut()
-            .filter(|probed| !probed.for_everyone)
-        {
-            attach(&mut self.programs, probed, None)?;
-            probed.for_everyone = true;
+        for probed in self.probed.values_mut() {
+            attach(&mut self.programs, probed, None, &mut self.refused);
         }
-        Ok(())
     }
 
-    fn probe_usual_files(&mut self, root: &Path, pid: Option<Pid>) -> Result<(), Error> {
+    fn probe_usual_files(&mut self, root: &Path, pid: Option<Pid>) {
         for library in LIBRARIES {
             for path in library.usual_files(root) {
-                let Ok(file) = File::open(&path) else {
-                    continue;
-                };
-                self.probe(*library, file, &path, pid)?;
+                if let Ok(file) = File::open(&path) {
+                    self.probe(*library, file, &path, pid);
+                }
             }
         }
-        Ok(())
     }
 
-    fn consider(&mut self, mapped: &MappedFile, pid: Pid) -> Result<(), Error> {
+    fn consider(&mut self, mapped: &MappedFile, pid: Pid) {
         let Some(library) = LIBRARIES
             .iter()
             .find(|library| library.may_be(&mapped.path))
         else {
-            return Ok(());
+            return;
         };
-        if self
-            .uninteresting
-            .contains(&(mapped.path.clone(), mapped.inode))
-        {
-            return Ok(());
-        }
         match mapped.open() {
             Ok(file) => {
                 self.mapped = true;
-                self.probe(*library, file, &mapped.path, Some(pid))
+                self.probe(*library, file, &mapped.path, Some(pid));
             }
             Err(error) => {
                 warn!(pid = pid.0, path = %mapped.path.display(), %error, "cannot open the mapped library");
-                Ok(())
             }
         }
     }
 
-    fn probe(
-        &mut self,
-        library: &dyn Library,
-        file: File,
-        path: &Path,
-        pid: Option<Pid>,
-    ) -> Result<(), Error> {
+    fn probe(&mut self, library: &dyn Library, file: File, path: &Path, pid: Option<Pid>) {
         let Ok(id) = FileId::of(&file) else {
-            return Ok(());
+            return;
         };
+        if self.uninteresting.contains(&id) {
+            return;
+        }
         let scope = if self.for_everyone { None } else { pid };
         if let Some(probed) = self.probed.get_mut(&id) {
-            return match scope {
-                _ if probed.for_everyone => Ok(()),
-                Some(pid) if probed.scopes.contains(&pid) => Ok(()),
-                scope => attach(&mut self.programs, probed, scope),
-            };
+            attach(&mut self.programs, probed, scope, &mut self.refused);
+            return;
         }
-        let probes = match find(library, &file) {
-            Ok(probes) => probes,
+        match find(library, &file) {
+            Ok(probes) => {
+                let mut probed = Probed {
+                    file,
+                    path: path.to_owned(),
+                    probes,
+                    scopes: HashSet::new(),
+                };
+                attach(&mut self.programs, &mut probed, scope, &mut self.refused);
+                self.probed.insert(id, probed);
+            }
             Err(reason) => {
                 warn!(path = %path.display(), reason, "cannot probe the library");
-                if self.uninteresting.len() < REMEMBERED_FILES
-                    && let Ok(metadata) = file.metadata()
-                {
-                    use std::os::unix::fs::MetadataExt as _;
-                    self.uninteresting.insert((path.to_owned(), metadata.ino()));
+                if self.uninteresting.len() < REMEMBERED_FILES {
+                    self.uninteresting.insert(id);
                 }
-                return Ok(());
             }
-        };
-        let mut probed = Probed {
-            file,
-            path: path.to_owned(),
-            probes,
-            scopes: HashSet::new(),
-            for_everyone: false,
-        };
-        attach(&mut self.programs, &mut probed, scope)?;
-        self.probed.insert(id, probed);
-        Ok(())
+        }
+    }
+
+    /// An error if there is something to probe and the kernel refused all of it.
+    fn verdict(&mut self) -> Result<(), Error> {
+        match self.refused.take() {
+            Some(error) if self.probed.values().all(|probed| probed.probes.is_empty()) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -402,9 +384,32 @@ pub fn find(library: &dyn Library, file: &File) -> Result<Vec<Probe>, String> {
     library.probes(&elf)
 }
 
-fn attach(programs: &mut Ebpf, probed: &mut Probed, scope: Option<Pid>) -> Result<(), Error> {
-    let started = std::time::Instant::now();
+/// Puts probes for `scope`, or for everyone, into a file, once. A file whose probes are refused is not
+/// tried again.
+fn attach(
+    programs: &mut Ebpf,
+    probed: &mut Probed,
+    scope: Option<Pid>,
+    refused: &mut Option<Error>,
+) {
+    if probed.scopes.contains(&None) || !probed.scopes.insert(scope) {
+        return;
+    }
+    match attach_all(programs, probed, scope) {
+        Ok(()) => {
+            debug!(path = %probed.path.display(), ?scope, probes = probed.probes.len(), "probed");
+        }
+        Err(error) => {
+            warn!(path = %probed.path.display(), %error, "cannot probe the library");
+            probed.probes.clear();
+            refused.get_or_insert(error);
+        }
+    }
+}
+
+fn attach_all(programs: &mut Ebpf, probed: &Probed, scope: Option<Pid>) -> Result<(), Error> {
     let process = scope.and_then(|pid| NonZeroU32::new(pid.0));
+    let scope = process.map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
     // The open file, not its path: it may be deleted, replaced, or in another mount namespace.
     let target = format!("/proc/self/fd/{}", probed.file.as_raw_fd());
     // `Return` before `Enter`: see Program::ALL.
@@ -418,7 +423,6 @@ fn attach(programs: &mut Ebpf, probed: &mut Probed, scope: Option<Pid>) -> Resul
                 location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
                 cookie: Some(probe.cookie),
             };
-            let scope = process.map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
             uprobe(programs, program)?
                 .attach(point, &target, scope)
                 .map_err(|error| Error::Attach {
@@ -428,13 +432,6 @@ fn attach(programs: &mut Ebpf, probed: &mut Probed, scope: Option<Pid>) -> Resul
                 })?;
         }
     }
-    match scope {
-        Some(pid) => {
-            probed.scopes.insert(pid);
-        }
-        None => probed.for_everyone = true,
-    }
-    debug!(path = %probed.path.display(), scope = ?scope, probes = probed.probes.len(), took = ?started.elapsed(), "probed");
     Ok(())
 }
 
