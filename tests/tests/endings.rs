@@ -16,6 +16,12 @@ fn one(scene: &Scene, sdk: &str, mode: &str, behaviour: &str, more: &[&str]) -> 
     run
 }
 
+/// Waits until the first request is there, and a while more.
+fn in_the_middle_of_a_stream(scene: &Scene) {
+    wait_until("a request", || scene.provider.requests() > 0);
+    thread::sleep(Duration::from_millis(700));
+}
+
 #[test]
 fn http_errors_are_the_exceptions_of_the_sdk() {
     let scene = Scene::new();
@@ -171,8 +177,7 @@ fn a_process_that_is_killed() {
     assert_eq!(client.line(), "waiting");
     let observer = scene.watch(&["--pid", &client.pid()]);
     client.go_on();
-    // The stream has begun when the process has a connection for a while.
-    thread::sleep(Duration::from_millis(2500));
+    in_the_middle_of_a_stream(&scene);
     client.signal(Signal::KILL);
     client.wait();
     let run = observer.wait();
@@ -200,7 +205,7 @@ fn an_observer_that_stops_before_the_call_ends() {
     assert_eq!(client.line(), "waiting");
     let observer = scene.watch(&["--pid", &client.pid()]);
     client.go_on();
-    thread::sleep(Duration::from_millis(2500));
+    in_the_middle_of_a_stream(&scene);
     let run = observer.stop();
     run.assert_clean();
     assert_eq!(run.only_call()["incomplete"], "observer_stopped");
@@ -234,7 +239,7 @@ fn an_observer_that_comes_in_the_middle_of_a_stream() {
         "2",
     ];
     let client = scene.start(&scene.script("calls.py", arguments));
-    thread::sleep(Duration::from_millis(1800));
+    in_the_middle_of_a_stream(&scene);
     let observer = scene.watch(&["--pid", &client.pid()]);
     let (status, lines) = client.wait();
     assert!(status.success() && lines.len() == 2, "{lines:?}");

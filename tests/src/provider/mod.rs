@@ -107,6 +107,11 @@ impl Provider {
             .clone()
     }
 
+    /// How many requests have come so far, answered or not.
+    pub fn requests(&self) -> u64 {
+        self.shared.exchanges.load(Ordering::Relaxed)
+    }
+
     /// Waits until there are `count` exchanges, for 20 seconds at most.
     pub fn wait_for(&self, count: usize) -> Vec<Value> {
         let deadline = Instant::now() + Duration::from_secs(20);
