@@ -1,6 +1,8 @@
 //! Every call is part of a trace.
 
-use observer_e2e::harness::Scene;
+use std::process::Command;
+
+use observer_e2e::harness::{Scene, binary};
 
 #[test]
 fn calls_of_a_thread_share_a_trace() {
@@ -83,4 +85,27 @@ fn errors_are_counted() {
     );
     assert_eq!(run.traces[0]["errors"], 2);
     assert!(run.traces[0]["llm_usage"]["total_tokens"].is_null());
+}
+
+#[test]
+fn people_get_a_line_a_call_and_totals() {
+    let scene = Scene::new();
+    let mut process = Command::new(binary());
+    process
+        .args(["exec", "--format", "pretty", "--"])
+        .args(scene.script("calls.py", ["--count", "2"]))
+        .env("SSL_CERT_FILE", scene.provider.ca());
+    let result = process.output().unwrap();
+    let screen = String::from_utf8(result.stdout).unwrap();
+    assert!(result.status.success(), "{screen}");
+    let calls = screen
+        .lines()
+        .filter(|line| line.contains("openai/gpt-4o-2024-08-06"));
+    assert_eq!(calls.count(), 2, "{screen}");
+    assert!(
+        screen.contains("2 calls · 0 errors · 1 trace · "),
+        "{screen}"
+    );
+    // No terminal, no colours.
+    assert!(!screen.contains('\x1b'), "{screen:?}");
 }
