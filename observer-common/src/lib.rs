@@ -10,8 +10,11 @@
 /// Largest number of plaintext bytes in one [`DataRecord`]; longer calls come in several.
 pub const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Room for plaintext in the records that the programs reserve: the smallest that fits is taken.
-pub const CHUNK_CLASSES: [usize; 4] = [256, 1024, 4096, CHUNK_BYTES];
+/// Up to this many bytes of plaintext a record is exactly as long as it must be.
+pub const EXACT_BYTES: usize = 1024;
+
+/// Room for plaintext in longer records: the smallest that fits is taken.
+pub const CHUNK_CLASSES: [usize; 4] = [2048, 4096, 8192, CHUNK_BYTES];
 
 /// Calls of the TLS library that may be open at once on one thread, one inside the other (TLS in
 /// TLS); deeper ones are counted as lost.
@@ -125,18 +128,80 @@ pub struct ProcessRecord {
     pub at: u64,
 }
 
-/// The cookies of the probes of a TLS library's functions: which function it is.
+/// The cookie of a probe of a TLS library: which function it is in and where that function leaves
+/// the number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cookie {
+    /// One of [`function`].
+    pub function: u8,
+    /// One of [`count`].
+    pub count: u8,
+}
+
+impl Cookie {
+    /// As the kernel keeps it.
+    pub const fn to_u64(self) -> u64 {
+        self.function as u64 | (self.count as u64) << 8
+    }
+
+    /// From what the kernel keeps.
+    pub const fn from_u64(cookie: u64) -> Self {
+        Self {
+            function: cookie as u8,
+            count: (cookie >> 8) as u8,
+        }
+    }
+}
+
+/// What a probed function of a TLS library does ([`Cookie::function`]).
 pub mod function {
-    /// `int SSL_write(SSL *ssl, const void *buf, int num)`
-    pub const SSL_WRITE: u64 = 1;
-    /// `int SSL_write_ex(SSL *s, const void *buf, size_t num, size_t *written)`
-    pub const SSL_WRITE_EX: u64 = 2;
-    /// `int SSL_read(SSL *ssl, void *buf, int num)`
-    pub const SSL_READ: u64 = 3;
-    /// `int SSL_read_ex(SSL *ssl, void *buf, size_t num, size_t *readbytes)`
-    pub const SSL_READ_EX: u64 = 4;
+    /// `int SSL_write(SSL *ssl, const void *buf, int num)`, and what has the same first three arguments
+    pub const WRITE: u8 = 1;
+    /// `int SSL_read(SSL *ssl, void *buf, int num)`, and what has the same first three arguments
+    pub const READ: u8 = 2;
     /// `int SSL_get_error(const SSL *ssl, int ret)`
-    pub const SSL_GET_ERROR: u64 = 5;
+    pub const GET_ERROR: u8 = 3;
+    /// `void SSL_free(SSL *ssl)`
+    pub const FREE: u8 = 4;
+    /// `int SSL_shutdown(SSL *ssl)`
+    pub const SHUTDOWN: u8 = 5;
+}
+
+/// Where a function leaves the number of bytes that passed ([`Cookie::count`]).
+pub mod count {
+    /// In its result, if that is positive.
+    pub const RESULT: u8 = 0;
+    /// Behind its fourth argument, a `size_t *`, if the result is positive.
+    pub const ARGUMENT_3: u8 = 1;
+    /// Behind its fifth argument, a `size_t *`, if the result is positive.
+    pub const ARGUMENT_4: u8 = 2;
+}
+
+/// What the agent tells the programs: indexes into the map `AGENT`.
+pub mod agent {
+    /// What it does, so that a program knows whether to wake it: one of the values below.
+    pub const STATE: u32 = 0;
+    /// Not 0 once it has stopped: its probes go, and nothing is sent any more.
+    pub const STOPPED: u32 = 1;
+
+    /// [`STATE`]: it reads the ring buffer.
+    pub const RUNNING: u32 = 0;
+    /// [`STATE`]: it will look into the ring buffer within a millisecond. It is woken where the buffer
+    /// would fill up until then.
+    pub const DOZING: u32 = 1;
+    /// [`STATE`]: it sleeps until it is woken.
+    pub const ASLEEP: u32 = 2;
+}
+
+/// Names a connection: the key of the map `VERDICTS`, whose value is the generation of a connection
+/// that is of no interest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionKey {
+    /// Address of the connection's object in the process (`SSL *`).
+    pub ssl: u64,
+    /// Process id in the initial PID namespace.
+    pub tgid: u64,
 }
 
 /// Causes of loss: indexes into the map `LOST`, two counters each: events, then bytes.

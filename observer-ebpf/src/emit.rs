@@ -6,12 +6,16 @@ use core::{
     ptr::{self, addr_of_mut},
 };
 
-use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_user};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_user, bpf_ringbuf_output},
+};
 use observer_common::{
-    CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, KIND_DATA, Loss, ProcessRecord,
+    CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES, KIND_DATA, KIND_MAP, Loss,
+    ProcessRecord,
 };
 
-use crate::maps::{EVENTS, lost};
+use crate::maps::{EVENTS, SCRATCH, Scratch, lost, take, wake_agent};
 
 /// Plaintext of one call of the TLS library, about to be cut into records.
 #[repr(C)]
@@ -60,7 +64,7 @@ pub fn close(record: CloseRecord) {
     match EVENTS.reserve::<CloseRecord>(0) {
         Some(mut entry) => {
             entry.write(record);
-            entry.submit(0);
+            entry.submit(wakeup());
         }
         None => lost(Loss::RingFull, 0),
     }
@@ -71,8 +75,14 @@ pub fn close(record: CloseRecord) {
 pub fn process(record: ProcessRecord) {
     match EVENTS.reserve::<ProcessRecord>(0) {
         Some(mut entry) => {
+            let kind = record.kind;
             entry.write(record);
-            entry.submit(0);
+            // The library that was mapped is used soon: its probes cannot wait.
+            entry.submit(if kind == KIND_MAP {
+                u64::from(BPF_RB_FORCE_WAKEUP)
+            } else {
+                wakeup()
+            });
         }
         None => lost(Loss::ProcessEvent, 0),
     }
@@ -91,6 +101,9 @@ extern "C" fn chunk(index: u32, text: *mut Plaintext) -> i64 {
         return 1;
     }
     let left = text.bytes - done;
+    if left <= EXACT_BYTES as u64 && exact(text, done, left) {
+        return 0;
+    }
     let [small, medium, large, _] = CHUNK_CLASSES;
     if left <= small as u64 {
         sized::<{ CHUNK_CLASSES[0] }>(text, done, left);
@@ -106,6 +119,66 @@ extern "C" fn chunk(index: u32, text: *mut Plaintext) -> i64 {
     0
 }
 
+/// The flag with which a record is added to the ring buffer.
+#[inline(always)]
+fn wakeup() -> u64 {
+    u64::from(if wake_agent() {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    })
+}
+
+/// Sends a record that is as long as it must be: the kernel can reserve only a length known to the
+/// verifier, so it is put together elsewhere and copied. Returns false if that place is taken by a
+/// thread which this one has interrupted.
+#[inline(always)]
+fn exact(text: &Plaintext, done: u64, bytes: u64) -> bool {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a map value.
+    if !take(unsafe { addr_of_mut!((*scratch).busy) }) {
+        return false;
+    }
+    // SAFETY: `bytes` is a valid local; see `sized`.
+    let bytes = unsafe { ptr::read_volatile(&bytes) };
+    if bytes <= EXACT_BYTES as u64 {
+        // SAFETY: a map value that nobody else uses while it is taken.
+        let read = unsafe {
+            fill(
+                addr_of_mut!((*scratch).head),
+                addr_of_mut!((*scratch).bytes).cast(),
+                text,
+                done,
+                bytes as u32,
+            )
+        };
+        if read < 0 {
+            lost(Loss::Fault, bytes);
+        } else {
+            // SAFETY: head and bytes lie one behind the other, and `bytes` is in bounds.
+            let sent = unsafe {
+                bpf_ringbuf_output(
+                    ptr::from_ref(&EVENTS).cast_mut().cast(),
+                    scratch
+                        .cast::<u8>()
+                        .add(offset_of!(Scratch, head))
+                        .cast::<c_void>(),
+                    size_of::<DataRecord>() as u64 + bytes,
+                    wakeup(),
+                )
+            };
+            if sent < 0 {
+                lost(Loss::RingFull, bytes);
+            }
+        }
+    }
+    // SAFETY: a map value that this program has taken.
+    unsafe { ptr::write_volatile(addr_of_mut!((*scratch).busy), 0) };
+    true
+}
+
 #[inline(always)]
 fn sized<const N: usize>(text: &Plaintext, done: u64, bytes: u64) {
     let Some(mut entry) = EVENTS.reserve::<Sized<N>>(0) else {
@@ -117,12 +190,44 @@ fn sized<const N: usize>(text: &Plaintext, done: u64, bytes: u64) {
     // SAFETY: `bytes` is a valid local.
     let bytes = unsafe { ptr::read_volatile(&bytes) };
     if bytes > N as u64 {
-        entry.discard(0);
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
         return;
     }
     // SAFETY: `record` points to reserved memory of this size; the verifier checks every access.
-    let result = unsafe {
-        addr_of_mut!((*record).head).write(DataRecord {
+    let read = unsafe {
+        fill(
+            addr_of_mut!((*record).head),
+            addr_of_mut!((*record).bytes).cast(),
+            text,
+            done,
+            bytes as u32,
+        )
+    };
+    if read < 0 {
+        entry.discard(u64::from(BPF_RB_NO_WAKEUP));
+        lost(Loss::Fault, bytes);
+    } else {
+        entry.submit(wakeup());
+    }
+}
+
+/// Writes a record: its head, and `bytes` bytes of plaintext from `done` on. Negative if they cannot
+/// be read.
+///
+/// # Safety
+///
+/// `head` and `room` must be valid for writing, `room` for `bytes` bytes.
+#[inline(always)]
+unsafe fn fill(
+    head: *mut DataRecord,
+    room: *mut u8,
+    text: &Plaintext,
+    done: u64,
+    bytes: u32,
+) -> i64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        head.write(DataRecord {
             kind: KIND_DATA,
             direction: text.direction,
             tgid: text.tgid,
@@ -133,27 +238,16 @@ fn sized<const N: usize>(text: &Plaintext, done: u64, bytes: u64) {
             offset: text.offset + done,
             opposite: text.opposite,
             call_bytes: text.bytes,
-            bytes: bytes as u32,
+            bytes,
             reserved: 0,
             comm: [0; 16],
         });
         bpf_get_current_comm(
-            record
-                .cast::<u8>()
+            head.cast::<u8>()
                 .add(offset_of!(DataRecord, comm))
                 .cast::<c_void>(),
             16,
         );
-        bpf_probe_read_user(
-            addr_of_mut!((*record).bytes).cast(),
-            bytes as u32,
-            (text.address + done) as *const c_void,
-        )
-    };
-    if result < 0 {
-        entry.discard(0);
-        lost(Loss::Fault, bytes);
-    } else {
-        entry.submit(0);
+        bpf_probe_read_user(room.cast(), bytes, (text.address + done) as *const c_void)
     }
 }

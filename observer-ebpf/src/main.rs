@@ -2,8 +2,9 @@
 //! passes, and tracepoints for the life of processes.
 //!
 //! Uprobe programs can be preempted, and another thread can then run the same program on the same
-//! CPU. So nothing here is kept per CPU: state lies in maps under the thread or the connection,
-//! plaintext goes straight into the ring buffer, and counters are atomic.
+//! CPU. So nothing is kept per CPU: state lies in maps under the thread or the connection,
+//! plaintext goes straight into the ring buffer or through a place per CPU that is taken first, and
+//! counters are atomic.
 
 #![no_std]
 #![no_main]
@@ -13,6 +14,7 @@
 mod emit;
 mod maps;
 mod process;
+mod request;
 mod tls;
 
 #[panic_handler]

@@ -3,11 +3,12 @@
 use core::{arch::asm, ptr};
 
 use aya_ebpf::{
+    bindings::BPF_RB_AVAIL_DATA,
     helpers::bpf_get_current_pid_tgid,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use observer_common::{Loss, NESTED_CALLS};
+use observer_common::{ConnectionKey, DataRecord, EXACT_BYTES, Loss, NESTED_CALLS, agent};
 
 /// All records for user space. The agent sets the size when it loads the programs.
 #[map]
@@ -28,6 +29,15 @@ pub static CALLS: HashMap<u64, OpenCalls> =
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
     LruHashMap::with_max_entries(1 << 16, 0);
 
+/// Generations of connections that the agent has found to be of no interest. An entry is taken out
+/// when the connection's own entry has taken note.
+#[map]
+pub static VERDICTS: LruHashMap<ConnectionKey, u64> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// How many verdicts there have been: tells whether looking into `VERDICTS` can bring anything new.
+#[map]
+static VERDICT_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Processes that have used a TLS library: their exit is reported.
 #[map]
 pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14, 0);
@@ -37,9 +47,13 @@ pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14,
 pub static MAPPING: HashMap<u64, u8> =
     HashMap::with_max_entries(1 << 14, 1 /* BPF_F_NO_PREALLOC */);
 
-/// Not 0 once the agent has stopped: its probes go one by one, but nothing is sent any more.
+/// What the agent tells: `observer_common::agent`.
 #[map]
-static STOPPED: Array<u32> = Array::with_max_entries(1, 0);
+static AGENT: Array<u32> = Array::with_max_entries(2, 0);
+
+/// Where a record is put together whose length is not known beforehand.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Losses: for each cause of [`Loss`] the number of events and of bytes.
 #[map]
@@ -53,18 +67,15 @@ static WATCH_ALL: u8 = 0;
 #[unsafe(no_mangle)]
 static AGENT_TGID: u32 = 0;
 
+/// Pending bytes of the ring buffer from which on the agent is woken even if it would look by
+/// itself soon. Set by the agent at load.
+#[unsafe(no_mangle)]
+static HIGH_WATER: u64 = 1 << 22;
+
 /// Offset of `child_pid` in the tracepoint `sched_process_fork`, which differs between kernels. Set
 /// by the agent at load.
 #[unsafe(no_mangle)]
 static FORK_CHILD_PID_OFFSET: u32 = 44;
-
-/// Names a connection while it lives.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ConnectionKey {
-    pub ssl: u64,
-    pub tgid: u64,
-}
 
 /// What is known of a connection: when it was first seen, and the bytes that have passed.
 #[repr(C)]
@@ -76,18 +87,22 @@ pub struct Connection {
     /// When a write was begun that could not be completed yet (SSL_ERROR_WANT_WRITE) and has to be
     /// repeated; else 0.
     pub write_since: u64,
+    /// `VERDICT_COUNT` when `VERDICTS` was last looked into.
+    pub verdicts: u64,
+    /// Not 0: of no interest, nothing is copied.
+    pub ignored: u64,
 }
 
 /// A call of the TLS library that was entered.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct OpenCall {
-    /// One of [`observer_common::function`]; 0 marks a free place.
-    pub function: u64,
+    /// The cookie of the probe; 0 marks a free place.
+    pub cookie: u64,
     pub ssl: u64,
     /// The caller's buffer.
     pub buffer: u64,
-    /// Where an `_ex` function will store the number of bytes.
+    /// Where the function will store the number of bytes, if it does.
     pub count: u64,
     pub entered_at: u64,
     /// Stack pointer at the entry: finds the call again at its return.
@@ -101,10 +116,47 @@ pub struct OpenCalls {
     pub calls: [OpenCall; NESTED_CALLS],
 }
 
+/// A record that is being put together.
+#[repr(C)]
+pub struct Scratch {
+    /// Not 0 while a program uses it: another thread may enter a program on the same CPU half-way.
+    pub busy: u64,
+    pub head: DataRecord,
+    pub bytes: [u8; EXACT_BYTES],
+}
+
+/// Whether the agent has to be woken for a record that is added now. If so, it counts as woken.
+#[inline(always)]
+pub fn wake_agent() -> bool {
+    let Some(state) = AGENT.get_ptr_mut(agent::STATE) else {
+        return false;
+    };
+    // SAFETY: a map value. The agent may set it at the same time; at worst it is woken twice, or a
+    // millisecond late.
+    let wake = match unsafe { ptr::read_volatile(state) } {
+        agent::ASLEEP => true,
+        agent::DOZING => EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= setting(&HIGH_WATER),
+        _ => false,
+    };
+    if wake {
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(state, agent::RUNNING) };
+    }
+    wake
+}
+
 /// Whether the agent has stopped.
 #[inline(always)]
 pub fn stopped() -> bool {
-    STOPPED.get(0).is_some_and(|stopped| *stopped != 0)
+    AGENT
+        .get(agent::STOPPED)
+        .is_some_and(|stopped| *stopped != 0)
+}
+
+/// How many verdicts there have been.
+#[inline(always)]
+pub fn verdict_count() -> u64 {
+    VERDICT_COUNT.get(0).copied().unwrap_or(0)
 }
 
 /// Whether the current process is watched.
@@ -141,6 +193,17 @@ pub fn current() -> (u32, u32, u64) {
 pub fn lost(cause: Loss, bytes: u64) {
     add(2 * cause as u32, 1);
     add(2 * cause as u32 + 1, bytes);
+}
+
+/// Takes a flag that is 0 when nobody has it. Returns whether it was free.
+#[inline(always)]
+pub fn take(flag: *mut u64) -> bool {
+    let mut value: u64 = 1;
+    // `AtomicU64::swap` does not exist for this target; the instruction (BPF_ATOMIC | BPF_XCHG,
+    // instruction-set.rst) does.
+    // SAFETY: the caller passes an aligned map value.
+    unsafe { asm!("{0} = xchg_64({1} + 0, {0})", inout(reg) value, in(reg) flag) };
+    value == 0
 }
 
 #[inline(always)]

@@ -62,12 +62,31 @@ pub enum CallEvent {
     },
 }
 
+/// Plaintext in which a request must begin for the connection to be followed any further, in bytes: one
+/// that is joined in the middle of a body gets the chance of another request.
+const UNCLAIMED_BYTES: u64 = 16 * 1024;
+
+/// Whether a connection is worth following.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is too early to say.
+    #[default]
+    Undecided,
+    /// It has carried a call to an LLM, or goes to a provider of them.
+    Llm,
+    /// It carries something else: no HTTP/1.1 that could be read, or requests that are no calls, to a host
+    /// that is not known as a provider.
+    Other,
+}
+
 /// Follows one connection of one process.
 pub struct Connection {
     sent: Stream,
     received: Stream,
     http: h1::Connection,
     calls: Calls,
+    /// Bytes that passed before the first request.
+    unclaimed: u64,
 }
 
 impl Connection {
@@ -78,6 +97,7 @@ impl Connection {
             received: Stream::default(),
             http: h1::Connection::default(),
             calls: Calls::new(options),
+            unclaimed: 0,
         }
     }
 
@@ -89,6 +109,9 @@ impl Connection {
         };
         let piece = stream.push(&chunk);
         let calls = &mut self.calls;
+        if !calls.has_seen_request() {
+            self.unclaimed += piece.bytes.len() as u64;
+        }
         let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
         if piece.gap > 0 {
             self.http
@@ -143,6 +166,14 @@ impl Connection {
         let calls = &mut self.calls;
         let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
         self.http.close(close, at, &mut handle);
+    }
+
+    /// Whether the connection is worth following, by what has passed so far.
+    pub fn verdict(&self) -> Verdict {
+        match self.calls.verdict() {
+            Verdict::Undecided if self.unclaimed > UNCLAIMED_BYTES => Verdict::Other,
+            verdict => verdict,
+        }
     }
 
     /// Bytes held in memory, roughly.

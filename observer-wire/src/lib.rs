@@ -49,4 +49,4 @@ mod connection;
 
 pub use call::LlmCall;
 pub use chunk::{Chunk, Close, Direction, Origin, Timestamp};
-pub use connection::{CallEvent, CallId, Connection, Options};
+pub use connection::{CallEvent, CallId, Connection, Options, Verdict};

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use observer_wire::{
-    CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp,
+    CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp, Verdict,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
 use tracing::debug;
 
@@ -40,6 +40,9 @@ const ROLL_CALL: Duration = Duration::from_secs(5);
 /// How long the records of a process that has just exited are waited for.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// A verdict that has had no effect is passed on again after this time.
+const VERDICT_REPEAT: Duration = Duration::from_secs(1);
+
 /// The signals that end the loop, with a descriptor to wait for them.
 pub type Signals = SignalDelivery<UnixStream, SignalOnly>;
 
@@ -50,6 +53,8 @@ pub struct Settings {
     pub wire: Options,
     /// Only these providers; empty for all.
     pub providers: Vec<String>,
+    /// Follow every connection, also those that are no LLM provider's.
+    pub all_hosts: bool,
     /// A trace ends this long after its last call.
     pub trace_idle: Duration,
 }
@@ -109,9 +114,12 @@ struct Pipeline {
 /// A connection that is followed.
 struct Tracked {
     generation: u64,
-    connection: Connection,
+    /// `None` once it has been found to be of no interest.
+    connection: Option<Box<Connection>>,
     contexts: HashMap<CallId, CallContext>,
     last: Timestamp,
+    /// When the programs were told to leave it out.
+    ignored_at: Timestamp,
 }
 
 /// What the attacher has to do about a batch of events.
@@ -120,6 +128,8 @@ struct Chores {
     scan: Vec<Pid>,
     children: Vec<u32>,
     exits: Vec<(Pid, Timestamp)>,
+    /// Connections of which nothing more is to be captured.
+    ignore: Vec<ConnectionKey>,
 }
 
 impl Agent {
@@ -152,6 +162,9 @@ impl Agent {
     ///
     /// The kernel does not let the agent wait.
     pub fn run(&mut self, signals: &mut Signals) -> anyhow::Result<Outcome> {
+        self.capture
+            .wake_for(signals.get_read())
+            .context("cannot wait for signals")?;
         let mut last_tick = Instant::now();
         let mut last_roll_call = Instant::now();
         loop {
@@ -178,20 +191,9 @@ impl Agent {
             }
             let busy = !self.dying.is_empty() || !self.pipeline.traces.is_empty();
             let wait = if busy { TICK } else { 10 * TICK };
-            let timeout = Timespec {
-                tv_sec: wait.as_secs().try_into().unwrap_or(1),
-                tv_nsec: wait.subsec_nanos().into(),
-            };
-            let mut ready = [
-                PollFd::new(&self.capture, PollFlags::IN),
-                PollFd::new(signals.get_read(), PollFlags::IN),
-            ];
-            match poll(&mut ready, Some(&timeout)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    return Err(anyhow::Error::from(error).context("cannot wait for events"));
-                }
-            }
+            self.capture
+                .wait(handled, wait)
+                .context("cannot wait for records")?;
         }
     }
 
@@ -216,13 +218,13 @@ impl Agent {
     /// The records cannot be written.
     pub fn finish(self) -> anyhow::Result<Summary> {
         let Self {
-            mut attacher,
+            attacher,
             mut capture,
             mut pipeline,
             ..
         } = self;
         // What is in the buffer now is all.
-        attacher.stop();
+        capture.stop();
         capture.drain(usize::MAX, |event| {
             pipeline.handle(event, &mut Chores::default())
         });
@@ -262,6 +264,10 @@ impl Agent {
             self.attacher.scan(pid);
         }
         self.dying.extend(chores.exits);
+        for connection in chores.ignore {
+            debug!(pid = connection.pid.0, "the connection is of no interest");
+            self.capture.ignore(connection);
+        }
         handled
     }
 
@@ -316,13 +322,14 @@ impl Pipeline {
                     origin: Origin(u64::from(tid)),
                     bytes,
                 };
-                self.advance((connection.pid, connection.ssl), |tracked, report| {
-                    tracked.last = at;
-                    tracked
-                        .connection
-                        .expect(direction.opposite(), opposite, at, report);
-                    tracked.connection.data(chunk, report);
+                let key = (connection.pid, connection.ssl);
+                self.advance(key, |followed, report| {
+                    followed.expect(direction.opposite(), opposite, at, report);
+                    followed.data(chunk, report);
                 });
+                if self.leave_out(key, at) {
+                    chores.ignore.push(connection);
+                }
             }
             Event::Close {
                 connection,
@@ -340,8 +347,8 @@ impl Pipeline {
                     if freed {
                         self.forget(key, close, Some(produced), at);
                     } else {
-                        self.advance(key, |tracked, report| {
-                            tracked.connection.close(close, Some(produced), at, report);
+                        self.advance(key, |followed, report| {
+                            followed.close(close, Some(produced), at, report);
                         });
                     }
                 }
@@ -415,9 +422,10 @@ impl Pipeline {
             place,
             Tracked {
                 generation: key.generation,
-                connection: Connection::new(self.settings.wire),
+                connection: Some(Box::new(Connection::new(self.settings.wire))),
                 contexts: HashMap::new(),
                 last: at,
+                ignored_at: at,
             },
         );
     }
@@ -442,20 +450,45 @@ impl Pipeline {
         produced: Option<(u64, u64)>,
         at: Timestamp,
     ) {
-        self.advance(key, |tracked, report| {
-            tracked.connection.close(close, produced, at, report)
+        self.advance(key, |followed, report| {
+            followed.close(close, produced, at, report);
         });
         self.connections.remove(&key);
+    }
+
+    /// Whether the programs have to be told now that this connection is of no interest.
+    fn leave_out(&mut self, key: (Pid, u64), at: Timestamp) -> bool {
+        let Some(tracked) = self.connections.get_mut(&key) else {
+            return false;
+        };
+        tracked.last = at;
+        if self.settings.all_hosts {
+            return false;
+        }
+        match &tracked.connection {
+            Some(connection) if connection.verdict() == Verdict::Other => {
+                tracked.connection = None;
+            }
+            // Records that were on their way when it was told.
+            None if at.since(tracked.ignored_at) >= VERDICT_REPEAT => {}
+            _ => return false,
+        }
+        tracked.ignored_at = at;
+        true
     }
 
     fn advance(
         &mut self,
         key: (Pid, u64),
-        step: impl FnOnce(&mut Tracked, &mut dyn FnMut(CallEvent)),
+        step: impl FnOnce(&mut Connection, &mut dyn FnMut(CallEvent)),
     ) {
         let mut events = std::mem::take(&mut self.events);
-        if let Some(tracked) = self.connections.get_mut(&key) {
-            step(tracked, &mut |event| events.push(event));
+        if let Some(connection) = self
+            .connections
+            .get_mut(&key)
+            .and_then(|tracked| tracked.connection.as_mut())
+        {
+            step(connection, &mut |event| events.push(event));
         }
         for event in events.drain(..) {
             self.report(key, event);

@@ -1,14 +1,16 @@
-//! `observer check`: what this kernel, these rights and a process allow, and what to do about it.
+//! `observer check`: what this machine, these rights and a process allow.
 
 use std::{fs, io::Write};
 
 use anstyle::{AnsiColor, Color, Style};
+use serde::Serialize;
 
 use crate::attach::{
     self, Attacher, Watch,
     processes::{self, Identity, Pid},
+    site::Cost,
     system,
-    tls::{LIBRARIES, Program},
+    tls::{LIBRARIES, Probe},
 };
 
 const GOOD: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Green)));
@@ -17,57 +19,139 @@ const BAD: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Red)));
 /// Smallest ring buffer that the programs load with, in bytes.
 const TEST_RING: u32 = 64 * 1024;
 
-/// Checks the machine and, if one is given, a process. Returns whether everything that is needed is
-/// there.
-///
-/// # Errors
-///
-/// The output cannot be written.
-pub fn run(pid: Option<Pid>, out: &mut impl Write) -> std::io::Result<bool> {
-    let mut report = Report { out, fine: true };
-    report.machine()?;
+/// Form of the report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether everything that is needed is there.
+    pub ok: bool,
+    /// What was looked at, in the order of the text.
+    pub findings: Vec<Finding>,
+    /// The interface of the kernel that is taken.
+    pub attach_by: Option<&'static str>,
+    /// The TLS libraries of the process.
+    pub libraries: Vec<LibraryReport>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// Whether it is as it must be.
+    pub ok: bool,
+    /// What it is.
+    pub what: &'static str,
+    /// What was found, and what to do about it.
+    pub text: String,
+    /// More of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+}
+
+/// A TLS library of the process.
+#[derive(Debug, Serialize)]
+pub struct LibraryReport {
+    /// Which library.
+    pub library: &'static str,
+    /// The file, as the process sees it.
+    pub path: String,
+    /// The places that are probed.
+    pub probes: Vec<ProbeReport>,
+}
+
+/// A place that is probed.
+#[derive(Debug, Serialize)]
+pub struct ProbeReport {
+    /// The function, or functions, whose calls pass there.
+    pub function: String,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Whether the return is probed too.
+    pub r#return: bool,
+    /// The instruction.
+    pub site: String,
+    /// `emulated` or `single-stepped`.
+    pub cost: &'static str,
+}
+
+/// Checks the machine and, if one is given, a process.
+pub fn check(pid: Option<Pid>) -> Report {
+    let mut report = Report {
+        ok: true,
+        findings: Vec::new(),
+        attach_by: None,
+        libraries: Vec::new(),
+    };
+    report.machine();
     if let Some(pid) = pid {
-        report.process(pid)?;
+        report.process(pid);
     }
-    Ok(report.fine)
+    report
 }
 
-struct Report<'a, W> {
-    out: &'a mut W,
-    fine: bool,
-}
+impl Report {
+    /// Writes the report.
+    ///
+    /// # Errors
+    ///
+    /// The output cannot be written.
+    pub fn write(&self, format: Format, out: &mut impl Write) -> std::io::Result<()> {
+        if format == Format::Json {
+            serde_json::to_writer(&mut *out, self)?;
+            return writeln!(out);
+        }
+        for finding in &self.findings {
+            let (style, mark) = if finding.ok {
+                (GOOD, "ok")
+            } else {
+                (BAD, "no")
+            };
+            writeln!(
+                out,
+                "{style}{mark}{style:#}  {:<10} {}",
+                finding.what, finding.text
+            )?;
+            for detail in &finding.details {
+                writeln!(out, "               {detail}")?;
+            }
+        }
+        Ok(())
+    }
 
-impl<W: Write> Report<'_, W> {
-    fn machine(&mut self) -> std::io::Result<()> {
-        self.line(
+    fn machine(&mut self) {
+        self.add(
             true,
             "kernel",
-            &format!("{} on {}", system::kernel_release(), std::env::consts::ARCH),
-        )?;
+            format!("{} on {}", system::kernel_release(), std::env::consts::ARCH),
+        );
         let missing = system::missing_capabilities();
         if missing.is_empty() {
-            self.line(true, "rights", "all capabilities that are needed")?;
+            self.add(true, "rights", "all capabilities that are needed");
         } else {
-            self.line(
+            self.add(
                 false,
                 "rights",
-                &format!("{} missing: run observer with sudo", missing.join(", ")),
-            )?;
-        }
-        match system::uprobes() {
-            Ok(()) => self.line(true, "uprobes", "available through perf events")?,
-            Err(error) => self.line(false, "uprobes", &error.to_string())?,
+                format!("{} missing: run observer with sudo", missing.join(", ")),
+            );
         }
         match system::mounted_tracefs() {
-            Some(path) => self.line(true, "tracefs", &path.display().to_string())?,
-            None => self.line(
+            Some(path) => self.add(true, "tracefs", path.display().to_string()),
+            None => self.add(
                 true,
                 "tracefs",
                 "not mounted; observer mounts it at /sys/kernel/tracing",
-            )?,
+            ),
         }
         let btf = fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false);
-        self.line(
+        self.add(
             true,
             "BTF",
             if btf {
@@ -75,20 +159,27 @@ impl<W: Write> Report<'_, W> {
             } else {
                 "not there; not needed"
             },
-        )?;
-        match Attacher::new(Watch::Processes, TEST_RING) {
-            Ok(_) => self.line(
-                true,
-                "programs",
-                "accepted by the verifier and attached for a test",
-            ),
-            Err(error) => self.line(false, "programs", &error.to_string()),
+        );
+        match Attacher::new(Watch::Processes, TEST_RING, None) {
+            Ok((attacher, _)) => {
+                let (rung, refusals) = attacher.rung();
+                self.attach_by = Some(rung.as_str());
+                self.add(true, "uprobes", format!("by {rung}"));
+                self.details(refusals.iter().map(|refusal| format!("not by {refusal}")));
+                self.add(
+                    true,
+                    "programs",
+                    "accepted by the verifier and attached for a test",
+                );
+            }
+            Err(error) => self.add(false, "programs", error.to_string()),
         }
     }
 
-    fn process(&mut self, pid: Pid) -> std::io::Result<()> {
+    fn process(&mut self, pid: Pid) {
         if !processes::alive(pid) {
-            return self.line(false, "process", &format!("there is no process {pid}"));
+            self.add(false, "process", format!("there is no process {pid}"));
+            return;
         }
         let identity = Identity::of(pid);
         let name = identity.comm.unwrap_or_default();
@@ -96,14 +187,14 @@ impl<W: Write> Report<'_, W> {
             .exe
             .map(|path| path.display().to_string())
             .unwrap_or_default();
-        self.line(true, "process", &format!("{pid} {name} {exe}"))?;
+        self.add(true, "process", format!("{pid} {name} {exe}"));
         let files = match processes::mapped_files(pid) {
             Ok(files) => files,
             Err(error) => {
-                return self.line(false, "libraries", &format!("cannot be listed: {error}"));
+                self.add(false, "libraries", format!("cannot be listed: {error}"));
+                return;
             }
         };
-        let mut found = false;
         for mapped in &files {
             let Some(library) = LIBRARIES
                 .iter()
@@ -111,44 +202,77 @@ impl<W: Write> Report<'_, W> {
             else {
                 continue;
             };
-            let path = mapped.path.display();
+            let path = mapped.path.display().to_string();
             let probes = mapped
                 .open()
                 .map_err(|error| error.to_string())
                 .and_then(|file| attach::find(*library, &file));
             match probes {
                 Ok(probes) => {
-                    found = true;
-                    self.line(true, library.name(), &format!("{path} (symbols)"))?;
-                    for probe in probes
-                        .iter()
-                        .filter(|probe| probe.program != Program::Return)
-                    {
-                        writeln!(
-                            self.out,
-                            "               {:<14} at {:#x}, function entry",
-                            probe.function, probe.offset
-                        )?;
-                    }
+                    self.add(true, library.name(), format!("{path} (symbols)"));
+                    self.details(probes.iter().map(line));
+                    self.libraries.push(LibraryReport {
+                        library: library.name(),
+                        path,
+                        probes: probes.iter().map(ProbeReport::from).collect(),
+                    });
                 }
-                Err(reason) => self.line(
+                Err(reason) => self.add(
                     false,
                     library.name(),
-                    &format!("{path} cannot be probed: {reason}"),
-                )?,
+                    format!("{path} cannot be probed: {reason}"),
+                ),
             }
         }
-        if !found {
+        if self.libraries.is_empty() {
             let why = "it has not mapped a TLS library that observer knows (libssl as a shared library). A library \
                        that is loaded later is found then";
-            self.line(false, "libraries", why)?;
+            self.add(false, "libraries", why);
         }
-        Ok(())
     }
 
-    fn line(&mut self, good: bool, what: &str, text: &str) -> std::io::Result<()> {
-        self.fine &= good;
-        let (style, mark) = if good { (GOOD, "ok") } else { (BAD, "no") };
-        writeln!(self.out, "{style}{mark}{style:#}  {what:<10} {text}")
+    fn add(&mut self, ok: bool, what: &'static str, text: impl Into<String>) {
+        self.ok &= ok;
+        self.findings.push(Finding {
+            ok,
+            what,
+            text: text.into(),
+            details: Vec::new(),
+        });
+    }
+
+    fn details(&mut self, details: impl Iterator<Item = String>) {
+        if let Some(finding) = self.findings.last_mut() {
+            finding.details.extend(details);
+        }
+    }
+}
+
+fn line(probe: &Probe) -> String {
+    let names = probe.functions.join(", ");
+    let site = &probe.site;
+    let place = format!(
+        "{} at {:#x}{}",
+        site.instruction,
+        probe.offset,
+        if probe.returns { " and return" } else { "" }
+    );
+    match site.cost {
+        Cost::Emulated => format!("{names:<24} {place}, cheap (emulated)"),
+        Cost::SingleStepped => {
+            format!("{names:<24} {place}, slow: no cheaper place could be proved right")
+        }
+    }
+}
+
+impl From<&Probe> for ProbeReport {
+    fn from(probe: &Probe) -> Self {
+        Self {
+            function: probe.functions.join(","),
+            offset: probe.offset,
+            r#return: probe.returns,
+            site: probe.site.instruction.clone(),
+            cost: probe.site.cost.as_str(),
+        }
     }
 }

@@ -17,15 +17,16 @@ use signal_hook::{
     consts::{SIGCHLD, SIGINT, SIGTERM},
     iterator::{backend::SignalDelivery, exfiltrator::SignalOnly},
 };
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     agent::{Agent, Outcome, Settings, Signals, Summary},
-    attach::{Attacher, Watch, processes::Pid},
+    attach::{Attacher, Watch, link::Rung, processes::Pid, system},
     capture::Capture,
     check,
     exec::{self, Gated},
-    export::{self, Format, Queue, terminal::count},
+    export::{self, Exporter, Format, Queue, terminal::count},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -61,6 +62,9 @@ enum Command {
         /// Also look at this process
         #[arg(long)]
         pid: Option<u32>,
+        /// Form of the report
+        #[arg(long, default_value = "text")]
+        format: check::Format,
     },
     #[command(name = exec::GATE, hide = true)]
     Gate {
@@ -107,12 +111,18 @@ struct WatchOptions {
         env = "OBSERVER_PROVIDER"
     )]
     provider: Vec<String>,
+    /// Look into every connection, also those that are no LLM provider's
+    #[arg(long, env = "OBSERVER_ALL_HOSTS")]
+    all_hosts: bool,
     /// End a trace when its thread has made no call for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
     trace_idle: f64,
     /// Size of the buffer between kernel and agent in MiB, a power of two; raise it if records are lost
     #[arg(long, value_name = "MIB", default_value_t = 16.0, value_parser = ring, env = "OBSERVER_RING_BUFFER")]
     ring_buffer: f64,
+    /// Interface of the kernel to attach by [default: the best that there is]
+    #[arg(long, value_name = "INTERFACE", env = "OBSERVER_ATTACH_BY")]
+    attach_by: Option<Rung>,
 }
 
 /// Runs the program.
@@ -130,9 +140,13 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Watch { target, options } => watch(&target, &options),
         Command::Exec { options, command } => run_command(&command, &options),
-        Command::Check { pid } => check::run(pid.map(Pid), &mut anstream::stdout())
-            .map(|fine| u8::from(!fine))
-            .map_err(Into::into),
+        Command::Check { pid, format } => {
+            let report = check::check(pid.map(Pid));
+            report
+                .write(format, &mut anstream::stdout())
+                .map(|()| u8::from(!report.ok))
+                .map_err(Into::into)
+        }
         Command::Gate { command } => Ok(exec::gate(&command)),
     };
     match result {
@@ -146,12 +160,14 @@ pub fn main() -> ExitCode {
 
 fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM])?;
-    let queue = options.queue()?;
+    let exporter = options.exporter()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
         Watch::Processes
     })?;
+    give_up_rights(&attacher);
+    let queue = options.queue(exporter)?;
     if target.all {
         attacher.scan_everything()?;
     } else {
@@ -177,9 +193,12 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
 
 fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
-    let queue = options.queue()?;
+    let exporter = options.exporter()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
+    // The command keeps its rights.
     let mut gated = Gated::start(command)?;
+    give_up_rights(&attacher);
+    let queue = options.queue(exporter)?;
     attacher.scan_everything()?;
     attacher.add(&[gated.pid()])?;
     anstream::eprintln!("ready");
@@ -247,12 +266,16 @@ impl WatchOptions {
                 .iter()
                 .map(|name| name.to_lowercase())
                 .collect(),
+            all_hosts: self.all_hosts,
             trace_idle: Duration::from_secs_f64(self.trace_idle),
         }
     }
 
-    fn queue(&self) -> anyhow::Result<Queue> {
-        let exporter = export::open(self.format, self.output.as_deref())?;
+    fn exporter(&self) -> anyhow::Result<Box<dyn Exporter>> {
+        export::open(self.format, self.output.as_deref())
+    }
+
+    fn queue(&self, exporter: Box<dyn Exporter>) -> anyhow::Result<Queue> {
         Queue::start(exporter, self.output.as_deref()).context("cannot start the export thread")
     }
 
@@ -260,8 +283,18 @@ impl WatchOptions {
         // Within range and a power of two: `ring` has seen to it.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let bytes = (self.ring_buffer * f64::from(1 << 20)) as u32;
-        let (attacher, sources) = Attacher::new(watch, bytes)?;
-        Ok((attacher, Capture::new(sources)))
+        let (attacher, sources) = Attacher::new(watch, bytes, self.attach_by)?;
+        let capture = Capture::new(sources).context("cannot wait for records")?;
+        Ok((attacher, capture))
+    }
+}
+
+/// From here on no more rights than needed. Threads that are started later have no more either.
+fn give_up_rights(attacher: &Attacher) {
+    let (rung, _) = attacher.rung();
+    match system::drop_capabilities(rung) {
+        Ok(kept) => info!(kept = kept.join(", "), "gave up the other capabilities"),
+        Err(error) => warn!(%error, "cannot give up capabilities"),
     }
 }
 

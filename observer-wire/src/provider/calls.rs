@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     Certainty, Event as StreamEvent, PROVIDERS, Provider, Selection,
     builder::{CallBuilder, Finish, Start},
+    hosts,
     sdk::{Exception, Sdk},
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     },
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
-    connection::{CallEvent, CallId, Options},
+    connection::{CallEvent, CallId, Options, Verdict},
     http::{End, Event, ExchangeId, RequestHead, ResponseHead},
 };
 
@@ -53,6 +54,8 @@ pub struct Calls {
     options: Options,
     active: Vec<Active>,
     next: u64,
+    verdict: Verdict,
+    seen_request: bool,
 }
 
 /// An exchange that is, or may be, a call.
@@ -115,6 +118,25 @@ impl Calls {
             options,
             active: Vec::new(),
             next: 0,
+            verdict: Verdict::Undecided,
+            seen_request: false,
+        }
+    }
+
+    /// Whether these are calls to an LLM, by the requests so far.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Whether there has been a request of any kind.
+    pub fn has_seen_request(&self) -> bool {
+        self.seen_request
+    }
+
+    /// What the first request that tells says, holds; but a call is a call.
+    fn judge(&mut self, verdict: Verdict) {
+        if self.verdict == Verdict::Undecided || verdict == Verdict::Llm {
+            self.verdict = verdict;
         }
     }
 
@@ -127,7 +149,18 @@ impl Calls {
                 at,
                 origin,
             } => {
-                if let Some(active) = self.begin(exchange, &head, at, origin) {
+                self.seen_request = true;
+                let host = head.host.as_deref().unwrap_or_default();
+                if hosts::is_llm(host) {
+                    self.judge(Verdict::Llm);
+                }
+                let active = self.begin(exchange, &head, at, origin);
+                match active.as_ref().map(|active| active.certainty) {
+                    Some(Certainty::Certain | Certainty::Likely) => self.judge(Verdict::Llm),
+                    Some(Certainty::Possible) => {}
+                    None => self.judge(Verdict::Other),
+                }
+                if let Some(active) = active {
                     if active.announced {
                         report(CallEvent::Started {
                             call: active.call,
@@ -166,6 +199,7 @@ impl Calls {
                 if active.certainty == Certainty::Possible {
                     if !active.request_fits {
                         self.active.retain(|active| active.exchange != exchange);
+                        self.judge(Verdict::Other);
                     } else if !active.announced {
                         active.announced = true;
                         let (call, at, origin) =
@@ -208,7 +242,13 @@ impl Calls {
                 };
                 let active = self.active.remove(position);
                 let (call, announced) = (active.call, active.announced);
-                match active.end(end, at, self.options) {
+                let record = active.end(end, at, self.options);
+                self.judge(if record.is_some() {
+                    Verdict::Llm
+                } else {
+                    Verdict::Other
+                });
+                match record {
                     Some(record) if announced => report(CallEvent::Ended {
                         call,
                         record: Box::new(record),

@@ -1,6 +1,9 @@
-//! Well-known hosts of the OpenAI format. A host counts with all its subdomains.
+//! Well-known hosts of providers. A host counts with all its subdomains.
 
-/// Host suffix and provider. The names are those that OpenTelemetry or the vendors use.
+/// Hosts of other formats than OpenAI's, which are recognised by their paths.
+const OTHERS: &[&str] = &["aiplatform.googleapis.com", "api.anthropic.com"];
+
+/// Host suffix and provider, of the OpenAI format. The names are those that OpenTelemetry or the vendors use.
 const HOSTS: &[(&str, &str)] = &[
     ("api.cerebras.ai", "cerebras"),
     ("api.cohere.ai", "cohere"),
@@ -37,7 +40,13 @@ const HOSTS: &[(&str, &str)] = &[
     ("router.huggingface.co", "huggingface"),
 ];
 
-/// The provider of a host, if it is well known.
+/// Whether a host is known to serve LLMs.
+pub(super) fn is_llm(host: &str) -> bool {
+    let regional = host.ends_with("-aiplatform.googleapis.com");
+    regional || provider(host).is_some() || OTHERS.iter().any(|domain| is_within(host, domain))
+}
+
+/// The provider of a host of the OpenAI format, if it is well known.
 pub(super) fn provider(host: &str) -> Option<&'static str> {
     HOSTS
         .iter()

@@ -5,15 +5,21 @@
 //! as there is a second process they stand for everyone, and the programs let the watched processes
 //! pass: a child could be through with its first call before probes of its own would be in.
 
+#[expect(
+    unsafe_code,
+    reason = "bpf(2) and perf_event_open(2) have no safe interface"
+)]
+mod bpf;
 pub mod elf;
+pub mod link;
 pub mod processes;
+pub mod site;
 pub mod system;
 pub mod tls;
 
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    num::NonZeroU32,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
@@ -21,17 +27,15 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap as BpfHashMap, MapData, RingBuf},
-    programs::{
-        ProgramError, TracePoint, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope},
-    },
+    programs::{ProgramError, TracePoint},
 };
 use tracing::{debug, warn};
 
 use self::{
     elf::Elf,
+    link::{Linker, Links, Point, Refusal, Rung},
     processes::{FileId, MappedFile, Pid},
-    tls::{LIBRARIES, Library, Probe, Program},
+    tls::{LIBRARIES, Library, Probe},
 };
 
 /// The BPF object, built by build.rs.
@@ -49,6 +53,12 @@ const TRACEPOINTS: &[(&str, &str, &str)] = &[
 /// Files remembered as "nothing to probe here", so that they are not read again.
 const REMEMBERED_FILES: usize = 65_536;
 
+/// Builds whose probes are remembered.
+const REMEMBERED_BUILDS: usize = 1_024;
+
+/// The wakeup share of the ring buffer: the agent is woken when a fourth of it is full.
+const HIGH_WATER_SHARE: u64 = 4;
+
 /// Why attaching failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -58,12 +68,13 @@ pub enum Error {
     /// The kernel refused the programs.
     #[error("cannot load the BPF programs: {}", chain(.0.as_ref()))]
     Load(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A program could not be attached.
-    #[error("cannot attach {program} to {place}: {}", chain(.source.as_ref()))]
+    /// The kernel has no interface for uprobes that may be used.
+    #[error("no way to attach uprobes: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NoRung(Vec<Refusal>),
+    /// Probes could not be attached.
+    #[error("cannot attach to {place}: {}", chain(.source.as_ref()))]
     Attach {
-        /// The BPF program.
-        program: &'static str,
-        /// Where it should go.
+        /// Where they should go.
         place: String,
         /// What the kernel said.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -84,16 +95,19 @@ pub enum Watch {
 
 /// Loads the programs, attaches them, and lets go of everything when it is dropped.
 pub struct Attacher {
-    programs: Ebpf,
+    /// Holds the tracepoints.
+    _programs: Ebpf,
+    linker: Linker,
     watch: Watch,
     watched: BpfHashMap<MapData, u32, u8>,
-    stopped: Array<MapData, u32>,
     members: HashSet<Pid>,
     /// Probes stand for every process, not for one.
     for_everyone: bool,
     /// A watched process has mapped a TLS library.
     mapped: bool,
     probed: HashMap<FileId, Probed>,
+    /// Probes by build id: the same library in many containers is looked at once.
+    builds: HashMap<Vec<u8>, Vec<Probe>>,
     /// Files that hold no library after all.
     uninteresting: HashSet<FileId>,
     /// The first refusal since somebody asked.
@@ -105,50 +119,63 @@ struct Probed {
     file: File,
     path: PathBuf,
     probes: Vec<Probe>,
-    /// Processes that the probes are scoped to; `None` is everyone.
-    scopes: HashSet<Option<Pid>>,
+    /// Probes that stand, by the process that they are scoped to; `None` is everyone.
+    links: HashMap<Option<Pid>, Links>,
+    /// The kernel refused them.
+    refused: bool,
 }
 
-/// The maps that the capture reads.
+/// The maps that the capture shares with the programs.
 pub struct Sources {
     /// The records.
     pub events: RingBuf<MapData>,
     /// The losses.
     pub lost: Array<MapData, u64>,
+    /// What the agent does.
+    pub agent: Array<MapData, u32>,
+    /// Connections (`ConnectionKey`) that are of no interest, with their generation.
+    pub verdicts: BpfHashMap<MapData, [u64; 2], u64>,
+    /// How many verdicts there have been.
+    pub verdict_count: Array<MapData, u64>,
 }
 
 impl Attacher {
     /// Loads the programs and attaches those that follow processes. No TLS library is probed yet.
-    /// `ring_bytes` is the size of the ring buffer, a power of two and a multiple of the page size.
+    /// `ring_bytes` is the size of the ring buffer, a power of two and a multiple of the page size;
+    /// `rung` is the interface to take instead of the best.
     ///
     /// # Errors
     ///
     /// The kernel or the user's rights do not allow it.
-    pub fn new(watch: Watch, ring_bytes: u32) -> Result<(Self, Sources), Error> {
+    pub fn new(
+        watch: Watch,
+        ring_bytes: u32,
+        rung: Option<Rung>,
+    ) -> Result<(Self, Sources), Error> {
         system::require_privileges()?;
         let tracefs = system::tracefs()?;
         let watch_all = u8::from(watch == Watch::All);
         let own = std::process::id();
+        let high_water = u64::from(ring_bytes) / HIGH_WATER_SHARE;
         let child_pid = system::field_offset(&tracefs, "sched/sched_process_fork", "child_pid")?;
         let load = |error: aya::EbpfError| Error::Load(error.into());
         let mut programs = EbpfLoader::new()
             .override_global("WATCH_ALL", &watch_all, true)
             .override_global("AGENT_TGID", &own, true)
+            .override_global("HIGH_WATER", &high_water, true)
             .override_global("FORK_CHILD_PID_OFFSET", &child_pid, true)
             .map_max_entries("EVENTS", ring_bytes)
             .load(OBJECT)
             .map_err(load)?;
+        let linker = Linker::new(OBJECT, &programs, rung)?;
         let sources = Sources {
             events: take_map(&mut programs, "EVENTS", RingBuf::try_from)?,
             lost: take_map(&mut programs, "LOST", Array::try_from)?,
+            agent: take_map(&mut programs, "AGENT", Array::try_from)?,
+            verdicts: take_map(&mut programs, "VERDICTS", BpfHashMap::try_from)?,
+            verdict_count: take_map(&mut programs, "VERDICT_COUNT", Array::try_from)?,
         };
-        let stopped = take_map(&mut programs, "STOPPED", Array::try_from)?;
         let watched = take_map(&mut programs, "WATCHED", BpfHashMap::try_from)?;
-        for program in Program::ALL {
-            uprobe(&mut programs, program)?
-                .load()
-                .map_err(|error| Error::Load(error.into()))?;
-        }
         for &(program, category, name) in TRACEPOINTS {
             let tracepoint: &mut TracePoint = programs
                 .program_mut(program)
@@ -161,20 +188,20 @@ impl Attacher {
             tracepoint
                 .attach(category, name)
                 .map_err(|error| Error::Attach {
-                    program,
                     place: format!("the tracepoint {category}/{name}"),
                     source: error.into(),
                 })?;
         }
         let attacher = Self {
-            programs,
+            _programs: programs,
+            linker,
             watch,
             watched,
-            stopped,
             members: HashSet::new(),
             for_everyone: watch == Watch::All,
             mapped: false,
             probed: HashMap::new(),
+            builds: HashMap::new(),
             uninteresting: HashSet::new(),
             refused: None,
         };
@@ -269,12 +296,9 @@ impl Attacher {
         self.members.iter().copied()
     }
 
-    /// Ends the capture in one instant. Probes are removed one by one, which takes a while: without
-    /// this, requests would still be seen when answers are not any more.
-    pub fn stop(&mut self) {
-        if let Err(error) = self.stopped.set(0, 1, 0) {
-            warn!(%error, "cannot stop the programs");
-        }
+    /// The interface of the kernel that was taken, and why not a better one.
+    pub fn rung(&self) -> (Rung, &[Refusal]) {
+        (self.linker.rung(), self.linker.refusals())
     }
 
     /// A process is gone. Returns whether any watched process is left.
@@ -298,7 +322,7 @@ impl Attacher {
     fn widen(&mut self) {
         self.for_everyone = true;
         for probed in self.probed.values_mut() {
-            attach(&mut self.programs, probed, None, &mut self.refused);
+            attach(&self.linker, probed, None, &mut self.refused);
         }
     }
 
@@ -339,18 +363,19 @@ impl Attacher {
         }
         let scope = if self.for_everyone { None } else { pid };
         if let Some(probed) = self.probed.get_mut(&id) {
-            attach(&mut self.programs, probed, scope, &mut self.refused);
+            attach(&self.linker, probed, scope, &mut self.refused);
             return;
         }
-        match find(library, &file) {
+        match self.find(library, &file) {
             Ok(probes) => {
                 let mut probed = Probed {
                     file,
                     path: path.to_owned(),
                     probes,
-                    scopes: HashSet::new(),
+                    links: HashMap::new(),
+                    refused: false,
                 };
-                attach(&mut self.programs, &mut probed, scope, &mut self.refused);
+                attach(&self.linker, &mut probed, scope, &mut self.refused);
                 self.probed.insert(id, probed);
             }
             Err(reason) => {
@@ -365,11 +390,24 @@ impl Attacher {
     /// An error if there is something to probe and the kernel refused all of it.
     fn verdict(&mut self) -> Result<(), Error> {
         match self.refused.take() {
-            Some(error) if self.probed.values().all(|probed| probed.probes.is_empty()) => {
-                Err(error)
-            }
+            Some(error) if self.probed.values().all(|probed| probed.refused) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn find(&mut self, library: &dyn Library, file: &File) -> Result<Vec<Probe>, String> {
+        let elf = read(file)?;
+        let Some(build) = elf.build_id() else {
+            return library.probes(&elf);
+        };
+        if let Some(probes) = self.builds.get(build) {
+            return Ok(probes.clone());
+        }
+        let probes = library.probes(&elf)?;
+        if self.builds.len() < REMEMBERED_BUILDS {
+            self.builds.insert(build.to_vec(), probes.clone());
+        }
+        Ok(probes)
     }
 }
 
@@ -379,68 +417,54 @@ impl Attacher {
 ///
 /// What is missing, as a sentence for the user.
 pub fn find(library: &dyn Library, file: &File) -> Result<Vec<Probe>, String> {
-    let elf = Elf::read(file, |name| name.starts_with("SSL_"))
-        .map_err(|error| format!("it is no readable ELF file: {error}"))?;
-    library.probes(&elf)
+    library.probes(&read(file)?)
+}
+
+fn read(file: &File) -> Result<Elf, String> {
+    Elf::read(file, |name| name.starts_with("SSL_"))
+        .map_err(|error| format!("it is no readable ELF file: {error}"))
 }
 
 /// Puts probes for `scope`, or for everyone, into a file, once. A file whose probes are refused is not
 /// tried again.
-fn attach(
-    programs: &mut Ebpf,
-    probed: &mut Probed,
-    scope: Option<Pid>,
-    refused: &mut Option<Error>,
-) {
-    if probed.scopes.contains(&None) || !probed.scopes.insert(scope) {
+fn attach(linker: &Linker, probed: &mut Probed, scope: Option<Pid>, refused: &mut Option<Error>) {
+    if probed.refused || probed.links.contains_key(&None) || probed.links.contains_key(&scope) {
         return;
     }
-    match attach_all(programs, probed, scope) {
-        Ok(()) => {
-            debug!(path = %probed.path.display(), ?scope, probes = probed.probes.len(), "probed");
+    let points: Vec<Point> = probed
+        .probes
+        .iter()
+        .map(|probe| Point {
+            offset: probe.offset,
+            cookie: probe.cookie.to_u64(),
+            returns: probe.returns,
+        })
+        .collect();
+    // The open file, not its path: it may be deleted, replaced, or in another mount namespace.
+    let file = PathBuf::from(format!("/proc/self/fd/{}", probed.file.as_raw_fd()));
+    match linker.attach(&file, &points, scope) {
+        Ok(links) => {
+            debug!(path = %probed.path.display(), ?scope, probes = points.len(), "probed");
+            if scope.is_none() {
+                // Probes for everyone cover those that they replace. To take these away takes long on
+                // old kernels, and must not hold up the capture.
+                let replaced: Vec<Links> = probed.links.drain().map(|(_, links)| links).collect();
+                if !replaced.is_empty() {
+                    std::thread::spawn(move || drop(replaced));
+                }
+            }
+            probed.links.insert(scope, links);
         }
-        Err(error) => {
-            warn!(path = %probed.path.display(), %error, "cannot probe the library");
-            probed.probes.clear();
+        Err(source) => {
+            let error = Error::Attach {
+                place: probed.path.display().to_string(),
+                source: source.into(),
+            };
+            warn!(%error, "cannot probe the library");
+            probed.refused = true;
             refused.get_or_insert(error);
         }
     }
-}
-
-fn attach_all(programs: &mut Ebpf, probed: &Probed, scope: Option<Pid>) -> Result<(), Error> {
-    let process = scope.and_then(|pid| NonZeroU32::new(pid.0));
-    let scope = process.map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
-    // The open file, not its path: it may be deleted, replaced, or in another mount namespace.
-    let target = format!("/proc/self/fd/{}", probed.file.as_raw_fd());
-    // `Return` before `Enter`: see Program::ALL.
-    for program in Program::ALL {
-        for probe in probed
-            .probes
-            .iter()
-            .filter(|probe| probe.program == program)
-        {
-            let point = UProbeAttachPoint {
-                location: UProbeAttachLocation::AbsoluteOffset(probe.offset),
-                cookie: Some(probe.cookie),
-            };
-            uprobe(programs, program)?
-                .attach(point, &target, scope)
-                .map_err(|error| Error::Attach {
-                    program: program.name(),
-                    place: format!("{} in {}", probe.function, probed.path.display()),
-                    source: error.into(),
-                })?;
-        }
-    }
-    Ok(())
-}
-
-fn uprobe(programs: &mut Ebpf, program: Program) -> Result<&mut UProbe, Error> {
-    programs
-        .program_mut(program.name())
-        .ok_or_else(|| missing(program.name()))?
-        .try_into()
-        .map_err(|error: ProgramError| Error::Load(error.into()))
 }
 
 fn take_map<M, E>(

@@ -5,29 +5,47 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{MountFlags, mount};
+use rustix::{
+    mount::{MountFlags, mount},
+    thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities},
+};
+
+use super::link::Rung;
 
 /// Where tracefs is looked for, the usual place first (Documentation/trace/ftrace.rst).
 const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// The capabilities that are needed, by number (linux/capability.h). uprobes through perf events need
-/// CAP_SYS_ADMIN.
-const CAPABILITIES: &[(u32, &str)] = &[(19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
+/// The capabilities that the agent needs, and the older one that holds it (capabilities(7)).
+const CAPABILITIES: &[(CapabilitySet, &str, CapabilitySet)] = &[
+    (CapabilitySet::BPF, "CAP_BPF", CapabilitySet::SYS_ADMIN),
+    (
+        CapabilitySet::PERFMON,
+        "CAP_PERFMON",
+        CapabilitySet::SYS_ADMIN,
+    ),
+    // /proc/PID of other users.
+    (
+        CapabilitySet::SYS_PTRACE,
+        "CAP_SYS_PTRACE",
+        CapabilitySet::empty(),
+    ),
+];
+
+/// What it can do without: libraries in folders that only their owner may read.
+const HELPFUL: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 
 /// What is missing on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The user may not load BPF programs.
-    #[error("observer needs the rights of root: {missing} is missing. Run it with sudo")]
+    #[error(
+        "{missing} is missing: run observer with sudo, or give it CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE \
+         and CAP_DAC_READ_SEARCH"
+    )]
     Privileges {
         /// The first capability that is missing.
         missing: &'static str,
     },
-    /// The kernel was built without uprobes.
-    #[error(
-        "this kernel has no uprobes ({0} is missing): a kernel with CONFIG_UPROBE_EVENTS is needed"
-    )]
-    NoUprobes(&'static str),
     /// There is no tracefs and it cannot be mounted.
     #[error(
         "tracefs is not mounted and cannot be mounted: {0}. Try `mount -t tracefs tracefs \
@@ -46,46 +64,64 @@ pub enum Error {
 
 /// The capabilities that are missing.
 pub fn missing_capabilities() -> Vec<&'static str> {
-    let effective = fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("CapEff:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        })
-        .unwrap_or(0);
+    let own = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     CAPABILITIES
         .iter()
-        .filter(|(number, _)| effective & (1 << number) == 0)
-        .map(|&(_, name)| name)
+        .filter(|(capability, _, older)| !own.intersects(*capability | *older))
+        .map(|&(_, name, _)| name)
         .collect()
 }
 
-/// Checks the rights and that the kernel has uprobes.
+/// Checks the rights.
 ///
 /// # Errors
 ///
-/// Either is missing.
+/// A capability is missing.
 pub fn require_privileges() -> Result<(), Error> {
-    if let Some(missing) = missing_capabilities().into_iter().next() {
-        return Err(Error::Privileges { missing });
+    match missing_capabilities().into_iter().next() {
+        Some(missing) => Err(Error::Privileges { missing }),
+        None => Ok(()),
     }
-    uprobes()
 }
 
-/// Whether the kernel has uprobes for perf events.
+/// Gives up every capability of this thread, and of threads that it will start, but those that the agent
+/// needs from now on. Returns what is left.
 ///
 /// # Errors
 ///
-/// It has not.
-pub fn uprobes() -> Result<(), Error> {
-    const PMU: &str = "/sys/bus/event_source/devices/uprobe/type";
-    if Path::new(PMU).exists() {
-        Ok(())
-    } else {
-        Err(Error::NoUprobes(PMU))
+/// As capset(2).
+pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
+    let sets = capabilities(None)?;
+    let mut kept = CAPABILITIES
+        .iter()
+        .fold(HELPFUL, |kept, (capability, _, _)| kept | *capability);
+    if rung == Rung::Perf
+        || !sets
+            .permitted
+            .contains(CapabilitySet::BPF | CapabilitySet::PERFMON)
+    {
+        kept |= CapabilitySet::SYS_ADMIN;
     }
+    let kept = kept & sets.permitted;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        },
+    )?;
+    let names = CAPABILITIES
+        .iter()
+        .map(|&(capability, name, _)| (capability, name));
+    Ok(names
+        .chain([
+            (HELPFUL, "CAP_DAC_READ_SEARCH"),
+            (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+        ])
+        .filter(|(capability, _)| kept.contains(*capability))
+        .map(|(_, name)| name)
+        .collect())
 }
 
 /// Where tracefs is mounted; mounts it if it is not.

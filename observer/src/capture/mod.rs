@@ -1,17 +1,21 @@
 //! From the ring buffer to typed events, in the order in which the kernel wrote them.
 
 pub mod loss;
+mod wake;
 
-use aya::maps::{Array, MapData, RingBuf};
+use std::{io, time::Duration};
+
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
 use observer_common::{
     CloseRecord, DataRecord, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_FREE,
     KIND_MAP, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT,
 };
 use observer_wire::{Close, Direction, Timestamp};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::AsFd;
+use tracing::warn;
 use zerocopy::FromBytes as _;
 
-use self::loss::Losses;
+use self::{loss::Losses, wake::Waker};
 use crate::attach::{Sources, processes::Pid};
 
 /// Names a connection of a process; the generation tells connections apart that reuse an address.
@@ -86,18 +90,81 @@ pub enum Step {
     Map,
 }
 
-/// Reads the records of the kernel programs.
+/// Reads the records of the kernel programs, and tells the programs what to leave out.
 pub struct Capture {
-    sources: Sources,
+    events: RingBuf<MapData>,
+    lost: Array<MapData, u64>,
+    verdicts: BpfHashMap<MapData, [u64; 2], u64>,
+    verdict_count: Array<MapData, u64>,
+    verdicts_given: u64,
+    waker: Waker,
     malformed: u64,
 }
 
 impl Capture {
     /// Reads from these maps.
-    pub fn new(sources: Sources) -> Self {
-        Self {
-            sources,
+    ///
+    /// # Errors
+    ///
+    /// As epoll_create(2).
+    pub fn new(sources: Sources) -> io::Result<Self> {
+        let Sources {
+            events,
+            lost,
+            agent,
+            verdicts,
+            verdict_count,
+        } = sources;
+        let waker = Waker::new(&events, agent)?;
+        Ok(Self {
+            events,
+            lost,
+            verdicts,
+            verdict_count,
+            verdicts_given: 0,
+            waker,
             malformed: 0,
+        })
+    }
+
+    /// Also wakes up when `other` can be read.
+    ///
+    /// # Errors
+    ///
+    /// As epoll_ctl(2).
+    pub fn wake_for(&self, other: impl AsFd) -> io::Result<()> {
+        self.waker.also(other)
+    }
+
+    /// Waits until it is time to look for records, `longest` at most. `handled` is how many there were
+    /// the last time.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let the agent wait.
+    pub fn wait(&mut self, handled: usize, longest: Duration) -> io::Result<()> {
+        self.waker.wait(handled, longest)
+    }
+
+    /// Ends the capture in one instant. Probes may take a while to go: without this, requests would still
+    /// be seen when answers are not any more.
+    pub fn stop(&mut self) {
+        if let Err(error) = self.waker.stop() {
+            warn!(%error, "cannot stop the programs");
+        }
+    }
+
+    /// Has the programs copy nothing more of a connection, unless a request of it begins like one to an
+    /// LLM.
+    pub fn ignore(&mut self, connection: ConnectionKey) {
+        let key = [connection.ssl, u64::from(connection.pid.0)];
+        self.verdicts_given += 1;
+        let told = self
+            .verdicts
+            .insert(key, connection.generation, 0)
+            .and_then(|()| self.verdict_count.set(0, self.verdicts_given, 0));
+        if let Err(error) = told {
+            warn!(pid = connection.pid.0, %error, "cannot pass on a verdict");
         }
     }
 
@@ -105,7 +172,7 @@ impl Capture {
     pub fn drain(&mut self, limit: usize, mut handle: impl FnMut(Event<'_>)) -> usize {
         let mut count = 0;
         while count < limit
-            && let Some(record) = self.sources.events.next()
+            && let Some(record) = self.events.next()
         {
             count += 1;
             match parse(&record) {
@@ -118,16 +185,10 @@ impl Capture {
 
     /// What has been lost so far.
     pub fn losses(&self) -> Losses {
-        let lost: &Array<MapData, u64> = &self.sources.lost;
-        Losses::read(|index| lost.get(&index, 0).unwrap_or(0), self.malformed)
-    }
-}
-
-impl AsFd for Capture {
-    /// Readable when the ring buffer has records.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        let events: &RingBuf<MapData> = &self.sources.events;
-        events.as_fd()
+        Losses::read(
+            |index| self.lost.get(&index, 0).unwrap_or(0),
+            self.malformed,
+        )
     }
 }
 

@@ -4,7 +4,9 @@ mod openssl;
 
 use std::path::{Path, PathBuf};
 
-use crate::attach::elf::Elf;
+use observer_common::Cookie;
+
+use crate::attach::{elf::Elf, site::Site};
 
 /// Every library that observer knows, in the order in which they are tried.
 pub const LIBRARIES: &[&dyn Library] = &[&openssl::OpenSsl];
@@ -32,41 +34,14 @@ pub trait Library: Sync {
 /// A place to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// The BPF program, by its name in the object.
-    pub program: Program,
-    /// The function, for messages.
-    pub function: &'static str,
-    /// Offset of the function's first instruction in the file.
+    /// The functions whose calls pass there, for messages.
+    pub functions: Vec<&'static str>,
+    /// The instruction.
+    pub site: Site,
+    /// Offset of the instruction in the file.
     pub offset: u64,
-    /// What the program gets to know which function it is; 0 if it needs nothing.
-    pub cookie: u64,
-}
-
-/// The BPF programs for TLS libraries (observer-ebpf/src/tls.rs).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Program {
-    /// Notes a call at its entry.
-    Enter,
-    /// The connection is freed.
-    Free,
-    /// Sends what a call brought at its return.
-    Return,
-    /// A close_notify is sent.
-    Shutdown,
-}
-
-impl Program {
-    /// All programs. `Return` comes before `Enter`, so that no entry is noted whose return would be
-    /// missed.
-    pub const ALL: [Self; 4] = [Self::Return, Self::Enter, Self::Free, Self::Shutdown];
-
-    /// Its name in the BPF object.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enter => "ssl_enter",
-            Self::Free => "ssl_free",
-            Self::Return => "ssl_return",
-            Self::Shutdown => "ssl_shutdown",
-        }
-    }
+    /// What the program gets to know which function it is.
+    pub cookie: Cookie,
+    /// Whether the return is probed too.
+    pub returns: bool,
 }

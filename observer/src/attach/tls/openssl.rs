@@ -6,10 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use observer_common::function;
+use observer_common::{Cookie, function};
 
-use super::{Library, Probe, Program};
-use crate::attach::elf::Elf;
+use super::{Library, Probe};
+use crate::attach::{
+    elf::Elf,
+    site::{self, Needs, Site},
+};
 
 /// Folders of shared libraries on Debian, Ubuntu, Fedora, Alpine and Arch.
 const FOLDERS: &[&str] = &[
@@ -25,13 +28,16 @@ const FOLDERS: &[&str] = &[
     "usr/local/lib64",
 ];
 
-/// Functions with an entry and a return probe. One of each pair must be there.
-const FOLLOWED: &[(&str, u64)] = &[
-    ("SSL_write", function::SSL_WRITE),
-    ("SSL_write_ex", function::SSL_WRITE_EX),
-    ("SSL_read", function::SSL_READ),
-    ("SSL_read_ex", function::SSL_READ_EX),
-    ("SSL_get_error", function::SSL_GET_ERROR),
+/// The functions, what each does and what its probe needs. One that reads and one that writes must be
+/// there.
+const FUNCTIONS: &[(&str, u8, Needs)] = &[
+    ("SSL_write", function::WRITE, Needs::Transfer),
+    ("SSL_write_ex", function::WRITE, Needs::TransferEx),
+    ("SSL_read", function::READ, Needs::Transfer),
+    ("SSL_read_ex", function::READ, Needs::TransferEx),
+    ("SSL_get_error", function::GET_ERROR, Needs::FirstAndResult),
+    ("SSL_free", function::FREE, Needs::First),
+    ("SSL_shutdown", function::SHUTDOWN, Needs::First),
 ];
 
 /// See the module.
@@ -63,42 +69,83 @@ impl Library for OpenSsl {
     }
 
     fn probes(&self, elf: &Elf) -> Result<Vec<Probe>, String> {
-        let mut probes = Vec::new();
-        for &(function, cookie) in FOLLOWED {
-            if let Some(offset) = elf.function(function) {
-                for program in [Program::Return, Program::Enter] {
-                    probes.push(Probe {
-                        program,
-                        function,
-                        offset,
-                        cookie,
-                    });
-                }
-            }
-        }
-        for needed in ["SSL_write", "SSL_read"] {
-            if !probes
-                .iter()
-                .any(|probe| probe.function.starts_with(needed))
-            {
+        let found: Vec<Found> = FUNCTIONS
+            .iter()
+            .filter_map(|&(name, function, needs)| {
+                let address = elf.function(name)?;
+                Some(Found {
+                    name,
+                    function,
+                    needs,
+                    address,
+                    site: site::choose(elf, address, needs),
+                })
+            })
+            .collect();
+        for (kind, needed) in [(function::WRITE, "SSL_write"), (function::READ, "SSL_read")] {
+            if !found.iter().any(|found| found.function == kind) {
                 return Err(format!("it has no symbol {needed}"));
             }
         }
-        for (function, program) in [
-            ("SSL_free", Program::Free),
-            ("SSL_shutdown", Program::Shutdown),
-        ] {
-            if let Some(offset) = elf.function(function) {
-                probes.push(Probe {
-                    program,
-                    function,
-                    offset,
-                    cookie: 0,
-                });
+        let mut probes: Vec<Probe> = Vec::new();
+        for one in &found {
+            let site = if one.is_elsewhere() && !is_confirmed(one, &found) {
+                site::entry(elf, one.address, one.needs)
+            } else {
+                one.site.clone()
+            };
+            let cookie = Cookie {
+                function: one.function,
+                count: site.count,
+            };
+            if let Some(probe) = probes.iter_mut().find(|probe| probe.site == site) {
+                probe.functions.push(one.name);
+                continue;
             }
+            let offset = elf
+                .file_offset(site.address)
+                .ok_or_else(|| format!("{} is not in the file", one.name))?;
+            probes.push(Probe {
+                functions: vec![one.name],
+                site,
+                offset,
+                cookie,
+                returns: one.needs != Needs::First,
+            });
         }
         Ok(probes)
     }
+}
+
+/// A function with the place that was chosen for it.
+struct Found {
+    name: &'static str,
+    function: u8,
+    needs: Needs,
+    address: u64,
+    site: Site,
+}
+
+impl Found {
+    /// The place is in another function, which this one calls.
+    fn is_elsewhere(&self) -> bool {
+        self.site.function != self.address
+    }
+}
+
+/// A function within the library counts only if both of its callers lead to it, `SSL_read` as well as
+/// `SSL_read_ex`, and none that does something else: an error handler is called by all.
+fn is_confirmed(one: &Found, found: &[Found]) -> bool {
+    let same_place = |other: &&Found| other.site.address == one.site.address;
+    let agreeing = found
+        .iter()
+        .filter(same_place)
+        .filter(|other| other.function == one.function);
+    agreeing.count() >= 2
+        && found
+            .iter()
+            .filter(same_place)
+            .all(|other| other.function == one.function && other.site.count == one.site.count)
 }
 
 #[cfg(test)]

@@ -1,0 +1,576 @@
+//! How the programs get to their places: the interfaces of the kernel, the best first.
+//!
+//! | rung | kernel | rights beside `CAP_BPF` and `CAP_PERFMON` |
+//! |---|---|---|
+//! | session | 6.13 | - |
+//! | multi | 6.6 | - |
+//! | perf | 5.15 | `CAP_SYS_ADMIN` where CVE-2025-38466 is fixed |
+//! | tracefs | 5.15 | write access to tracefs |
+//!
+//! The first two take any number of probes in one link, which goes in milliseconds; a perf event
+//! takes a tenth of a second each to go.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::{CStr, CString},
+    fmt,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+};
+use aya_obj::{Object, generated::bpf_insn};
+use rustix::io::Errno;
+use tracing::{debug, info};
+
+use super::{
+    bpf::{self, Multi},
+    processes::{self, Pid},
+    system,
+};
+
+/// Describes the PMU of uprobes.
+const PMU: &str = "/sys/bus/event_source/devices/uprobe";
+
+/// An interface of the kernel for uprobes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rung {
+    /// uprobe_multi links whose program runs at entry and return.
+    Session,
+    /// uprobe_multi links, one for entries and one for returns.
+    Multi,
+    /// A perf event for each probe.
+    Perf,
+    /// An event in tracefs for each probe.
+    Tracefs,
+}
+
+impl Rung {
+    /// All rungs, the best first.
+    pub const LADDER: [Self; 4] = [Self::Session, Self::Multi, Self::Perf, Self::Tracefs];
+
+    /// What it is called in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "uprobe session",
+            Self::Multi => "uprobe_multi",
+            Self::Perf => "perf events",
+            Self::Tracefs => "tracefs events",
+        }
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a rung cannot be taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{rung}: {reason}")]
+pub struct Refusal {
+    /// Which rung.
+    pub rung: Rung,
+    /// Why not, and what is missing.
+    pub reason: String,
+}
+
+/// A place in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Point {
+    /// Offset of the instruction in the file.
+    pub(super) offset: u64,
+    /// What the program gets.
+    pub(super) cookie: u64,
+    /// Whether the return is of interest too.
+    pub(super) returns: bool,
+}
+
+/// Probes that stand; they go when it is dropped.
+#[derive(Debug)]
+pub(super) struct Links(#[expect(dead_code, reason = "held until it is dropped")] Vec<Link>);
+
+#[derive(Debug)]
+enum Link {
+    Descriptor(#[expect(dead_code, reason = "held until it is dropped")] OwnedFd),
+    Event(#[expect(dead_code, reason = "held until it is dropped")] TracefsEvent),
+}
+
+/// An event in tracefs with a program.
+#[derive(Debug)]
+struct TracefsEvent {
+    events: PathBuf,
+    name: String,
+    /// Taken when it goes: an event that is used cannot be removed.
+    link: Option<OwnedFd>,
+}
+
+/// Puts programs in their places.
+#[derive(Debug)]
+pub(super) struct Linker {
+    rung: Rung,
+    /// Better rungs, and why they cannot be taken.
+    refusals: Vec<Refusal>,
+    /// Runs at entries; at returns too in a session.
+    enter: OwnedFd,
+    /// Runs at returns; `None` in a session.
+    leave: Option<OwnedFd>,
+    /// A link can be restricted to a process.
+    scoped: bool,
+}
+
+impl Linker {
+    /// Takes the best rung, or `wanted`, and loads the programs for it. `maps` holds the maps that the
+    /// programs of `object` use.
+    ///
+    /// # Errors
+    ///
+    /// No rung can be taken, or the kernel refuses the programs.
+    pub(super) fn new(
+        object: &[u8],
+        maps: &Ebpf,
+        wanted: Option<Rung>,
+    ) -> Result<Self, super::Error> {
+        let mut refusals = Vec::new();
+        let ladder = Rung::LADDER
+            .into_iter()
+            .filter(|rung| wanted.is_none_or(|wanted| wanted == *rung));
+        for rung in ladder {
+            let scoped = match available(rung) {
+                Ok(scoped) => scoped,
+                Err(reason) => {
+                    debug!(%rung, reason, "not available");
+                    refusals.push(Refusal { rung, reason });
+                    continue;
+                }
+            };
+            let programs = Programs::relocated(object, maps)?;
+            let (enter, leave) = match rung {
+                Rung::Session => (programs.load("tls_call", bpf::UPROBE_SESSION)?, None),
+                Rung::Multi => (
+                    programs.load("tls_enter", bpf::UPROBE_MULTI)?,
+                    Some(programs.load("tls_return", bpf::UPROBE_MULTI)?),
+                ),
+                Rung::Perf | Rung::Tracefs => (
+                    programs.load("tls_enter", 0)?,
+                    Some(programs.load("tls_return", 0)?),
+                ),
+            };
+            let missing: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+            info!(%rung, refused = missing.join("; "), "attaching");
+            return Ok(Self {
+                rung,
+                refusals,
+                enter,
+                leave,
+                scoped,
+            });
+        }
+        Err(super::Error::NoRung(refusals))
+    }
+
+    /// The rung that was taken.
+    pub(super) fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Better rungs, and why they cannot be taken.
+    pub(super) fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// Puts the programs at all points of a file, for one process or for every one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses one; none stands then.
+    pub(super) fn attach(
+        &self,
+        path: &Path,
+        points: &[Point],
+        scope: Option<Pid>,
+    ) -> io::Result<Links> {
+        if points.is_empty() {
+            return Ok(Links(Vec::new()));
+        }
+        let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+        let pid = match scope {
+            Some(pid) if self.scoped => i32::try_from(pid.0).map_err(io::Error::other)?,
+            _ => 0,
+        };
+        let returning: Vec<Point> = points
+            .iter()
+            .filter(|point| point.returns)
+            .copied()
+            .collect();
+        let mut links = Vec::new();
+        match self.rung {
+            Rung::Session => {
+                links.push(self.multi(
+                    &self.enter,
+                    bpf::UPROBE_SESSION,
+                    &path,
+                    points,
+                    false,
+                    pid,
+                )?);
+            }
+            Rung::Multi => {
+                // Returns first, so that no entry is noted whose return would be missed.
+                if let Some(leave) = &self.leave
+                    && !returning.is_empty()
+                {
+                    links.push(self.multi(
+                        leave,
+                        bpf::UPROBE_MULTI,
+                        &path,
+                        &returning,
+                        true,
+                        pid,
+                    )?);
+                }
+                links.push(self.multi(
+                    &self.enter,
+                    bpf::UPROBE_MULTI,
+                    &path,
+                    points,
+                    false,
+                    pid,
+                )?);
+            }
+            Rung::Perf => {
+                let pmu = Pmu::read()?;
+                let pid = if pid == 0 { -1 } else { pid };
+                let mut link = |program: &OwnedFd, config, point: &Point| {
+                    let event = bpf::perf_uprobe(pmu.number, config, &path, point.offset, pid)?;
+                    bpf::link_perf(program.as_fd(), event.as_fd(), point.cookie)
+                        .map(|link| links.push(Link::Descriptor(link)))
+                };
+                if let Some(leave) = &self.leave {
+                    for point in &returning {
+                        link(leave, pmu.return_probe, point)?;
+                    }
+                }
+                for point in points {
+                    link(&self.enter, 0, point)?;
+                }
+            }
+            Rung::Tracefs => {
+                let pid = if pid == 0 { -1 } else { pid };
+                if let Some(leave) = &self.leave {
+                    for point in &returning {
+                        links.push(tracefs_link(leave, 'r', &path, point, pid)?);
+                    }
+                }
+                for point in points {
+                    links.push(tracefs_link(&self.enter, 'p', &path, point, pid)?);
+                }
+            }
+        }
+        Ok(Links(links))
+    }
+
+    fn multi(
+        &self,
+        program: &OwnedFd,
+        attach_type: u32,
+        path: &CStr,
+        points: &[Point],
+        at_return: bool,
+        pid: i32,
+    ) -> io::Result<Link> {
+        let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+        let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+        bpf::link_multi(
+            program.as_fd(),
+            &Multi {
+                attach_type,
+                path,
+                offsets: &offsets,
+                cookies: &cookies,
+                at_return,
+                pid,
+            },
+        )
+        .map(Link::Descriptor)
+    }
+}
+
+/// Whether the kernel and our rights have the rung; if so, whether its links can be restricted to a
+/// process.
+fn available(rung: Rung) -> Result<bool, String> {
+    match rung {
+        Rung::Session => multi_available(bpf::UPROBE_SESSION, "6.13"),
+        Rung::Multi => multi_available(bpf::UPROBE_MULTI, "6.6"),
+        Rung::Perf => {
+            let pmu = Pmu::read().map_err(|error| format!("{PMU} cannot be read: {error}"))?;
+            let own = i32::try_from(std::process::id()).unwrap_or(0);
+            match bpf::perf_uprobe(pmu.number, 0, c"/proc/self/exe", 0, own) {
+                Ok(_) => Ok(true),
+                Err(error) => Err(explain(
+                    &error,
+                    "CAP_SYS_ADMIN (or CAP_PERFMON, before the fix of CVE-2025-38466)",
+                )),
+            }
+        }
+        Rung::Tracefs => {
+            let events = system::mounted_tracefs()
+                .ok_or("tracefs is not mounted")?
+                .join("uprobe_events");
+            remove_stale(&events);
+            match OpenOptions::new().append(true).open(&events) {
+                Ok(_) => Ok(true),
+                Err(error) => Err(format!("{} cannot be written: {error}", events.display())),
+            }
+        }
+    }
+}
+
+fn multi_available(attach_type: u32, since: &str) -> Result<bool, String> {
+    let program = [
+        // r0 = 0; exit (instruction-set.rst)
+        instruction(0xb7),
+        instruction(0x95),
+    ];
+    let program = bpf::load(&bpf::Program {
+        name: "observer_try",
+        instructions: &program,
+        license: c"GPL",
+        btf: None,
+        functions: &[],
+        function_size: 0,
+        attach_type,
+    });
+    let too_old = || format!("needs Linux {since}");
+    let program = match program {
+        Ok(program) => program,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(too_old()),
+        Err(error) => return Err(explain(&error, "CAP_BPF and CAP_PERFMON")),
+    };
+    let attempt = |pid| {
+        // Never a link: it is no regular file.
+        let to = Multi {
+            attach_type,
+            path: c"/",
+            offsets: &[0],
+            cookies: &[0],
+            at_return: false,
+            pid,
+        };
+        match bpf::link_multi(program.as_fd(), &to) {
+            Ok(_) => None,
+            Err(error) => error.raw_os_error(),
+        }
+    };
+    match attempt(0) {
+        Some(libc::EBADF) => {
+            // Kernels that take a negative pid for one compare it with threads, not processes (fixed
+            // in 6.10: "bpf: fix multi-uprobe PID filtering logic").
+            Ok(attempt(-1) == Some(libc::EINVAL))
+        }
+        Some(libc::EPERM | libc::EACCES) => Err("CAP_PERFMON is missing".to_owned()),
+        _ => Err(too_old()),
+    }
+}
+
+fn instruction(code: u8) -> bpf_insn {
+    bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    }
+}
+
+fn explain(error: &io::Error, rights: &str) -> String {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::PERM | Errno::ACCESS) => format!("{rights} is missing"),
+        _ => error.to_string(),
+    }
+}
+
+/// The PMU of uprobes.
+struct Pmu {
+    /// Its number (`perf_event_attr.type`).
+    number: u32,
+    /// The bit of `config` that makes a return probe.
+    return_probe: u64,
+}
+
+impl Pmu {
+    fn read() -> io::Result<Self> {
+        let folder = Path::new(PMU);
+        let number = fs::read_to_string(folder.join("type"))?;
+        let number = number.trim().parse().map_err(io::Error::other)?;
+        // `config:0`
+        let format = fs::read_to_string(folder.join("format/retprobe"))?;
+        let bit: u32 = format
+            .trim()
+            .strip_prefix("config:")
+            .and_then(|bit| bit.parse().ok())
+            .filter(|bit| *bit < 64)
+            .ok_or_else(|| io::Error::other("the PMU has no return probes"))?;
+        Ok(Self {
+            number,
+            return_probe: 1 << bit,
+        })
+    }
+}
+
+/// Makes an event and puts the program at it (Documentation/trace/uprobetracer.rst).
+fn tracefs_link(
+    program: &OwnedFd,
+    kind: char,
+    path: &CStr,
+    point: &Point,
+    pid: i32,
+) -> io::Result<Link> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let tracefs = system::mounted_tracefs().ok_or_else(|| io::Error::other("no tracefs"))?;
+    let group = format!("observer_{}", std::process::id());
+    let name = format!("{kind}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let events = tracefs.join("uprobe_events");
+    let path = path.to_str().map_err(io::Error::other)?;
+    let definition = format!("{kind}:{group}/{name} {path}:{:#x}\n", point.offset);
+    OpenOptions::new()
+        .append(true)
+        .open(&events)?
+        .write_all(definition.as_bytes())?;
+    let mut event = TracefsEvent {
+        events,
+        name: format!("{group}/{name}"),
+        link: None,
+    };
+    let id = fs::read_to_string(tracefs.join("events").join(&event.name).join("id"))?;
+    let id = id.trim().parse().map_err(io::Error::other)?;
+    let perf = bpf::perf_tracepoint(id, pid)?;
+    event.link = Some(bpf::link_perf(program.as_fd(), perf.as_fd(), point.cookie)?);
+    Ok(Link::Event(event))
+}
+
+impl Drop for TracefsEvent {
+    fn drop(&mut self) {
+        drop(self.link.take());
+        remove_event(&self.events, &self.name);
+    }
+}
+
+fn remove_event(events: &Path, name: &str) {
+    let removed = OpenOptions::new()
+        .append(true)
+        .open(events)
+        .and_then(|mut file| file.write_all(format!("-:{name}\n").as_bytes()));
+    if let Err(error) = removed {
+        debug!(name, %error, "cannot remove the event");
+    }
+}
+
+/// Removes the events of agents that were killed.
+fn remove_stale(events: &Path) {
+    let Ok(list) = fs::read_to_string(events) else {
+        return;
+    };
+    for line in list.lines() {
+        // `p:observer_123/p_0 /path:0x1234`
+        let Some(name) = line
+            .split_whitespace()
+            .next()
+            .and_then(|first| first.split_once(':'))
+            .map(|(_, name)| name)
+        else {
+            continue;
+        };
+        let owner = name
+            .strip_prefix("observer_")
+            .and_then(|rest| rest.split('/').next())
+            .and_then(|pid| pid.parse().ok());
+        if let Some(owner) = owner
+            && !processes::alive(Pid(owner))
+        {
+            remove_event(events, name);
+        }
+    }
+}
+
+/// The programs, relocated but not loaded.
+struct Programs {
+    object: Object,
+    btf: Option<OwnedFd>,
+}
+
+impl Programs {
+    fn relocated(object: &[u8], maps: &Ebpf) -> Result<Self, super::Error> {
+        let refused = |error: Box<dyn std::error::Error + Send + Sync>| super::Error::Load(error);
+        let mut object = Object::parse(object).map_err(|error| refused(error.into()))?;
+        let btf = match aya::features().btf() {
+            Some(features) => object
+                .fixup_and_sanitize_btf(features)
+                .map_err(|error| refused(error.into()))?
+                .map(|btf| bpf::load_btf(&btf.to_bytes()))
+                .transpose()
+                .map_err(|error| refused(format!("BTF: {error}").into()))?,
+            None => None,
+        };
+        let descriptors: HashMap<&str, RawFd> = maps
+            .maps()
+            .filter_map(|(name, map)| Some((name, data(map)?.fd().as_fd().as_raw_fd())))
+            .collect();
+        let definitions = object.maps.clone();
+        let sections: HashSet<usize> = object
+            .functions
+            .keys()
+            .map(|(section, _)| *section)
+            .collect();
+        object
+            .relocate_maps(
+                definitions.iter().filter_map(|(name, map)| {
+                    Some((name.as_str(), *descriptors.get(name.as_str())?, map))
+                }),
+                &sections,
+            )
+            .map_err(|error| refused(error.into()))?;
+        object
+            .relocate_calls(&sections)
+            .map_err(|error| refused(error.into()))?;
+        Ok(Self { object, btf })
+    }
+
+    fn load(&self, name: &'static str, attach_type: u32) -> Result<OwnedFd, super::Error> {
+        let function = self
+            .object
+            .programs
+            .get(name)
+            .and_then(|program| self.object.functions.get(&program.function_key()))
+            .ok_or_else(|| super::missing(name))?;
+        bpf::load(&bpf::Program {
+            name,
+            instructions: &function.instructions,
+            license: &self.object.license,
+            btf: self.btf.as_ref().map(OwnedFd::as_fd),
+            functions: &function.func_info.func_info_bytes(),
+            function_size: function.func_info_rec_size,
+            attach_type,
+        })
+        .map_err(|error| super::Error::Load(format!("{name}: {error}").into()))
+    }
+}
+
+/// What all maps that the programs use have in common.
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data) => Some(data),
+        _ => None,
+    }
+}
