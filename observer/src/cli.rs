@@ -166,8 +166,6 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     } else {
         Watch::Processes
     })?;
-    give_up_rights(&attacher);
-    let queue = options.queue(exporter)?;
     if target.all {
         attacher.scan_everything()?;
     } else {
@@ -180,6 +178,8 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
             );
         }
     }
+    give_up_rights(&attacher);
+    let queue = options.queue(exporter)?;
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, queue, options.settings());
     let outcome = agent.run(&mut signals)?;
@@ -197,10 +197,10 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
     // The command keeps its rights.
     let mut gated = Gated::start(command)?;
-    give_up_rights(&attacher);
-    let queue = options.queue(exporter)?;
     attacher.scan_everything()?;
     attacher.add(&[gated.pid()])?;
+    give_up_rights(&attacher);
+    let queue = options.queue(exporter)?;
     anstream::eprintln!("ready");
     gated.release()?;
     let mut agent = Agent::new(attacher, capture, queue, options.settings());
@@ -289,7 +289,9 @@ impl WatchOptions {
     }
 }
 
-/// From here on no more rights than needed. Threads that are started later have no more either.
+/// From here on no more rights than needed. Threads that are started later have no more either. What runs
+/// already has been looked at with all of them: to open a library that was deleted since it was mapped
+/// takes CAP_CHECKPOINT_RESTORE.
 fn give_up_rights(attacher: &Attacher) {
     let (rung, _) = attacher.rung();
     match system::drop_capabilities(rung) {

@@ -71,7 +71,7 @@ impl MappedFile {
                 Ok(file)
             } else {
                 Err(std::io::Error::other(
-                    "the file has been replaced since it was mapped",
+                    "the file has been replaced since it was mapped, and CAP_CHECKPOINT_RESTORE is missing",
                 ))
             }
         })
