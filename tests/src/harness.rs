@@ -189,7 +189,12 @@ impl Scene {
 
     /// Starts `observer watch` and waits until it is ready.
     pub fn watch(&self, options: &[&str]) -> Observer {
-        Observer::start(&self.folder.path().join("watched.jsonl"), options)
+        Observer::start(&[], &self.folder.path().join("watched.jsonl"), options)
+    }
+
+    /// As [`watch`](Self::watch), by a command line in front, such as one that takes rights away.
+    pub fn watch_by(&self, prefix: &[&str], options: &[&str]) -> Observer {
+        Observer::start(prefix, &self.folder.path().join("watched.jsonl"), options)
     }
 
     /// Asserts that each call of the provider was recorded once, and that every field is right.
@@ -296,6 +301,36 @@ impl Run {
         &self.calls[0]
     }
 
+    /// What the summary says: bytes that were captured, records and bytes that were lost.
+    ///
+    /// # Panics
+    ///
+    /// There is no summary.
+    pub fn captured(&self) -> (u64, u64, u64) {
+        let summary = self
+            .stderr
+            .lines()
+            .find(|line| line.contains(" bytes captured, lost "))
+            .unwrap_or_else(|| panic!("no summary: {}", self.stderr));
+        let number_before = |text: &str| -> u64 {
+            let before = summary.split(text).next().unwrap_or_default();
+            let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next();
+            digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+        };
+        let lost = summary.split(", lost ").nth(1).unwrap_or_default();
+        let records = lost.split(' ').next().and_then(|lost| lost.parse().ok());
+        let lost_bytes = if lost.contains("ring buffer full") {
+            number_before(" bytes)")
+        } else {
+            0
+        };
+        (
+            number_before(" bytes captured"),
+            records.expect("a number"),
+            lost_bytes,
+        )
+    }
+
     /// Asserts that the agent succeeded and lost nothing.
     ///
     /// # Panics
@@ -316,9 +351,18 @@ pub struct Observer {
 }
 
 impl Observer {
-    fn start(output: &Path, options: &[&str]) -> Self {
-        let mut command = Command::new(binary());
+    /// Starts `observer watch`, by the command line `prefix` if it is not empty, and waits until it is
+    /// ready. Records go to `output`.
+    ///
+    /// # Panics
+    ///
+    /// It does not get ready.
+    pub fn start(prefix: &[&str], output: &Path, options: &[&str]) -> Self {
+        let mut words: Vec<OsString> = prefix.iter().map(OsString::from).collect();
+        words.push(binary().into());
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .arg("watch")
             .arg("--output")
             .arg(output)
@@ -380,6 +424,11 @@ impl Observer {
     pub fn stop(mut self) -> Run {
         let _ = kill_process(pid_of(&self.child), Signal::INT);
         self.collect()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn collect(&mut self) -> Run {

@@ -180,8 +180,7 @@ impl Tls {
             let null = ptr::null_mut();
             let certificate =
                 (openssl.PEM_read_bio_X509)(memory(&certificate), ptr::null_mut(), null, null);
-            let key =
-                (openssl.PEM_read_bio_PrivateKey)(memory(&key), ptr::null_mut(), null, null);
+            let key = (openssl.PEM_read_bio_PrivateKey)(memory(&key), ptr::null_mut(), null, null);
             let client = (openssl.SSL_CTX_new)((openssl.TLS_client_method)());
             let server = (openssl.SSL_CTX_new)((openssl.TLS_server_method)());
             ensure!(!client.is_null() && !server.is_null(), "no context");
@@ -320,7 +319,11 @@ impl Exchange {
         } else {
             text
         };
-        let kind = if secret.is_none() { "application/json" } else { "text/plain" };
+        let kind = if secret.is_none() {
+            "application/json"
+        } else {
+            "text/plain"
+        };
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
