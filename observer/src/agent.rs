@@ -12,7 +12,7 @@ use observer_wire::{
     CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp, Verdict,
 };
 use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::{
     attach::{
@@ -228,6 +228,8 @@ impl Agent {
         capture.drain(usize::MAX, |event| {
             pipeline.handle(event, &mut Chores::default())
         });
+        let (records, wakeups) = capture.activity();
+        info!(records, wakeups, "captured");
         let now = clock::now();
         let keys: Vec<(Pid, u64)> = pipeline.connections.keys().copied().collect();
         for key in keys {

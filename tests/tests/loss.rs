@@ -1,8 +1,8 @@
 //! What is lost is counted and said; what is not lost is right.
 
-use std::{collections::HashMap, thread, time::Duration};
+use std::{collections::HashMap, fs, process::Command, thread, time::Duration};
 
-use observer_e2e::harness::{Scene, assert_matches};
+use observer_e2e::harness::{Client, Observer, Scene, assert_matches};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -61,6 +61,77 @@ fn an_overrun_marks_the_calls_it_touches_and_no_other() {
     }
     assert!(
         whole >= 5 && touched >= 1,
+        "{whole} whole, {touched} touched: {}",
+        run.stderr
+    );
+}
+
+#[test]
+fn every_byte_is_received_or_counted_as_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let truth = folder.path().join("truth.jsonl");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_observer-tls-load"));
+    // 200,000 events a second: each is written at one end and read at the other.
+    command.args(["--wait-for-stdin", "--rate", "100000", "--requests", "700"]);
+    command.args(["--events", "200", "--truth"]).arg(&truth);
+    let mut client = Client::start(command);
+    assert_eq!(client.line(), "round");
+    let pid = client.pid();
+    let options = ["--pid", &pid, "--all-hosts", "--ring-buffer", "1"];
+    let observer = Observer::start(&[], &folder.path().join("records.jsonl"), &options);
+    client.go_on();
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(150));
+        observer.signal(Signal::STOP);
+        thread::sleep(Duration::from_millis(100));
+        observer.signal(Signal::CONT);
+    }
+    assert_eq!(client.line(), "done");
+    client.go_on();
+    let produced: Value = serde_json::from_str(&client.line()).unwrap();
+    assert!(client.wait().0.success());
+    let run = observer.wait();
+    assert!(run.status.success(), "{}", run.stderr);
+    let (captured, lost_records, lost_bytes) = run.captured();
+    assert!(lost_records > 0 && lost_bytes > 0, "{}", run.stderr);
+    assert_eq!(
+        captured + lost_bytes,
+        produced["bytes"].as_u64().unwrap(),
+        "{}",
+        run.stderr
+    );
+    let truth: Vec<Value> = fs::read_to_string(truth)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(truth.len(), 700);
+    let by_model: HashMap<&str, &Value> = truth
+        .iter()
+        .map(|truth| (truth["model"].as_str().unwrap(), truth))
+        .collect();
+    let (mut whole, mut touched) = (0, 0);
+    for call in &run.calls {
+        let complete = call["incomplete"].is_null();
+        if complete {
+            whole += 1;
+        } else {
+            assert_eq!(call["incomplete"], "bytes_lost", "{call:#}");
+            touched += 1;
+        }
+        // A call of which the body was lost does not know its model.
+        let Some(model) = call["model"].as_str() else {
+            assert!(!complete, "{call:#}");
+            continue;
+        };
+        let truth = by_model[model];
+        for field in ["request_id", "prompt_tokens", "completion_tokens"] {
+            let unknown = !complete && call[field].is_null();
+            assert!(unknown || call[field] == truth[field], "{field}: {call:#}");
+        }
+    }
+    assert!(
+        whole > 100 && touched >= 4 && whole + touched <= 700,
         "{whole} whole, {touched} touched: {}",
         run.stderr
     );

@@ -98,6 +98,7 @@ pub struct Capture {
     verdict_count: Array<MapData, u64>,
     verdicts_given: u64,
     waker: Waker,
+    records: u64,
     malformed: u64,
 }
 
@@ -123,6 +124,7 @@ impl Capture {
             verdict_count,
             verdicts_given: 0,
             waker,
+            records: 0,
             malformed: 0,
         })
     }
@@ -180,7 +182,13 @@ impl Capture {
                 None => self.malformed += 1,
             }
         }
+        self.records += count as u64;
         count
+    }
+
+    /// Records that have been read, and how often a program has woken the agent for them.
+    pub fn activity(&self) -> (u64, u64) {
+        (self.records, self.waker.wakeups())
     }
 
     /// What has been lost so far.

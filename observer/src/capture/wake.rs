@@ -33,6 +33,8 @@ pub(super) struct Waker {
     told: u32,
     /// Looks in vain so far.
     vain: u32,
+    /// How often a program has woken the agent.
+    wakeups: u64,
 }
 
 impl Waker {
@@ -51,6 +53,7 @@ impl Waker {
             agent,
             told: agent::RUNNING,
             vain: 0,
+            wakeups: 0,
         })
     }
 
@@ -82,6 +85,11 @@ impl Waker {
             return self.sleep(DOZE);
         }
         self.sleep(longest)
+    }
+
+    /// How often a program has woken the agent.
+    pub(super) fn wakeups(&self) -> u64 {
+        self.wakeups
     }
 
     /// From now on nothing is added to the ring buffer.
@@ -120,6 +128,7 @@ impl Waker {
                 // The program that woke us has noted it.
                 self.told = agent::RUNNING;
                 self.vain = 0;
+                self.wakeups += 1;
             }
         }
         Ok(())
