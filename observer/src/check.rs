@@ -1,8 +1,13 @@
 //! `observer check`: what this machine, these rights and a process allow.
 
-use std::{fs, io::Write};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+};
 
 use anstyle::{AnsiColor, Color, Style};
+use observer_common::count;
 use serde::Serialize;
 
 use crate::attach::{
@@ -10,7 +15,7 @@ use crate::attach::{
     processes::{self, Identity, Pid},
     site::Cost,
     system,
-    tls::{LIBRARIES, Probe},
+    tls::{LIBRARIES, Library, Probe},
 };
 
 const GOOD: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Green)));
@@ -74,6 +79,12 @@ pub struct ProbeReport {
     pub function: String,
     /// Offset in the file.
     pub offset: u64,
+    /// Address of the instruction, as linked.
+    pub address: u64,
+    /// Address of the function that the instruction is in.
+    pub within: u64,
+    /// Where the number of bytes is found: `result`, or the argument, from 0, that points to it.
+    pub count: &'static str,
     /// Whether the return is probed too.
     pub r#return: bool,
     /// The instruction.
@@ -82,8 +93,8 @@ pub struct ProbeReport {
     pub cost: &'static str,
 }
 
-/// Checks the machine and, if one is given, a process.
-pub fn check(pid: Option<Pid>) -> Report {
+/// Checks the machine and, if they are given, a process and a file.
+pub fn check(pid: Option<Pid>, file: Option<&Path>) -> Report {
     let mut report = Report {
         ok: true,
         findings: Vec::new(),
@@ -94,6 +105,9 @@ pub fn check(pid: Option<Pid>) -> Report {
     if let Some(pid) = pid {
         report.process(pid);
     }
+    if let Some(path) = file {
+        report.file(path);
+    }
     report
 }
 
@@ -103,7 +117,7 @@ impl Report {
     /// # Errors
     ///
     /// The output cannot be written.
-    pub fn write(&self, format: Format, out: &mut impl Write) -> std::io::Result<()> {
+    pub fn write(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
         if format == Format::Json {
             serde_json::to_writer(&mut *out, self)?;
             return writeln!(out);
@@ -202,32 +216,43 @@ impl Report {
             else {
                 continue;
             };
-            let path = mapped.path.display().to_string();
-            let probes = mapped
-                .open()
-                .map_err(|error| error.to_string())
-                .and_then(|file| attach::find(*library, &file));
-            match probes {
-                Ok(probes) => {
-                    self.add(true, library.name(), format!("{path} (symbols)"));
-                    self.details(probes.iter().map(line));
-                    self.libraries.push(LibraryReport {
-                        library: library.name(),
-                        path,
-                        probes: probes.iter().map(ProbeReport::from).collect(),
-                    });
-                }
-                Err(reason) => self.add(
-                    false,
-                    library.name(),
-                    format!("{path} cannot be probed: {reason}"),
-                ),
-            }
+            self.library(*library, &mapped.path, mapped.open());
         }
         if self.libraries.is_empty() {
             let why = "it has not mapped a TLS library that observer knows (libssl as a shared library). A library \
                        that is loaded later is found then";
             self.add(false, "libraries", why);
+        }
+    }
+
+    fn file(&mut self, path: &Path) {
+        // A name says little: Node carries the functions of OpenSSL itself.
+        let library = LIBRARIES.iter().find(|library| library.may_be(path));
+        if let Some(library) = library.or(LIBRARIES.first()) {
+            self.library(*library, path, File::open(path));
+        }
+    }
+
+    fn library(&mut self, library: &dyn Library, path: &Path, file: io::Result<File>) {
+        let path = path.display().to_string();
+        let probes = file
+            .map_err(|error| error.to_string())
+            .and_then(|file| attach::find(library, &file));
+        match probes {
+            Ok(probes) => {
+                self.add(true, library.name(), format!("{path} (symbols)"));
+                self.details(probes.iter().map(line));
+                self.libraries.push(LibraryReport {
+                    library: library.name(),
+                    path,
+                    probes: probes.iter().map(ProbeReport::from).collect(),
+                });
+            }
+            Err(reason) => self.add(
+                false,
+                library.name(),
+                format!("{path} cannot be probed: {reason}"),
+            ),
         }
     }
 
@@ -270,6 +295,13 @@ impl From<&Probe> for ProbeReport {
         Self {
             function: probe.functions.join(","),
             offset: probe.offset,
+            address: probe.site.address,
+            within: probe.site.function,
+            count: match probe.cookie.count {
+                count::ARGUMENT_3 => "argument 3",
+                count::ARGUMENT_4 => "argument 4",
+                _ => "result",
+            },
             r#return: probe.returns,
             site: probe.site.instruction.clone(),
             cost: probe.site.cost.as_str(),

@@ -62,6 +62,9 @@ enum Command {
         /// Also look at this process
         #[arg(long)]
         pid: Option<u32>,
+        /// Also look at this file, as if a process had loaded it
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
         /// Form of the report
         #[arg(long, default_value = "text")]
         format: check::Format,
@@ -140,8 +143,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Watch { target, options } => watch(&target, &options),
         Command::Exec { options, command } => run_command(&command, &options),
-        Command::Check { pid, format } => {
-            let report = check::check(pid.map(Pid));
+        Command::Check { pid, file, format } => {
+            let report = check::check(pid.map(Pid), file.as_deref());
             report
                 .write(format, &mut anstream::stdout())
                 .map(|()| u8::from(!report.ok))

@@ -113,6 +113,15 @@ pub fn choose(elf: &Elf, function: u64, needs: Needs) -> Site {
         .unwrap_or_else(|| goal.entry(function))
 }
 
+/// The best place in the function that the one at `function` calls with the same arguments, if there is
+/// exactly one such function.
+pub fn inner(elf: &Elf, function: u64, needs: Needs) -> Option<Site> {
+    if elf.architecture() != Architecture::X86_64 {
+        return None;
+    }
+    Goal { elf, needs }.inner(function, &State::entry(), DEPTH)
+}
+
 /// The entry of the function, where every probe is right, whatever it costs.
 pub fn entry(elf: &Elf, function: u64, needs: Needs) -> Site {
     Goal { elf, needs }.entry(function)

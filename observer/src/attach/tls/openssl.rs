@@ -79,6 +79,7 @@ impl Library for OpenSsl {
                     needs,
                     address,
                     site: site::choose(elf, address, needs),
+                    inner: site::inner(elf, address, needs),
                 })
             })
             .collect();
@@ -89,10 +90,13 @@ impl Library for OpenSsl {
         }
         let mut probes: Vec<Probe> = Vec::new();
         for one in &found {
-            let site = if one.is_elsewhere() && !is_confirmed(one, &found) {
-                site::entry(elf, one.address, one.needs)
-            } else {
-                one.site.clone()
+            let site = match &one.inner {
+                // Also where this one could do without: one probe instead of two, one in the other.
+                Some(inner) if is_confirmed(inner, &found) && is_needed(inner, &found) => {
+                    inner.clone()
+                }
+                _ if one.is_elsewhere() => site::entry(elf, one.address, one.needs),
+                _ => one.site.clone(),
             };
             let cookie = Cookie {
                 function: one.function,
@@ -124,6 +128,8 @@ struct Found {
     needs: Needs,
     address: u64,
     site: Site,
+    /// The place in the one function that this one calls with the same arguments.
+    inner: Option<Site>,
 }
 
 impl Found {
@@ -135,17 +141,20 @@ impl Found {
 
 /// A function within the library counts only if both of its callers lead to it, `SSL_read` as well as
 /// `SSL_read_ex`, and none that does something else: an error handler is called by all.
-fn is_confirmed(one: &Found, found: &[Found]) -> bool {
-    let same_place = |other: &&Found| other.site.address == one.site.address;
-    let agreeing = found
+fn is_confirmed(inner: &Site, found: &[Found]) -> bool {
+    let mut callers = found.iter().filter(|one| one.inner.as_ref() == Some(inner));
+    let Some(first) = callers.next() else {
+        return false;
+    };
+    let mut others = callers.peekable();
+    others.peek().is_some() && others.all(|other| other.function == first.function)
+}
+
+/// Some function has no good place of its own but this.
+fn is_needed(inner: &Site, found: &[Found]) -> bool {
+    found
         .iter()
-        .filter(same_place)
-        .filter(|other| other.function == one.function);
-    agreeing.count() >= 2
-        && found
-            .iter()
-            .filter(same_place)
-            .all(|other| other.function == one.function && other.site.count == one.site.count)
+        .any(|one| one.is_elsewhere() && one.site == *inner)
 }
 
 #[cfg(test)]
