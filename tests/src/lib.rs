@@ -4,5 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod clients;
+pub mod corpus;
 pub mod harness;
 pub mod provider;

@@ -1,0 +1,338 @@
+//! Where probes are put: cheap wherever it can be, and never wrong.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use observer_e2e::{
+    corpus::{self, Specimen},
+    harness::{Client, Observer, binary},
+};
+use serde_json::Value;
+
+/// Registers of arguments and what objdump calls their parts.
+const ARGUMENTS: [&[&str]; 5] = [
+    &["%rdi", "%edi"],
+    &["%rsi", "%esi"],
+    &["%rdx", "%edx"],
+    &["%rcx", "%ecx"],
+    &["%r8", "%r8d"],
+];
+
+/// The probes that `observer check` plans for a file.
+fn probes(path: &Path) -> Vec<Value> {
+    let output = Command::new(binary())
+        .args(["check", "--format", "json", "--file"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let libraries = report["libraries"].as_array().unwrap();
+    assert_eq!(libraries.len(), 1, "{}: {report:#}", path.display());
+    libraries[0]["probes"].as_array().unwrap().clone()
+}
+
+/// Instructions of a part of a file by another disassembler: address and text.
+fn objdump(path: &Path, from: u64, to: u64) -> Vec<(u64, String)> {
+    let output = Command::new("objdump")
+        .args(["-d", "--no-show-raw-insn"])
+        .arg(format!("--start-address={from:#x}"))
+        .arg(format!("--stop-address={to:#x}"))
+        .arg(path)
+        .output()
+        .expect("objdump (binutils)");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| {
+            let (address, text) = line.trim().split_once(":\t")?;
+            let address = u64::from_str_radix(address, 16).ok()?;
+            Some((address, text.trim().to_owned()))
+        })
+        .collect()
+}
+
+/// Whether the kernel emulates it (arch/x86/kernel/uprobes.c).
+fn is_emulated(text: &str) -> bool {
+    let mnemonic = text.split_whitespace().next().unwrap_or_default();
+    let direct = !text.contains('*');
+    (mnemonic == "push" && text.contains('%'))
+        || (mnemonic == "call" && direct)
+        || (mnemonic.starts_with('j') && direct && mnemonic != "jrcxz" && mnemonic != "jecxz")
+        || mnemonic == "nop" && !text.contains('(')
+}
+
+/// Asserts that the way from the function's entry to the site is straight, leaves the arguments alone
+/// and, where the return is probed, the stack too.
+fn assert_right(path: &Path, probe: &Value) {
+    let number = |field: &str| probe[field].as_u64().unwrap();
+    let (within, site) = (number("within"), number("address"));
+    let code = objdump(path, within, site + 16);
+    let place = code.iter().position(|(address, _)| *address == site);
+    let place = place.unwrap_or_else(|| panic!("no instruction begins at the site: {probe:#}"));
+    assert!(is_emulated(&code[place].1), "{}: {probe:#}", code[place].1);
+    let mut needed: Vec<&str> = Vec::new();
+    let function = probe["function"].as_str().unwrap();
+    needed.extend(ARGUMENTS[0]);
+    if function.contains("read") || function.contains("write") {
+        needed.extend(ARGUMENTS[1]);
+    }
+    match probe["count"].as_str().unwrap() {
+        "argument 3" => needed.extend(ARGUMENTS[3]),
+        "argument 4" => needed.extend(ARGUMENTS[4]),
+        _ => {}
+    }
+    for (_, text) in &code[..place] {
+        let mnemonic = text.split_whitespace().next().unwrap();
+        let written = text.rsplit([',', ' ']).next().unwrap();
+        let compares = ["cmp", "test", "endbr64", "nop"]
+            .iter()
+            .any(|harmless| mnemonic.starts_with(harmless));
+        // A move into the fifth argument's register makes it the place of the count.
+        let moves = mnemonic == "mov" && probe["count"] == "argument 4" && written == "%r8";
+        assert!(
+            compares || moves || !needed.contains(&written),
+            "{text} before {probe:#}"
+        );
+        assert!(
+            !mnemonic.starts_with('j') && !["call", "ret"].contains(&mnemonic),
+            "{text} before {probe:#}"
+        );
+        if probe["return"] == true {
+            assert!(
+                !text.contains("%rsp") && !["push", "pop", "leave"].contains(&mnemonic),
+                "{text} before {probe:#}"
+            );
+        }
+    }
+}
+
+#[test]
+fn sites_are_cheap_and_right_in_a_corpus_of_libraries() {
+    let specimens = corpus::specimens().unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(specimens.len() >= 11, "{specimens:#?}");
+    let (mut cheap, mut all) = (0, 0);
+    for specimen in &specimens {
+        let probes = probes(&specimen.path);
+        for probe in &probes {
+            all += 1;
+            if probe["cost"] == "emulated" {
+                cheap += 1;
+                assert_right(&specimen.path, probe);
+            } else {
+                assert_eq!(probe["address"], probe["within"], "the entry: {probe:#}");
+            }
+        }
+        for needed in ["read", "write"] {
+            assert!(
+                probes
+                    .iter()
+                    .any(|probe| probe["function"].as_str().unwrap().contains(needed)),
+                "{}: {probes:#?}",
+                specimen.origin
+            );
+        }
+    }
+    println!(
+        "{cheap} of {all} sites in {} files are cheap",
+        specimens.len()
+    );
+    assert_eq!(cheap, all, "every function of these has a cheap site");
+}
+
+#[test]
+fn every_library_that_can_be_loaded_is_captured_right() {
+    let specimens = corpus::specimens().unwrap_or_else(|error| panic!("{error:#}"));
+    let loadable: Vec<&Specimen> = specimens.iter().filter(|one| one.loadable).collect();
+    assert!(loadable.len() >= 7, "{loadable:#?}");
+    for specimen in loadable {
+        for api in ["ex", "plain"] {
+            let (produced, run) = captured(specimen, api);
+            let (captured, ..) = run.captured();
+            assert_eq!(
+                captured, produced,
+                "bytes by {api} of {}: {}",
+                specimen.origin, run.stderr
+            );
+            assert_eq!(run.calls.len(), 20, "{api} of {}", specimen.origin);
+            for call in &run.calls {
+                assert!(call["incomplete"].is_null(), "{call:#}");
+                let number: u64 = call["model"].as_str().unwrap()[7..].parse().unwrap();
+                assert_eq!(call["prompt_tokens"], number + 1, "{call:#}");
+                assert_eq!(call["completion_tokens"], number + 3, "{call:#}");
+            }
+        }
+    }
+}
+
+/// Twenty requests by a library, and what the agent makes of them. Returns the bytes that passed.
+fn captured(specimen: &Specimen, api: &str) -> (u64, observer_e2e::harness::Run) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut client = load(&specimen.path, api, 20);
+    let pid = client.pid();
+    let options = ["--pid", pid.as_str(), "--all-hosts"];
+    let observer = Observer::start(&[], &folder.path().join("records.jsonl"), &options);
+    client.go_on();
+    assert_eq!(client.line(), "done");
+    client.go_on();
+    let result: Value = serde_json::from_str(&client.line()).unwrap();
+    assert!(client.wait().0.success());
+    let run = observer.wait();
+    run.assert_clean();
+    (result["bytes"].as_u64().unwrap(), run)
+}
+
+/// A load generator on a library, before its first request.
+fn load(library: &Path, api: &str, requests: u32) -> Client {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_observer-tls-load"));
+    command
+        .args(["--wait-for-stdin", "--events", "10", "--api", api])
+        .args(["--requests", &requests.to_string(), "--libssl"])
+        .arg(library);
+    // Its libcrypto lies beside it.
+    if let Some(folder) = library
+        .parent()
+        .filter(|folder| !folder.starts_with("/usr"))
+    {
+        command.env("LD_LIBRARY_PATH", folder);
+    }
+    let client = Client::start(command);
+    assert_eq!(client.line(), "round");
+    client
+}
+
+#[test]
+fn arguments_at_the_site_are_those_at_the_entry() {
+    let specimens = corpus::specimens().unwrap_or_else(|error| panic!("{error:#}"));
+    for specimen in specimens.iter().filter(|one| one.loadable) {
+        for (api, functions) in [
+            ("ex", ["SSL_write_ex", "SSL_read_ex"]),
+            ("plain", ["SSL_write", "SSL_read"]),
+        ] {
+            for function in functions {
+                compare(specimen, api, function);
+            }
+        }
+    }
+}
+
+/// Has bpftrace, which knows nothing of our sites but their addresses, read the registers at both.
+fn compare(specimen: &Specimen, api: &str, function: &str) {
+    let path = specimen.path.to_str().unwrap();
+    let probes = probes(&specimen.path);
+    let probe = probes
+        .iter()
+        .find(|probe| {
+            let mut functions = probe["function"].as_str().unwrap().split(',');
+            functions.any(|name| name == function)
+        })
+        .unwrap();
+    let site = probe["address"].as_u64().unwrap();
+    let count = match probe["count"].as_str().unwrap() {
+        "argument 3" => "reg(\"cx\")",
+        "argument 4" => "reg(\"r8\")",
+        _ => "0",
+    };
+    let entry = symbol(&specimen.path, function);
+    if site == entry {
+        return;
+    }
+    let mut client = load(&specimen.path, api, 5);
+    let pid = client.pid();
+    let line = |name: &str, count: &str| {
+        format!(
+            "/pid == {pid}/ {{ printf(\"{name} %llx %llx %llx\\n\", reg(\"di\"), reg(\"si\"), {count}); }}"
+        )
+    };
+    let script = format!(
+        "BEGIN {{ printf(\"attached\\n\"); }} uprobe:{path}:{entry:#x} {} uprobe:{path}:{site:#x} {}",
+        line("entry", "reg(\"cx\")"),
+        line("site", count)
+    );
+    let mut bpftrace = Command::new("bpftrace")
+        .args(["--unsafe", "-B", "line", "-p", &pid, "-e", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("bpftrace: apt-get install bpftrace");
+    let mut lines = BufReader::new(bpftrace.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    assert!(
+        lines.by_ref().any(|line| line == "attached"),
+        "{script}: {:?}",
+        bpftrace.wait_with_output()
+    );
+    client.go_on();
+    assert_eq!(client.line(), "done");
+    client.go_on();
+    client.line();
+    assert!(client.wait().0.success());
+    // It ends with the process.
+    let seen: Vec<Vec<String>> = lines
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .filter(|words: &Vec<String>| words.len() == 4)
+        .collect();
+    let _ = bpftrace.wait();
+    let what = format!("{function} of {}", specimen.origin);
+    let mut pairs: HashMap<&str, u32> = HashMap::new();
+    for pair in seen.chunks(2) {
+        let [entry, site] = pair else {
+            panic!("{what}: an entry without its site: {seen:?}");
+        };
+        assert_eq!(
+            (entry[0].as_str(), site[0].as_str()),
+            ("entry", "site"),
+            "{what}"
+        );
+        assert_eq!(entry[1..3], site[1..3], "{what}");
+        // Without a pointer of the caller's the function has made one.
+        if api == "ex" {
+            assert_eq!(entry[3], site[3], "{what}");
+        }
+        *pairs.entry(function).or_default() += 1;
+    }
+    assert!(pairs[function] >= 50, "{what}: {pairs:?}");
+}
+
+/// Address of a symbol, by nm.
+fn symbol(path: &Path, name: &str) -> u64 {
+    let output = Command::new("nm")
+        .args(["-D", "--defined-only"])
+        .arg(path)
+        .output()
+        .expect("nm (binutils)");
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = list
+        .lines()
+        .find(|line| {
+            let symbol = line.split_whitespace().nth(2).unwrap_or_default();
+            symbol.split('@').next() == Some(name)
+        })
+        .unwrap_or_else(|| panic!("{name} in {}", path.display()));
+    u64::from_str_radix(line.split_whitespace().next().unwrap(), 16).unwrap()
+}
+
+#[test]
+fn a_file_without_the_library_gets_no_probe() {
+    let folder = tempfile::tempdir().unwrap();
+    let rubbish = folder.path().join("libssl.so.3");
+    fs::write(&rubbish, [0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0]).unwrap();
+    for path in ["/usr/lib/x86_64-linux-gnu/libcrypto.so.3", "/bin/sh"]
+        .iter()
+        .map(Path::new)
+        .chain([rubbish.as_path()])
+    {
+        let output = Command::new(binary())
+            .args(["check", "--format", "json", "--file"])
+            .arg(path)
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["ok"], false, "{report:#}");
+        assert_eq!(report["libraries"].as_array().unwrap().len(), 0);
+    }
+}
