@@ -5,5 +5,6 @@
 
 pub mod clients;
 pub mod corpus;
+pub mod guest;
 pub mod harness;
 pub mod provider;

@@ -1,0 +1,77 @@
+//! Older kernels: the programs load there, and capture.
+
+use std::path::Path;
+
+use observer_e2e::{guest::Guest, harness::binary};
+use serde_json::Value;
+
+const LIBSSL: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
+
+#[test]
+fn linux_6_1_captures_by_perf_and_tracefs() {
+    captures("6.1", "perf events", &["perf", "tracefs"]);
+}
+
+#[test]
+fn linux_6_12_captures_by_uprobe_multi() {
+    captures("6.12", "uprobe_multi", &["multi", "perf", "tracefs"]);
+}
+
+fn captures(series: &str, best: &str, interfaces: &[&str]) {
+    let console = console(series, interfaces).unwrap_or_else(|error| panic!("{error:#}"));
+    let part = |name: &str| {
+        let after = console.split(&format!("== {name}\n")).nth(1);
+        let part = after.and_then(|after| after.split("\n== ").next());
+        part.unwrap_or_else(|| panic!("no {name}:\n{console}"))
+    };
+    let check = part("check");
+    assert!(check.contains(&format!("kernel     {series}.")), "{check}");
+    assert!(check.contains(&format!("by {best}")), "{check}");
+    assert!(check.contains("accepted by the verifier"), "{check}");
+    assert!(check.contains("exit 0"), "{check}");
+    // The best one, and each by name.
+    for interface in ["best"].iter().chain(interfaces) {
+        let text = part(interface);
+        assert!(text.contains("lost 0"), "{text}");
+        assert!(text.contains("exit 0"), "{text}");
+        let calls: Vec<Value> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(|record: &Value| record["type"] == "llm_call")
+            .collect();
+        assert_eq!(calls.len(), 6, "{text}");
+        for (call, number) in calls.iter().zip(1..) {
+            assert!(call["incomplete"].is_null(), "{call:#}");
+            assert_eq!(call["model"], format!("gpt-4o-{number}"), "{call:#}");
+            assert_eq!(call["request_id"], format!("req_{number}"), "{call:#}");
+            assert_eq!(call["prompt_tokens"], number + 1, "{call:#}");
+            assert_eq!(call["completion_tokens"], number + 3, "{call:#}");
+            assert_eq!(call["status_code"], 200, "{call:#}");
+            assert_eq!(call["comm"], "tls-load", "{call:#}");
+        }
+    }
+}
+
+fn console(series: &str, interfaces: &[&str]) -> anyhow::Result<String> {
+    let guest = Guest::new(series)?;
+    guest.program("observer", &binary())?;
+    let load = Path::new(env!("CARGO_BIN_EXE_observer-tls-load"));
+    guest.program("tls-load", load)?;
+    guest.library(Path::new(LIBSSL))?;
+    let mut script = String::from("echo; echo '== check'; observer check; echo exit $?\n");
+    for interface in ["best"].iter().chain(interfaces) {
+        let option = match *interface {
+            "best" => String::new(),
+            name => format!("--attach-by {name}"),
+        };
+        // Large events, too: they come in chunks, by bpf_loop.
+        script.push_str(&format!(
+            "echo '== {interface}'; rm -f /tmp/records\n\
+             observer exec --format jsonl --output /tmp/records {option} -- \
+             tls-load --requests 6 --events 10 --request-bytes 100000 --bytes 2000\n\
+             echo exit $?; cat /tmp/records\n"
+        ));
+    }
+    script.push_str("echo '== end'\n");
+    guest.run(&script)
+}
