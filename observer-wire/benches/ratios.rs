@@ -1,0 +1,427 @@
+//! Our parsers against the same work by `serde_json`, in one run: modes take turns, the smallest of the
+//! medians counts. `--json` prints one JSON object.
+
+use std::{hint::black_box, time::Instant};
+
+use observer_wire::{
+    CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp, body::sse,
+};
+use serde::Deserialize;
+
+/// Rounds in which all modes take their turn.
+const ROUNDS: usize = 7;
+
+/// Repetitions in a round, of which the median counts.
+const REPETITIONS: usize = 15;
+
+/// Events of a stream.
+const EVENTS: usize = 300;
+
+/// Bytes of a TLS record.
+const RECORD: usize = 16 * 1024;
+
+/// What an SDK reads of an event.
+#[derive(Deserialize)]
+struct Completion<'a> {
+    #[serde(borrow)]
+    model: Option<&'a str>,
+    #[serde(borrow)]
+    choices: Vec<Choice<'a>>,
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    index: u64,
+    #[serde(borrow)]
+    delta: Delta<'a>,
+    #[serde(borrow)]
+    finish_reason: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<std::borrow::Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+/// What a gateway reads of a request.
+#[derive(Deserialize)]
+struct Request<'a> {
+    #[serde(borrow)]
+    model: &'a str,
+    temperature: Option<f64>,
+    stream: Option<bool>,
+    messages: serde::de::IgnoredAny,
+}
+
+/// A mode: its name, and the work, which returns something that depends on all of it.
+struct Mode<'a> {
+    name: &'static str,
+    /// Units of work in one call, to divide by.
+    units: usize,
+    work: Box<dyn FnMut() -> u64 + 'a>,
+}
+
+fn main() {
+    let json = std::env::args().any(|argument| argument == "--json");
+    let words = [
+        "Hello", " there", ", how", " are", " you", " today", "? \\n",
+    ];
+    let events: Vec<String> = (0..EVENTS)
+        .map(|number| {
+            let word = words[number % words.len()];
+            format!(
+                "data: {{\"id\":\"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012\",\"object\":\"chat.completion.chunk\",\"created\":1764000000,\"model\":\"gpt-4o-2024-08-06\",\"system_fingerprint\":\"fp_0123456789\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{word}\"}},\"logprobs\":null,\"finish_reason\":null}}]}}\n\n"
+            )
+        })
+        .collect();
+    // As OpenAI sends them since 2025: with padding of random length.
+    let padded: Vec<String> = events
+        .iter()
+        .enumerate()
+        .map(|(number, event)| {
+            let padding = &"aBcDeFgHiJkLmNoPq"[..number * 7 % 17];
+            event.replace(
+                "}]}\n\n",
+                &format!("}}],\"obfuscation\":\"{padding}\"}}\n\n"),
+            )
+        })
+        .collect();
+    let end = "data: {\"id\":\"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012\",\"object\":\"chat.completion.chunk\",\"created\":1764000000,\"model\":\"gpt-4o-2024-08-06\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":300,\"total_tokens\":312}}\n\ndata: [DONE]\n\n";
+    let usage = end
+        .split("\n\n")
+        .next()
+        .map_or(String::new(), |event| format!("{event}\n\n"));
+    let with_usage: Vec<String> = (0..EVENTS)
+        .map(|number| usage.replace("300", &(100 + number).to_string()))
+        .collect();
+    let joined = events.concat();
+    let small = request(132_000);
+    let large = request(1 << 20);
+    let (head, _) = small.split_at(small.find("{\"model\"").unwrap_or(0));
+    let body = |request: &str| request[request.find("{\"model\"").unwrap_or(0)..].to_owned();
+    let (small_body, large_body) = (body(&small), body(&large));
+
+    let mut modes = vec![
+        Mode {
+            name: "memcpy of the events",
+            units: EVENTS,
+            work: Box::new(|| {
+                let copy = black_box(joined.as_bytes()).to_vec();
+                black_box(&copy);
+                copy.len() as u64
+            }),
+        },
+        Mode {
+            name: "sse framing",
+            units: EVENTS,
+            work: Box::new(|| {
+                let mut parser = sse::Parser::default();
+                let mut bytes = 0;
+                for event in &events {
+                    parser.push(event.as_bytes(), &mut |event| {
+                        bytes += event.data.len() as u64
+                    });
+                }
+                bytes
+            }),
+        },
+        Mode {
+            name: "events, serde_json typed",
+            units: EVENTS,
+            work: Box::new(|| typed(&events)),
+        },
+        Mode {
+            name: "events, serde_json Value",
+            units: EVENTS,
+            work: Box::new(|| {
+                events
+                    .iter()
+                    .map(|event| {
+                        let value: serde_json::Value =
+                            serde_json::from_str(payload(event)).unwrap_or_default();
+                        value["model"]
+                            .as_str()
+                            .map_or(0, |model| model.len() as u64)
+                    })
+                    .sum()
+            }),
+        },
+        Mode {
+            name: "events, observer",
+            units: EVENTS,
+            work: Box::new(|| stream(&events, end)),
+        },
+        Mode {
+            name: "padded events, serde_json typed",
+            units: EVENTS,
+            work: Box::new(|| typed(&padded)),
+        },
+        Mode {
+            name: "padded events, observer",
+            units: EVENTS,
+            work: Box::new(|| stream(&padded, end)),
+        },
+        Mode {
+            name: "events with usage, serde_json typed",
+            units: EVENTS,
+            work: Box::new(|| typed(&with_usage)),
+        },
+        Mode {
+            name: "events with usage, observer",
+            units: EVENTS,
+            work: Box::new(|| stream(&with_usage, end)),
+        },
+        Mode {
+            name: "132 kB request, serde_json typed",
+            units: 1,
+            work: Box::new(|| skip(&small_body)),
+        },
+        Mode {
+            name: "132 kB request, observer",
+            units: 1,
+            work: Box::new(|| asked(&small, RECORD)),
+        },
+        Mode {
+            name: "1 MiB request, serde_json typed",
+            units: 1,
+            work: Box::new(|| skip(&large_body)),
+        },
+        Mode {
+            name: "1 MiB request, observer",
+            units: 1,
+            work: Box::new(|| asked(&large, RECORD)),
+        },
+        Mode {
+            name: "132 kB request, observer, byte by byte",
+            units: 1,
+            work: Box::new(|| asked(&small, 1)),
+        },
+        Mode {
+            name: "request head, observer",
+            units: 1,
+            work: Box::new(|| asked(head, RECORD)),
+        },
+    ];
+    let best = measure(&mut modes);
+    let time = |name: &str| {
+        let found = best.iter().find(|(mode, _)| *mode == name);
+        found.map_or(f64::NAN, |(_, time)| *time)
+    };
+    let ratios = [
+        (
+            "sse framing / memcpy",
+            "sse framing",
+            "memcpy of the events",
+            4.0,
+        ),
+        (
+            "events with usage / serde_json typed",
+            "events with usage, observer",
+            "events with usage, serde_json typed",
+            1.0,
+        ),
+        (
+            "events without usage / serde_json typed",
+            "events, observer",
+            "events, serde_json typed",
+            0.25,
+        ),
+        (
+            "padded events without usage / serde_json typed",
+            "padded events, observer",
+            "padded events, serde_json typed",
+            0.25,
+        ),
+        (
+            "events without usage / serde_json Value",
+            "events, observer",
+            "events, serde_json Value",
+            1.0 / 3.0,
+        ),
+        (
+            "132 kB request / serde_json typed",
+            "132 kB request, observer",
+            "132 kB request, serde_json typed",
+            1.0,
+        ),
+        (
+            "1 MiB request / serde_json typed",
+            "1 MiB request, observer",
+            "1 MiB request, serde_json typed",
+            1.0,
+        ),
+        (
+            "8 x the request / the request, per byte x 8",
+            "1 MiB request, observer",
+            "132 kB request, observer",
+            8.8,
+        ),
+    ];
+    let rows: Vec<serde_json::Value> = ratios
+        .iter()
+        .map(|(name, over, under, goal)| {
+            let ratio = time(over) / time(under);
+            serde_json::json!({"name": name, "ratio": ratio, "goal": goal, "met": ratio <= *goal})
+        })
+        .collect();
+    if json {
+        let times: serde_json::Map<String, serde_json::Value> = best
+            .iter()
+            .map(|(name, time)| ((*name).to_owned(), (*time).into()))
+            .collect();
+        println!(
+            "{}",
+            serde_json::json!({"ratios": rows, "ns": times, "rounds": ROUNDS})
+        );
+        return;
+    }
+    for (name, time) in &best {
+        println!("{name:<45} {time:>12.1} ns");
+    }
+    for row in rows {
+        println!(
+            "{:<50} {:>6.2}  goal {:.2}",
+            row["name"].as_str().unwrap_or_default(),
+            row["ratio"].as_f64().unwrap_or(f64::NAN),
+            row["goal"].as_f64().unwrap_or(f64::NAN)
+        );
+    }
+}
+
+/// The time of a unit of each mode, in nanoseconds.
+fn measure<'a>(modes: &mut [Mode<'a>]) -> Vec<(&'static str, f64)> {
+    let mut best = vec![f64::INFINITY; modes.len()];
+    for _ in 0..ROUNDS {
+        for (mode, best) in modes.iter_mut().zip(&mut best) {
+            let mut times: Vec<f64> = (0..REPETITIONS)
+                .map(|_| {
+                    let begun = Instant::now();
+                    black_box((mode.work)());
+                    begun.elapsed().as_nanos() as f64 / mode.units as f64
+                })
+                .collect();
+            times.sort_by(f64::total_cmp);
+            *best = best.min(times[REPETITIONS / 2]);
+        }
+    }
+    modes.iter().map(|mode| mode.name).zip(best).collect()
+}
+
+fn payload(event: &str) -> &str {
+    event.strip_prefix("data: ").unwrap_or_default().trim_end()
+}
+
+fn typed(events: &[String]) -> u64 {
+    let mut sum = 0;
+    for event in events {
+        let Ok(completion) = serde_json::from_str::<Completion<'_>>(payload(event)) else {
+            continue;
+        };
+        sum += completion.model.map_or(0, str::len) as u64;
+        for choice in &completion.choices {
+            sum += choice.index + choice.finish_reason.map_or(0, str::len) as u64;
+            sum += choice.delta.content.as_ref().map_or(0, |text| text.len()) as u64;
+        }
+        if let Some(usage) = completion.usage {
+            sum += usage.prompt_tokens + usage.completion_tokens;
+        }
+    }
+    sum
+}
+
+fn skip(body: &str) -> u64 {
+    serde_json::from_str::<Request<'_>>(body).map_or(0, |request| {
+        let serde::de::IgnoredAny = request.messages;
+        request.model.len() as u64
+            + u64::from(request.stream == Some(true))
+            + request.temperature.map_or(0, |value| value as u64)
+    })
+}
+
+/// A request with one long conversation.
+fn request(bytes: usize) -> String {
+    let text =
+        "The quick brown fox jumps over the lazy dog, \\\"again\\\" and again.\\n".repeat(30);
+    let message = format!(r#"{{"role":"user","content":"{text}"}}"#);
+    let messages = vec![message.as_str(); bytes / message.len()].join(",");
+    let body =
+        format!(r#"{{"model":"gpt-4o","temperature":0.5,"stream":true,"messages":[{messages}]}}"#);
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nAccept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 1.99.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 1.99.0\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\nX-Stainless-Runtime-Version: 3.11.7\r\nAuthorization: Bearer sk-0123456789012345678901234567890123456789\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Hands bytes to a connection as the agent does.
+struct Feed {
+    connection: Connection,
+    positions: [u64; 2],
+    ended: u64,
+}
+
+impl Feed {
+    fn new() -> Self {
+        Self {
+            connection: Connection::new(Options::default()),
+            positions: [0; 2],
+            ended: 0,
+        }
+    }
+
+    fn pass(&mut self, direction: Direction, bytes: &[u8]) {
+        let side = usize::from(direction == Direction::Received);
+        let (offset, opposite) = (self.positions[side], self.positions[1 - side]);
+        self.positions[side] += bytes.len() as u64;
+        let ended = &mut self.ended;
+        let mut report = |event| {
+            if let CallEvent::Ended { record, .. } = event {
+                *ended += record.completion_tokens.unwrap_or(1);
+            }
+        };
+        self.connection
+            .expect(direction.opposite(), opposite, Timestamp(1), &mut report);
+        let chunk = Chunk {
+            direction,
+            offset,
+            at: Timestamp(1),
+            origin: Origin(1),
+            bytes,
+        };
+        self.connection.data(chunk, &mut report);
+    }
+}
+
+/// A stream, one chunk of HTTP's an event, as servers send it.
+fn stream(events: &[String], end: &str) -> u64 {
+    let mut feed = Feed::new();
+    feed.pass(Direction::Sent, b"POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nContent-Length: 32\r\n\r\n{\"model\":\"gpt-4o\",\"stream\":true}");
+    feed.pass(
+        Direction::Received,
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
+    let mut framed = Vec::with_capacity(1024);
+    for event in events.iter().map(String::as_str).chain([end]) {
+        use std::io::Write as _;
+        framed.clear();
+        let _ = write!(framed, "{:x}\r\n{event}\r\n", event.len());
+        feed.pass(Direction::Received, &framed);
+    }
+    feed.pass(Direction::Received, b"0\r\n\r\n");
+    feed.ended
+}
+
+fn asked(request: &str, piece: usize) -> u64 {
+    let mut feed = Feed::new();
+    for piece in request.as_bytes().chunks(piece) {
+        feed.pass(Direction::Sent, piece);
+    }
+    feed.positions[0]
+}
