@@ -109,6 +109,9 @@ fn main() {
     let body = |request: &str| request[request.find("{\"model\"").unwrap_or(0)..].to_owned();
     let (small_body, large_body) = (body(&small), body(&large));
 
+    let [events_framed, padded_framed, with_usage_framed] =
+        [&events, &padded, &with_usage].map(|events| framed(events, end));
+
     let mut modes = vec![
         Mode {
             name: "memcpy of the events",
@@ -157,7 +160,7 @@ fn main() {
         Mode {
             name: "events, observer",
             units: EVENTS,
-            work: Box::new(|| stream(&events, end)),
+            work: Box::new(|| stream(&events_framed)),
         },
         Mode {
             name: "padded events, serde_json typed",
@@ -167,7 +170,7 @@ fn main() {
         Mode {
             name: "padded events, observer",
             units: EVENTS,
-            work: Box::new(|| stream(&padded, end)),
+            work: Box::new(|| stream(&padded_framed)),
         },
         Mode {
             name: "events with usage, serde_json typed",
@@ -177,7 +180,7 @@ fn main() {
         Mode {
             name: "events with usage, observer",
             units: EVENTS,
-            work: Box::new(|| stream(&with_usage, end)),
+            work: Box::new(|| stream(&with_usage_framed)),
         },
         Mode {
             name: "132 kB request, serde_json typed",
@@ -400,22 +403,28 @@ impl Feed {
 }
 
 /// A stream, one chunk of HTTP's an event, as servers send it.
-fn stream(events: &[String], end: &str) -> u64 {
+fn stream(framed: &[Vec<u8>]) -> u64 {
     let mut feed = Feed::new();
     feed.pass(Direction::Sent, b"POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nContent-Length: 32\r\n\r\n{\"model\":\"gpt-4o\",\"stream\":true}");
     feed.pass(
         Direction::Received,
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
     );
-    let mut framed = Vec::with_capacity(1024);
-    for event in events.iter().map(String::as_str).chain([end]) {
-        use std::io::Write as _;
-        framed.clear();
-        let _ = write!(framed, "{:x}\r\n{event}\r\n", event.len());
-        feed.pass(Direction::Received, &framed);
+    for event in framed {
+        feed.pass(Direction::Received, event);
     }
     feed.pass(Direction::Received, b"0\r\n\r\n");
     feed.ended
+}
+
+/// Events and their end as chunks of HTTP.
+fn framed(events: &[String], end: &str) -> Vec<Vec<u8>> {
+    events
+        .iter()
+        .map(String::as_str)
+        .chain([end])
+        .map(|event| format!("{:x}\r\n{event}\r\n", event.len()).into_bytes())
+        .collect()
 }
 
 fn asked(request: &str, piece: usize) -> u64 {

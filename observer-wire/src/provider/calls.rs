@@ -14,7 +14,7 @@ use super::{
 use crate::{
     body::{
         encoding::Decoder,
-        json::{Limits, Parser, Select, Status},
+        json::{Limits, Parser, Select, Status, Taken, Template},
         sse,
     },
     call::{Incomplete, LlmCall},
@@ -106,7 +106,7 @@ enum Body {
         parser: Parser,
         raw: Vec<u8>,
     },
-    Events(sse::Parser),
+    Events(sse::Parser, Templates),
     /// Of a redirection, or none at all.
     Other,
 }
@@ -367,7 +367,7 @@ impl Active {
         } else if content_type.starts_with("text/event-stream") {
             self.builder.stream(true);
             self.streamed = true;
-            Body::Events(sse::Parser::default())
+            Body::Events(sse::Parser::default(), Templates::default())
         } else if self.stream_path {
             self.streamed = true;
             Body::Elements(Parser::elements(&selection.event, bounds))
@@ -401,7 +401,9 @@ impl Active {
         let decoded = response.decoder.push(bytes, &mut |bytes| match body {
             Body::Document(parser) => parser.push(bytes, &mut |_| ()),
             Body::Elements(parser) => parser.push(bytes, &mut |element| reader.element(&element)),
-            Body::Events(parser) => parser.push(bytes, &mut |event| reader.event(event)),
+            Body::Events(parser, templates) => {
+                parser.push(bytes, &mut |event| reader.event(event, templates));
+            }
             Body::Error { parser, raw } => {
                 let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -425,7 +427,7 @@ impl Active {
             Body::Document(parser) | Body::Elements(parser) | Body::Error { parser, .. } => {
                 parser.gap()
             }
-            Body::Events(parser) => parser.gap(),
+            Body::Events(parser, _) => parser.gap(),
             Body::Other => {}
         }
     }
@@ -522,8 +524,8 @@ impl Active {
                 self.unparsable |= status == Status::Broken;
                 None
             }
-            Body::Events(parser) => {
-                parser.finish(&mut |event| reader.event(event));
+            Body::Events(parser, templates) => {
+                parser.finish(&mut |event| reader.event(event, templates));
                 self.lost |= parser.dropped() > 0;
                 None
             }
@@ -557,7 +559,7 @@ impl Active {
         let response = match self.response.as_ref().map(|response| &response.body) {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
             Some(Body::Error { parser, raw }) => parser.memory() + raw.capacity(),
-            Some(Body::Events(parser)) => parser.memory(),
+            Some(Body::Events(parser, templates)) => parser.memory() + templates.memory(),
             Some(Body::Other) | None => 0,
         };
         size_of::<Self>() + self.builder.memory() + request + decoder + response
@@ -577,6 +579,59 @@ impl Document {
     }
 }
 
+/// The last events of a stream that had to be read: most that follow are like one of them.
+#[derive(Debug, Default)]
+struct Templates {
+    /// With the names of the events.
+    known: Vec<(Vec<u8>, Template)>,
+    /// The one that was used last, if nothing else came since.
+    last: Option<usize>,
+    /// The one that goes next.
+    oldest: usize,
+}
+
+impl Templates {
+    /// Kinds of events that take turns: choices of an answer, text and its padding.
+    const KINDS: usize = 4;
+
+    /// What is kept of an event that is like one before, and whether what was kept of the last event is
+    /// the very same.
+    fn take(&mut self, name: &[u8], data: &[u8]) -> Option<(&Value, bool)> {
+        let newest = self.last.unwrap_or(0);
+        let count = self.known.len();
+        let (index, taken) = (0..count).find_map(|step| {
+            let index = (newest + step) % count;
+            let (known, template) = &mut self.known[index];
+            if known != name {
+                return None;
+            }
+            Some((index, template.take(data)?))
+        })?;
+        let same = taken == Taken::Same && self.last == Some(index);
+        self.last = Some(index);
+        Some((self.known[index].1.document(), same))
+    }
+
+    fn add(&mut self, name: &[u8], template: Template) {
+        let entry = (name.to_vec(), template);
+        if self.known.len() < Self::KINDS {
+            self.last = Some(self.known.len());
+            self.known.push(entry);
+        } else {
+            self.last = Some(self.oldest);
+            self.known[self.oldest] = entry;
+            self.oldest = (self.oldest + 1) % Self::KINDS;
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.known
+            .iter()
+            .map(|(name, template)| name.capacity() + template.memory())
+            .sum()
+    }
+}
+
 /// Hands the parts of a streamed answer to the format.
 struct Reader<'a> {
     provider: &'static dyn Provider,
@@ -588,25 +643,41 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn event(&mut self, event: sse::Event<'_>) {
+    fn event(&mut self, event: sse::Event<'_>, templates: &mut Templates) {
         let name = std::str::from_utf8(event.name).unwrap_or_default();
         let data = event.data.trim_ascii_start();
         if !data.starts_with(b"{") {
+            templates.last = None;
             self.provider
                 .event(name, &StreamEvent::Text(data), self.builder);
             return;
         }
-        let mut parser = Parser::new(
+        // With content nearly every event is another document.
+        if !self.options.capture_content
+            && let Some((document, same)) = templates.take(event.name, data)
+        {
+            if !(same && self.provider.is_idempotent()) {
+                self.provider
+                    .event(name, &StreamEvent::Json(document), self.builder);
+            }
+            return;
+        }
+        let (document, status, template) = Parser::whole(
             &self.selection.event,
             limits(self.options, self.options.output_preview_chars, ERROR_CHARS),
+            data,
         );
-        parser.push(data, &mut |_| ());
-        let (document, status) = parser.finish(&mut |_| ());
         *self.unparsable |= status != Status::Complete;
+        templates.last = None;
         if let Some(document) = document {
             *self.fits |= self.provider.is_response(&document);
             self.provider
                 .event(name, &StreamEvent::Json(&document), self.builder);
+        }
+        if let Some(template) = template
+            && !self.options.capture_content
+        {
+            templates.add(event.name, template);
         }
     }
 

@@ -163,6 +163,11 @@ impl Provider for Gemini {
         self.chunk(document, call);
     }
 
+    /// Tool calls are not numbered: each event has its own.
+    fn is_idempotent(&self) -> bool {
+        false
+    }
+
     fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
         if let Event::Json(document) = data {
             self.chunk(document, call);

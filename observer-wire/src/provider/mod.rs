@@ -46,6 +46,11 @@ trait Provider: Sync {
     /// Reads one event of a streamed response: an event of SSE, or an element of an array. `data` is
     /// not always JSON.
     fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder);
+
+    /// Whether an event that comes twice, one behind the other, says nothing new the second time.
+    fn is_idempotent(&self) -> bool {
+        true
+    }
 }
 
 /// The data of an event.

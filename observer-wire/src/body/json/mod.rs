@@ -5,14 +5,21 @@
 
 mod frame;
 mod select;
+mod template;
 
 use std::fmt;
 
 use memchr::memchr2;
 use serde_json::{Number, Value};
 
-use self::frame::{Frame, Members, weight};
-pub use self::select::{Keep, Limits, Select};
+use self::{
+    frame::{Frame, Members, weight},
+    template::{Kind, Slot, Step},
+};
+pub use self::{
+    select::{Keep, Limits, Select},
+    template::{Taken, Template},
+};
 
 /// Deepest nesting that is followed; deeper documents are malformed.
 const DEPTH: usize = 128;
@@ -42,6 +49,12 @@ pub struct Parser {
     floor: usize,
     truncated: bool,
     document: Option<Value>,
+    /// Where the byte that is being read is in the document; only while `slots` are collected.
+    position: usize,
+    /// Where the string or number began that is being read.
+    began: usize,
+    /// What may vary in documents that are otherwise the same, if anybody asked.
+    slots: Option<Vec<Slot>>,
 }
 
 /// What a document has come to.
@@ -124,7 +137,33 @@ impl Parser {
             floor: 0,
             truncated: false,
             document: None,
+            position: 0,
+            began: 0,
+            slots: None,
         }
+    }
+
+    /// Reads a document that is there as a whole. Also gives a template for documents that differ little,
+    /// if it is complete.
+    pub fn whole(
+        select: &'static Select,
+        limits: Limits,
+        bytes: &[u8],
+    ) -> (Option<Value>, Status, Option<Template>) {
+        let mut parser = Self {
+            slots: Some(Vec::new()),
+            ..Self::new(select, limits)
+        };
+        parser.push(bytes, &mut |_| ());
+        let slots = parser.slots.take().unwrap_or_default();
+        let (document, status) = parser.finish(&mut |_| ());
+        let template = match &document {
+            Some(document) if status == Status::Complete && !parser.truncated => {
+                Template::new(bytes, slots, document.clone())
+            }
+            _ => None,
+        };
+        (document, status, template)
     }
 
     /// Reads a top-level array whose elements are handed over as they complete, `select` of each. A
@@ -138,7 +177,9 @@ impl Parser {
 
     /// Takes the next bytes; `sink` gets each element, or nothing where one document is read.
     pub fn push(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(Value)) {
+        let all = bytes.len();
         while let Some((&byte, rest)) = bytes.split_first() {
+            self.position = all - bytes.len();
             match self.state {
                 State::Broken | State::Done => return,
                 State::Text { escape, take } => {
@@ -146,6 +187,11 @@ impl Parser {
                         self.string(bytes, escape, take, |escape| State::Text { escape, take });
                     bytes = &bytes[used..];
                     if self.state == State::After {
+                        match take {
+                            Take::Mark if self.chars > 0 => self.slot(Kind::Filled, used - 1),
+                            Take::Nothing => self.slot(Kind::Text, used - 1),
+                            Take::Mark | Take::Text => {}
+                        }
                         let value = match take {
                             Take::Mark => Some(Value::Bool(self.chars > 0)),
                             Take::Nothing => None,
@@ -177,6 +223,7 @@ impl Parser {
                 }
                 State::Scalar { keep } => {
                     if matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r') {
+                        self.number_slot(keep);
                         self.scalar_end(keep, sink);
                         // The byte itself comes next.
                         continue;
@@ -361,6 +408,7 @@ impl Parser {
             }
             b'"' => {
                 self.chars = 0;
+                self.began = self.position + 1;
                 let take = match select {
                     Some(select) if select.takes_scalars() => Take::Text,
                     Some(select) if select.is_mark() => Take::Mark,
@@ -373,6 +421,7 @@ impl Parser {
             }
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
                 self.text.push(byte);
+                self.began = self.position;
                 self.state = State::Scalar {
                     keep: select.is_some_and(Select::takes_scalars),
                 };
@@ -526,6 +575,42 @@ impl Parser {
         self.text.clear();
         self.text.shrink_to(SPARE_BYTES);
         text
+    }
+
+    /// Notes that a value may vary which ends `length` bytes from here.
+    fn slot(&mut self, kind: Kind, length: usize) {
+        if let Some(slots) = &mut self.slots {
+            slots.push(Slot {
+                start: self.began,
+                end: self.position + length,
+                kind,
+            });
+        }
+    }
+
+    /// Notes that the number may vary which ends here, if it is a whole one.
+    fn number_slot(&mut self, keep: bool) {
+        if self.slots.is_none() || !self.text.iter().all(u8::is_ascii_digit) {
+            return;
+        }
+        let kind = if keep {
+            let path = self.stack.iter().map(|frame| match frame {
+                Frame::Array {
+                    keep: Keep::All,
+                    items,
+                    ..
+                } => Some(Step::Index(items.len())),
+                Frame::Array { .. } => None,
+                Frame::Object { key, .. } => key.clone().map(Step::Key),
+            });
+            path.collect::<Option<Vec<Step>>>()
+                .map(|path| Kind::Kept(path, self.text.clone()))
+        } else {
+            Some(Kind::Number)
+        };
+        if let Some(kind) = kind {
+            self.slot(kind, 0);
+        }
     }
 
     /// Passes over a value; returns how many bytes it took, and at its end its mark.
