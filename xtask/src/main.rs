@@ -32,6 +32,12 @@ enum Task {
         /// Passed to the end-to-end tests' runner, such as part of a test's name
         filter: Vec<String>,
     },
+    /// Measure the agent and its peers in one run (as root); see bench/README.md
+    Bench {
+        /// Passed to observer-bench: --quick, --only NAME
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Check formatting, lints and documentation
     Lint,
     /// Fuzz every parser for a time (needs a nightly toolchain)
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
         Task::Build => build(),
         Task::Demo => demo::run(),
         Task::Test { filter } => test::run(&filter),
+        Task::Bench { options } => bench(&options),
         Task::Lint => test::lint(),
         Task::Fuzz { seconds } => test::fuzz(seconds),
     };
@@ -65,6 +72,17 @@ fn build() -> anyhow::Result<()> {
     run::cargo(["build", "--release"])?;
     println!("built {}", run::target().join("release/observer").display());
     Ok(())
+}
+
+/// Builds what is measured and what measures, and runs it.
+fn bench(options: &[String]) -> anyhow::Result<()> {
+    toolchain::setup()?;
+    run::cargo(["build", "--release"])?;
+    let mut programs = run::cargo_command(["build", "--release", "--bins"]);
+    run::command(programs.args(["--package", "observer-bench", "--package", "observer-e2e"]))?;
+    run::command(
+        std::process::Command::new(run::target().join("release/observer-bench")).args(options),
+    )
 }
 
 /// The folder of the workspace.

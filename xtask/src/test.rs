@@ -13,6 +13,7 @@ use crate::{
 /// The crates that are built for this machine; the BPF programs are built by observer's build.rs.
 const CRATES: &[&str] = &[
     "observer",
+    "observer-bench",
     "observer-common",
     "observer-wire",
     "observer-e2e",

@@ -12,10 +12,10 @@ use std::{
 use aya_obj::generated::bpf_insn;
 use zerocopy::{Immutable, IntoBytes};
 
-/// `BPF_TRACE_UPROBE_MULTI`
-pub(super) const UPROBE_MULTI: u32 = 48;
-/// `BPF_TRACE_UPROBE_SESSION`
-pub(super) const UPROBE_SESSION: u32 = 57;
+/// `BPF_TRACE_UPROBE_MULTI` (`bpf_attach_type`)
+pub const UPROBE_MULTI: u32 = 48;
+/// `BPF_TRACE_UPROBE_SESSION` (`bpf_attach_type`)
+pub const UPROBE_SESSION: u32 = 57;
 
 /// `bpf_cmd`
 const BPF_PROG_LOAD: u32 = 5;
@@ -122,36 +122,38 @@ struct PerfEventAttr {
 
 /// Where a link of many probes goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Multi<'a> {
+pub struct Multi<'a> {
     /// [`UPROBE_MULTI`] or [`UPROBE_SESSION`], as the program was loaded.
-    pub(super) attach_type: u32,
+    pub attach_type: u32,
     /// The file.
-    pub(super) path: &'a CStr,
+    pub path: &'a CStr,
     /// Offsets in the file.
-    pub(super) offsets: &'a [u64],
+    pub offsets: &'a [u64],
     /// A cookie for each offset.
-    pub(super) cookies: &'a [u64],
+    pub cookies: &'a [u64],
     /// Whether the program runs at the return.
-    pub(super) at_return: bool,
+    pub at_return: bool,
     /// Only this process; 0 is every process.
-    pub(super) pid: i32,
+    pub pid: i32,
 }
 
 /// A program to be loaded.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Program<'a> {
+pub struct Program<'a> {
     /// For people; the kernel keeps 15 bytes.
-    pub(super) name: &'a str,
+    pub name: &'a str,
     /// Relocated.
-    pub(super) instructions: &'a [bpf_insn],
-    pub(super) license: &'a CStr,
+    pub instructions: &'a [bpf_insn],
+    /// Decides which helpers may be called.
+    pub license: &'a CStr,
     /// Types of the functions: callbacks are not accepted without.
-    pub(super) btf: Option<BorrowedFd<'a>>,
+    pub btf: Option<BorrowedFd<'a>>,
     /// `struct bpf_func_info` of each function, and the size of one.
-    pub(super) functions: &'a [u8],
-    pub(super) function_size: usize,
+    pub functions: &'a [u8],
+    /// Bytes of one entry of `functions`.
+    pub function_size: usize,
     /// [`UPROBE_MULTI`], [`UPROBE_SESSION`], or 0 for perf events.
-    pub(super) attach_type: u32,
+    pub attach_type: u32,
 }
 
 /// Loads type information.
@@ -159,7 +161,7 @@ pub(super) struct Program<'a> {
 /// # Errors
 ///
 /// As bpf(2).
-pub(super) fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
+pub fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
     let attr = BtfLoad {
         btf: btf.as_ptr().addr() as u64,
         btf_log_buf: 0,
@@ -177,7 +179,7 @@ pub(super) fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
 /// # Errors
 ///
 /// As bpf(2); where the verifier refused the program, with the reason from its log.
-pub(super) fn load(program: &Program<'_>) -> io::Result<OwnedFd> {
+pub fn load(program: &Program<'_>) -> io::Result<OwnedFd> {
     let mut attr = ProgLoad {
         prog_type: KPROBE,
         insn_cnt: u32::try_from(program.instructions.len()).map_err(io::Error::other)?,
@@ -229,12 +231,23 @@ pub(super) fn load(program: &Program<'_>) -> io::Result<OwnedFd> {
     }
 }
 
+/// A program that does nothing: `r0 = 0; exit` (instruction-set.rst).
+pub fn nothing() -> [bpf_insn; 2] {
+    [0xb7, 0x95].map(|code| bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    })
+}
+
 /// Attaches a program to many places of a file at once (Linux 6.6).
 ///
 /// # Errors
 ///
 /// As bpf(2).
-pub(super) fn link_multi(program: BorrowedFd<'_>, to: &Multi<'_>) -> io::Result<OwnedFd> {
+pub fn link_multi(program: BorrowedFd<'_>, to: &Multi<'_>) -> io::Result<OwnedFd> {
     if to.offsets.len() != to.cookies.len() {
         return Err(io::Error::other("offsets and cookies differ in number"));
     }
@@ -261,7 +274,7 @@ pub(super) fn link_multi(program: BorrowedFd<'_>, to: &Multi<'_>) -> io::Result<
 /// # Errors
 ///
 /// As bpf(2).
-pub(super) fn link_perf(
+pub fn link_perf(
     program: BorrowedFd<'_>,
     event: BorrowedFd<'_>,
     cookie: u64,
@@ -283,7 +296,7 @@ pub(super) fn link_perf(
 /// # Errors
 ///
 /// As perf_event_open(2).
-pub(super) fn perf_uprobe(
+pub fn perf_uprobe(
     pmu: u32,
     config: u64,
     path: &CStr,
@@ -305,7 +318,7 @@ pub(super) fn perf_uprobe(
 /// # Errors
 ///
 /// As perf_event_open(2).
-pub(super) fn perf_tracepoint(id: u64, pid: i32) -> io::Result<OwnedFd> {
+pub fn perf_tracepoint(id: u64, pid: i32) -> io::Result<OwnedFd> {
     let attr = PerfEventAttr {
         r#type: TRACEPOINT,
         config: id,

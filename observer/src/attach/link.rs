@@ -25,7 +25,7 @@ use aya::{
     Ebpf,
     maps::{Map, MapData},
 };
-use aya_obj::{Object, generated::bpf_insn};
+use aya_obj::Object;
 use rustix::io::Errno;
 use tracing::{debug, info};
 
@@ -334,11 +334,7 @@ fn available(rung: Rung) -> Result<bool, String> {
 }
 
 fn multi_available(attach_type: u32, since: &str) -> Result<bool, String> {
-    let program = [
-        // r0 = 0; exit (instruction-set.rst)
-        instruction(0xb7),
-        instruction(0x95),
-    ];
+    let program = bpf::nothing();
     let program = bpf::load(&bpf::Program {
         name: "observer_try",
         instructions: &program,
@@ -377,16 +373,6 @@ fn multi_available(attach_type: u32, since: &str) -> Result<bool, String> {
         }
         Some(libc::EPERM | libc::EACCES) => Err("CAP_PERFMON is missing".to_owned()),
         _ => Err(too_old()),
-    }
-}
-
-fn instruction(code: u8) -> bpf_insn {
-    bpf_insn {
-        code,
-        _bitfield_align_1: [],
-        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
-        off: 0,
-        imm: 0,
     }
 }
 

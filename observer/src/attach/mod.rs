@@ -9,7 +9,7 @@
     unsafe_code,
     reason = "bpf(2) and perf_event_open(2) have no safe interface"
 )]
-mod bpf;
+pub mod bpf;
 pub mod elf;
 pub mod link;
 pub mod processes;

@@ -1,0 +1,433 @@
+//! Experiments with the load generator: OpenSSL without a network.
+
+use std::{
+    ffi::CString,
+    fs::File,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use observer::attach::{
+    self,
+    bpf::{self, Multi},
+    tls::LIBRARIES,
+};
+use serde_json::Value;
+
+use crate::{
+    Effort,
+    process::{Agent, Bpftrace, Dialogue, OTHERS, TARGET, pinned, program, rss_kib},
+    report::{Report, Times},
+};
+
+/// The library that is driven.
+const LIBSSL: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
+
+/// The ring buffer's usual size, in KiB.
+const RING_KIB: u64 = 16 * 1024;
+
+fn generator(cpu: u32, options: &[&str]) -> anyhow::Result<Dialogue> {
+    let mut command = pinned(cpu, program("observer-tls-load")?);
+    command.arg("--wait-for-stdin").args(options);
+    Dialogue::start(command)
+}
+
+/// What stands while a round is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Nothing,
+    /// Empty programs at the functions' entries, as tools have them that attach by symbol.
+    EmptyAtSymbols,
+    /// Empty programs at the places that observer chooses.
+    EmptyAtSites,
+    Observer,
+    BpftraceEmpty,
+    BpftraceCapture,
+}
+
+const MODES: [Mode; 6] = [
+    Mode::Nothing,
+    Mode::EmptyAtSymbols,
+    Mode::EmptyAtSites,
+    Mode::Observer,
+    Mode::BpftraceEmpty,
+    Mode::BpftraceCapture,
+];
+
+/// What is held while a mode stands.
+#[expect(dead_code, reason = "held until it is dropped")]
+enum Standing {
+    Agent(Agent),
+    Bpftrace(Bpftrace),
+    Links(Vec<OwnedFd>),
+}
+
+/// `SSL_write_ex` and `SSL_read_ex` of one event.
+pub(crate) fn pair(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow::Result<()> {
+    for (bytes, to_symbols, to_sites) in [(256, 0.35, 1.3), (16_384, 0.5, 1.3)] {
+        let seconds = effort.seconds.to_string();
+        let rounds = effort.rounds * MODES.len();
+        let mut target = generator(
+            TARGET,
+            &[
+                "--bytes",
+                &bytes.to_string(),
+                "--seconds",
+                &seconds,
+                "--rounds",
+                &rounds.to_string(),
+            ],
+        )?;
+        let mut absent = Vec::new();
+        target.expect("round")?;
+        for _ in 0..effort.rounds {
+            for mode in MODES {
+                let standing = match stand(mode, target.pid(), folder) {
+                    Ok(standing) => standing,
+                    Err(error) => {
+                        absent.push((mode, format!("{error:#}")));
+                        None
+                    }
+                };
+                target.go_on()?;
+                // `round`, or `done` after the last.
+                target.line()?;
+                drop(standing);
+            }
+        }
+        target.go_on()?;
+        let result = target.json()?;
+        let times = |mode: Mode| {
+            let place = MODES.iter().position(|other| *other == mode).unwrap_or(0);
+            let all = result["rounds"].as_array().cloned().unwrap_or_default();
+            let times = all.iter().skip(place).step_by(MODES.len());
+            Times(
+                times
+                    .filter_map(|round| round["ns_per_pair_median"].as_f64())
+                    .collect(),
+            )
+        };
+        for mode in MODES {
+            match absent.iter().find(|(other, _)| *other == mode) {
+                Some((_, why)) => report.absent(&format!("{bytes} B pair, {mode:?}"), why),
+                None => report.figure(
+                    &format!("{bytes} B pair, {mode:?}"),
+                    times(mode).best(),
+                    "ns",
+                    None,
+                ),
+            }
+        }
+        let name = |under: &str| format!("{bytes} B pair: full capture / {under}");
+        let ours = times(Mode::Observer);
+        report.ratio(
+            &name("empty probes at the symbols"),
+            &ours,
+            &times(Mode::EmptyAtSymbols),
+            Some(to_symbols),
+        );
+        report.ratio(
+            &name("empty probes at the same sites"),
+            &ours,
+            &times(Mode::EmptyAtSites),
+            Some(to_sites),
+        );
+        for mode in [Mode::BpftraceEmpty, Mode::BpftraceCapture] {
+            if !absent.iter().any(|(other, _)| *other == mode) {
+                report.ratio(&name(&format!("{mode:?}")), &ours, &times(mode), None);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stand(mode: Mode, pid: u32, folder: &Path) -> anyhow::Result<Option<Standing>> {
+    let functions = |body: &str, at_return: &str| {
+        format!(
+            "uprobe:{LIBSSL}:SSL_write_ex /pid == {pid}/ {{ {body} }} uprobe:{LIBSSL}:SSL_read_ex /pid == {pid}/ {{ {at_return} }} uretprobe:{LIBSSL}:SSL_read_ex /pid == {pid}/ {{ {body} }}"
+        )
+    };
+    Ok(Some(match mode {
+        Mode::Nothing => return Ok(None),
+        Mode::EmptyAtSymbols => Standing::Links(symbols()?),
+        Mode::EmptyAtSites => Standing::Links(vec![sites()?]),
+        Mode::Observer => Standing::Agent(Agent::watch(
+            folder,
+            &["--pid", &pid.to_string(), "--all-hosts"],
+        )?),
+        Mode::BpftraceEmpty => Standing::Bpftrace(Bpftrace::start(&functions("", ""), folder)?),
+        Mode::BpftraceCapture => {
+            let script = format!(
+                "uprobe:{LIBSSL}:SSL_write_ex /pid == {pid}/ {{ printf(\"%r\\n\", buf(arg1, 200)); }} uprobe:{LIBSSL}:SSL_read_ex /pid == {pid}/ {{ @[tid] = arg1; }} uretprobe:{LIBSSL}:SSL_read_ex /pid == {pid}/ {{ printf(\"%r\\n\", buf(@[tid], 200)); }}"
+            );
+            Standing::Bpftrace(Bpftrace::start(&script, folder)?)
+        }
+    }))
+}
+
+/// The probe of a function that `observer check` plans.
+fn probes() -> anyhow::Result<Vec<attach::tls::Probe>> {
+    let library = LIBRARIES.first().context("no library")?;
+    attach::find(*library, &File::open(LIBSSL)?).map_err(anyhow::Error::msg)
+}
+
+fn empty(attach_type: u32) -> anyhow::Result<OwnedFd> {
+    Ok(bpf::load(&bpf::Program {
+        name: "empty",
+        instructions: &bpf::nothing(),
+        license: c"GPL",
+        btf: None,
+        functions: &[],
+        function_size: 0,
+        attach_type,
+    })?)
+}
+
+fn link(attach_type: u32, offsets: &[u64], at_return: bool) -> anyhow::Result<OwnedFd> {
+    let path = CString::new(LIBSSL)?;
+    Ok(bpf::link_multi(
+        empty(attach_type)?.as_fd(),
+        &Multi {
+            attach_type,
+            path: &path,
+            offsets,
+            cookies: &vec![0; offsets.len()],
+            at_return,
+            pid: 0,
+        },
+    )?)
+}
+
+/// Entries of `SSL_write_ex` and `SSL_read_ex`, and the return of the latter.
+fn symbols() -> anyhow::Result<Vec<OwnedFd>> {
+    let elf = attach::elf::Elf::read(&File::open(LIBSSL)?, |name| name.starts_with("SSL_"))?;
+    let offset = |name| {
+        let address = elf.function(name)?;
+        elf.file_offset(address)
+    };
+    let write = offset("SSL_write_ex").context("no SSL_write_ex")?;
+    let read = offset("SSL_read_ex").context("no SSL_read_ex")?;
+    Ok(vec![
+        link(bpf::UPROBE_MULTI, &[write, read], false)?,
+        link(bpf::UPROBE_MULTI, &[read], true)?,
+    ])
+}
+
+/// The places that observer probes, entry and return, as it does.
+fn sites() -> anyhow::Result<OwnedFd> {
+    let offsets: Vec<u64> = probes()?
+        .iter()
+        .filter(|probe| probe.functions.iter().any(|name| name.ends_with("_ex")))
+        .map(|probe| probe.offset)
+        .collect();
+    link(bpf::UPROBE_SESSION, &offsets, false)
+}
+
+/// CPU time of the agent for an event, and without any.
+pub(crate) fn agent(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow::Result<()> {
+    for (name, rate) in [("flat out", None), ("at 10,000 events/s", Some("10000"))] {
+        let seconds = (effort.seconds * 4.0).to_string();
+        let mut options = vec!["--seconds", seconds.as_str()];
+        options.extend(rate.iter().flat_map(|rate| ["--rate", rate]));
+        let mut target = generator(TARGET, &options)?;
+        target.expect("round")?;
+        // The server's end is no LLM's client and is left out after its first bytes.
+        let agent = Agent::watch(folder, &["--pid", &target.pid().to_string()])?;
+        let before = agent.cpu_s()?;
+        target.go_on()?;
+        target.expect("done")?;
+        thread::sleep(Duration::from_millis(50));
+        let spent = agent.cpu_s()? - before;
+        target.go_on()?;
+        target.json()?;
+        let said = agent.stop()?;
+        let records = said.number("records=").context("no count")?;
+        let wakeups = said.number("wakeups=").context("no count")?;
+        report.figure(
+            &format!("agent CPU, {name}, an event captured and parsed"),
+            spent * 1e6 / records as f64,
+            "us",
+            Some(1.0),
+        );
+        report.figure(
+            &format!("wakeups by programs, {name}, a second"),
+            wakeups as f64 / (effort.seconds * 4.0),
+            "/s",
+            None,
+        );
+    }
+    let target = generator(TARGET, &["--requests", "1"])?;
+    target.expect("round")?;
+    let agent = Agent::watch(folder, &["--pid", &target.pid().to_string()])?;
+    thread::sleep(Duration::from_secs(1));
+    let before = agent.cpu_s()?;
+    let seconds = if effort.rounds > 3 { 20 } else { 5 };
+    thread::sleep(Duration::from_secs(seconds));
+    let share = (agent.cpu_s()? - before) / seconds as f64;
+    report.figure(
+        "agent CPU, idle, share of a core",
+        share * 100.0,
+        "%",
+        Some(0.2),
+    );
+    Ok(())
+}
+
+/// Records that are lost with everything on, as fast as one CPU can produce them.
+pub(crate) fn loss(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow::Result<()> {
+    for bytes in [256, 16_384] {
+        let seconds = effort.seconds * 6.0;
+        let mut target = generator(
+            TARGET,
+            &[
+                "--bytes",
+                &bytes.to_string(),
+                "--seconds",
+                &seconds.to_string(),
+            ],
+        )?;
+        target.expect("round")?;
+        let agent = Agent::watch(folder, &["--pid", &target.pid().to_string(), "--all-hosts"])?;
+        target.go_on()?;
+        target.expect("done")?;
+        target.go_on()?;
+        let result = target.json()?;
+        let said = agent.stop()?;
+        let seconds = result["rounds"][0]["seconds"].as_f64().context("no time")?;
+        let number = |field: &str| result[field].as_f64().unwrap_or(0.0);
+        report.figure(
+            &format!("{bytes} B flat out: events"),
+            (number("writes") + number("reads")) / seconds / 1e6,
+            "M/s",
+            None,
+        );
+        report.figure(
+            &format!("{bytes} B flat out: plaintext"),
+            number("bytes") / seconds / 1e9,
+            "GB/s",
+            None,
+        );
+        let lost = said.number(", lost ").context("no summary")?;
+        report.figure(
+            &format!("{bytes} B flat out: lost"),
+            lost as f64,
+            "records",
+            Some(0.0),
+        );
+    }
+    Ok(())
+}
+
+/// A process that is not watched while another one is.
+pub(crate) fn uninvolved(
+    report: &mut Report,
+    effort: &Effort,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let seconds = effort.seconds.to_string();
+    let rounds = effort.rounds * 3;
+    let mut target = generator(
+        TARGET,
+        &["--seconds", &seconds, "--rounds", &rounds.to_string()],
+    )?;
+    let watched = generator(OTHERS, &["--requests", "1"])?;
+    target.expect("round")?;
+    watched.expect("round")?;
+    for _ in 0..effort.rounds {
+        for mode in 0..3 {
+            let agent = match mode {
+                0 => None,
+                1 => Some(Agent::watch(
+                    folder,
+                    &["--pid", &watched.pid().to_string()],
+                )?),
+                _ => Some(Agent::watch(folder, &["--all"])?),
+            };
+            target.go_on()?;
+            target.line()?;
+            drop(agent);
+        }
+    }
+    target.go_on()?;
+    let result = target.json()?;
+    let times = |mode: usize| {
+        let all = result["rounds"].as_array().cloned().unwrap_or_default();
+        Times(
+            all.iter()
+                .skip(mode)
+                .step_by(3)
+                .filter_map(|round| round["ns_per_pair_median"].as_f64())
+                .collect(),
+        )
+    };
+    report.ratio(
+        "a process that is not watched, another one is / no agent",
+        &times(1),
+        &times(0),
+        Some(1.02),
+    );
+    report.ratio(
+        "the same process watched by --all / no agent",
+        &times(2),
+        &times(0),
+        None,
+    );
+    Ok(())
+}
+
+/// What the agent holds.
+pub(crate) fn memory(report: &mut Report, folder: &Path) -> anyhow::Result<()> {
+    let held = |options: &[&str]| -> anyhow::Result<(u64, u64, Value)> {
+        let mut target = generator(TARGET, options)?;
+        target.expect("round")?;
+        let agent = Agent::watch(folder, &["--pid", &target.pid().to_string()])?;
+        thread::sleep(Duration::from_millis(300));
+        let before = rss_kib(agent.pid())?;
+        target.go_on()?;
+        target.expect("done")?;
+        thread::sleep(Duration::from_millis(500));
+        let after = rss_kib(agent.pid())?;
+        target.go_on()?;
+        Ok((before, after, target.json()?))
+    };
+    let (before, after, _) = held(&[
+        "--requests",
+        "10000",
+        "--connections",
+        "10000",
+        "--events",
+        "3",
+    ])?;
+    report.figure(
+        "RSS idle, with what is mapped of the programs",
+        before as f64 / 1024.0,
+        "MiB",
+        Some(40.0 + RING_KIB as f64 / 1024.0),
+    );
+    report.figure(
+        "RSS for 10,000 idle connections, ring included",
+        (after - before) as f64 / 1024.0,
+        "MiB",
+        Some(20.0 + RING_KIB as f64 / 1024.0),
+    );
+    let (before, after, _) = held(&[
+        "--requests",
+        "1000",
+        "--connections",
+        "1000",
+        "--request-bytes",
+        "1048576",
+        "--unfinished",
+    ])?;
+    let each = (after - before).saturating_sub(RING_KIB) as f64 / 1000.0;
+    report.figure(
+        "RSS for each of 1,000 requests of 1 MiB under way, without the ring",
+        each,
+        "KiB",
+        Some(64.0),
+    );
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Measures the agent and its peers in one run: modes take turns, for each the smallest median counts,
+//! and what is reported are ratios. Runs as root on two CPUs: what is watched on one, the rest on the
+//! other.
+
+#![forbid(unsafe_code)]
+
+mod load;
+mod process;
+mod python;
+mod report;
+mod system;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use report::Report;
+
+/// Measures observer and its peers
+#[derive(Parser)]
+struct Cli {
+    /// Fewer and shorter rounds
+    #[arg(long)]
+    quick: bool,
+    /// Only this experiment (can be repeated)
+    #[arg(long, value_enum)]
+    only: Vec<Experiment>,
+    /// Where the results go [default: bench/results.json beside the programs' folder]
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Experiment {
+    /// A write and a read of OpenSSL: what a hit costs
+    Pair,
+    /// What the agent costs for an event, and idle
+    Agent,
+    /// What is lost flat out
+    Loss,
+    /// How long attaching and detaching take
+    Attach,
+    /// What processes pay that are not watched
+    Uninvolved,
+    /// What the agent holds in memory
+    Memory,
+    /// A real client, against other tools
+    Python,
+    /// The parsers against serde_json
+    Wire,
+}
+
+/// How much is measured.
+struct Effort {
+    rounds: usize,
+    seconds: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let effort = if cli.quick {
+        Effort {
+            rounds: 3,
+            seconds: 0.2,
+        }
+    } else {
+        Effort {
+            rounds: 7,
+            seconds: 0.5,
+        }
+    };
+    let mut report = Report::default();
+    let folder = tempfile::tempdir()?;
+    for experiment in Experiment::value_variants() {
+        if !cli.only.is_empty() && !cli.only.contains(experiment) {
+            continue;
+        }
+        let result = match experiment {
+            Experiment::Pair => load::pair(&mut report, &effort, folder.path()),
+            Experiment::Agent => load::agent(&mut report, &effort, folder.path()),
+            Experiment::Loss => load::loss(&mut report, &effort, folder.path()),
+            Experiment::Attach => system::attach(&mut report, &effort, folder.path()),
+            Experiment::Uninvolved => load::uninvolved(&mut report, &effort, folder.path()),
+            Experiment::Memory => load::memory(&mut report, folder.path()),
+            Experiment::Python => python::run(&mut report, &effort, folder.path()),
+            Experiment::Wire => system::wire(&mut report),
+        };
+        // The others can still be measured.
+        if let Err(error) = result {
+            report.absent(
+                &format!("{experiment:?}").to_lowercase(),
+                &format!("{error:#}"),
+            );
+        }
+    }
+    let output = match cli.output {
+        Some(path) => path,
+        None => {
+            let folder = std::env::current_exe()?
+                .ancestors()
+                .nth(2)
+                .context("no target folder")?
+                .join("bench");
+            std::fs::create_dir_all(&folder)?;
+            folder.join("results.json")
+        }
+    };
+    report.write(&output)?;
+    println!("written to {}", output.display());
+    Ok(())
+}
