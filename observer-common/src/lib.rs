@@ -186,7 +186,7 @@ pub mod agent {
 
     /// [`STATE`]: it reads the ring buffer.
     pub const RUNNING: u32 = 0;
-    /// [`STATE`]: it will look into the ring buffer within a millisecond. It is woken where the buffer
+    /// [`STATE`]: it will look into the ring buffer within milliseconds. It is woken where the buffer
     /// would fill up until then.
     pub const DOZING: u32 = 1;
     /// [`STATE`]: it sleeps until it is woken.

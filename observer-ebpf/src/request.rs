@@ -1,10 +1,15 @@
 //! Whether plaintext begins like a request to an LLM: asked of connections that were found to be of
 //! no interest, so that one which turns to an LLM after all is taken up again. Nothing is copied out.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 
 /// Bytes of a request line that are looked at.
 const LINE: usize = 128;
+
+/// Bytes of the shortest request line that can be one: `POST`, a path and the version.
+const SHORTEST: u64 = 16;
 
 /// What the paths of LLM calls contain, eight bytes each: `/chat/completions`, `/completions`,
 /// `/messages`, `/responses`, `/embeddings`, `:generateContent`, `:streamGenerateContent`, `/converse`.
@@ -23,39 +28,77 @@ const fn mark(text: &[u8; 8]) -> u64 {
     u64::from_be_bytes(*text)
 }
 
+/// A request line that is being looked through.
+#[repr(C)]
+struct Line {
+    bytes: [u8; LINE],
+    /// The last eight bytes that were seen.
+    window: u64,
+    found: u64,
+}
+
 /// Whether `bytes` bytes at `address` begin with `POST` and a path of an LLM call.
 #[inline(never)]
 pub fn is_llm(address: u64, bytes: u64) -> bool {
-    let mut line = [0u8; LINE];
+    let mut line = Line {
+        bytes: [0; LINE],
+        window: 0,
+        found: 0,
+    };
     let length = if bytes < LINE as u64 {
         bytes
     } else {
         LINE as u64
     };
-    if length < 16 {
+    if length < SHORTEST {
         return false;
     }
     // SAFETY: `length` bytes fit; the helper checks the address.
     let read = unsafe {
         bpf_probe_read_user(
-            line.as_mut_ptr().cast(),
+            line.bytes.as_mut_ptr().cast(),
             length as u32,
-            address as *const core::ffi::c_void,
+            address as *const c_void,
         )
     };
-    if read < 0 || line[0] != b'P' || line[1] != b'O' || line[2] != b'S' || line[3] != b'T' {
+    if read < 0 || !matches!(line.bytes, [b'P', b'O', b'S', b'T', ..]) {
         return false;
     }
-    // The last eight bytes that were seen.
-    let mut window = 0u64;
-    for byte in line {
-        if byte == b'\r' || byte == b'?' {
-            return false;
-        }
-        window = window << 8 | u64::from(byte);
-        if MARKS.contains(&window) {
-            return true;
-        }
+    // SAFETY: the callback has the signature that bpf_loop asks for and `line` outlives it. A loop in
+    // the program would be walked through by the verifier, which takes longer than all the rest.
+    unsafe {
+        bpf_loop(
+            LINE as u32,
+            look as *mut c_void,
+            ptr::from_mut(&mut line).cast(),
+            0,
+        );
     }
-    false
+    line.found != 0
+}
+
+/// Looks at the byte of this index: the callback of `bpf_loop`, whose 0 means "go on".
+#[inline(never)]
+extern "C" fn look(index: u32, line: *mut Line) -> i64 {
+    if line.is_null() {
+        return 1;
+    }
+    // The compiler knows that the index is in bounds and would drop a check, the verifier does not know.
+    // SAFETY: `index` is a valid local.
+    let index = unsafe { ptr::read_volatile(&index) } as usize;
+    if index >= LINE {
+        return 1;
+    }
+    // SAFETY: `is_llm` passes a valid pointer; nobody else has it meanwhile.
+    let line = unsafe { &mut *line };
+    let byte = line.bytes[index];
+    if byte == b'\r' || byte == b'?' {
+        return 1;
+    }
+    line.window = line.window << 8 | u64::from(byte);
+    if MARKS.contains(&line.window) {
+        line.found = 1;
+        return 1;
+    }
+    0
 }

@@ -1,8 +1,8 @@
 //! When the ring buffer is looked into.
 //!
 //! A wakeup for each record costs the program that is watched several times as much as the record.
-//! So while records come, the agent looks by itself every millisecond and the programs wake it only
-//! if the buffer fills up before; when none come, it sleeps until the next one wakes it.
+//! So while records come, the agent looks by itself every millisecond or few, and the programs wake
+//! it only if the buffer fills up before; when none come, it sleeps until the next one wakes it.
 
 use std::{io, time::Duration};
 
@@ -14,8 +14,14 @@ use rustix::{
     io::Errno,
 };
 
-/// How long the agent dozes while records come.
+/// How long the agent dozes while many records come.
 const DOZE: Duration = Duration::from_millis(1);
+
+/// How long it dozes while few come: to look costs more than to read them.
+const LONG_DOZE: Duration = Duration::from_millis(5);
+
+/// Records that make a look worth while.
+const MANY: usize = 64;
 
 /// Looks in vain after which it goes to sleep.
 const VAIN: u32 = 3;
@@ -77,7 +83,7 @@ impl Waker {
         self.vain = if handled == 0 { self.vain + 1 } else { 0 };
         if self.vain < VAIN {
             self.tell(agent::DOZING)?;
-            return self.sleep(DOZE);
+            return self.sleep(if handled < MANY { LONG_DOZE } else { DOZE });
         }
         if self.told != agent::ASLEEP {
             self.tell(agent::ASLEEP)?;

@@ -184,13 +184,17 @@ impl Queue {
 fn write_all(exporter: &mut dyn Exporter, records: &mpsc::Receiver<Record>) -> io::Result<()> {
     let mut unflushed = false;
     loop {
-        let record = match records.recv_timeout(FLUSH_AFTER) {
+        let next = if unflushed {
+            records.recv_timeout(FLUSH_AFTER)
+        } else {
+            // Nothing to do until one comes: an idle agent sleeps.
+            records.recv().map_err(Into::into)
+        };
+        let record = match next {
             Ok(record) => record,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                if unflushed {
-                    exporter.flush()?;
-                    unflushed = false;
-                }
+                exporter.flush()?;
+                unflushed = false;
                 continue;
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return exporter.finish(),
