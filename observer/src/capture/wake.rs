@@ -21,7 +21,7 @@ const DOZE: Duration = Duration::from_millis(1);
 const LONG_DOZE: Duration = Duration::from_millis(5);
 
 /// Records that make a look worth while.
-const MANY: usize = 64;
+const MANY: usize = 256;
 
 /// Looks in vain after which it goes to sleep.
 const VAIN: u32 = 3;
