@@ -1,5 +1,7 @@
 //! The capture engine: by which interface, with which rights, what is copied and what is not.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
