@@ -193,8 +193,7 @@ pub mod agent {
     pub const ASLEEP: u32 = 2;
 }
 
-/// Names a connection: the key of the map `VERDICTS`, whose value is the generation of a connection
-/// that is of no interest.
+/// Names a connection: the key of the map `VERDICTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionKey {
@@ -202,6 +201,17 @@ pub struct ConnectionKey {
     pub ssl: u64,
     /// Process id in the initial PID namespace.
     pub tgid: u64,
+}
+
+/// The value of the map `VERDICTS`: a connection is of no interest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// As in [`DataRecord::generation`].
+    pub generation: u64,
+    /// Bytes that the process had written when the agent found so: what has been written since may be
+    /// a request that changes its mind.
+    pub sent: u64,
 }
 
 /// Causes of loss: indexes into the map `LOST`, two counters each: events, then bytes.

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use observer_common::{ConnectionKey, DataRecord, EXACT_BYTES, Loss, NESTED_CALLS, agent};
+use observer_common::{ConnectionKey, DataRecord, EXACT_BYTES, Loss, NESTED_CALLS, Verdict, agent};
 
 /// All records for user space. The agent sets the size when it loads the programs.
 #[map]
@@ -29,10 +29,10 @@ pub static CALLS: HashMap<u64, OpenCalls> =
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
     LruHashMap::with_max_entries(1 << 16, 0);
 
-/// Generations of connections that the agent has found to be of no interest. An entry is taken out
-/// when the connection's own entry has taken note.
+/// Connections that the agent has found to be of no interest. An entry is taken out when the
+/// connection's own entry has taken note.
 #[map]
-pub static VERDICTS: LruHashMap<ConnectionKey, u64> = LruHashMap::with_max_entries(1 << 14, 0);
+pub static VERDICTS: LruHashMap<ConnectionKey, Verdict> = LruHashMap::with_max_entries(1 << 14, 0);
 
 /// How many verdicts there have been: tells whether looking into `VERDICTS` can bring anything new.
 #[map]
@@ -89,6 +89,9 @@ pub struct Connection {
     pub write_since: u64,
     /// `VERDICT_COUNT` when `VERDICTS` was last looked into.
     pub verdicts: u64,
+    /// Where the last write began that looked like a request to an LLM: its position and 1; 0 if there
+    /// was none.
+    pub asked_at: u64,
     /// Not 0: of no interest, nothing is copied.
     pub ignored: u64,
 }

@@ -1,9 +1,12 @@
-//! Whether plaintext begins like a request to an LLM: asked of connections that were found to be of
-//! no interest, so that one which turns to an LLM after all is taken up again. Nothing is copied out.
+//! Whether plaintext begins like a request to an LLM, so that a connection that was found to be of no
+//! interest and turns to an LLM after all is taken up again. Nothing is copied out.
 
 use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
+use aya_ebpf::helpers::{
+    bpf_probe_read_user as bpf_probe_read_user_value,
+    generated::{bpf_loop, bpf_probe_read_user},
+};
 
 /// Bytes of a request line that are looked at.
 const LINE: usize = 128;
@@ -40,6 +43,15 @@ struct Line {
 /// Whether `bytes` bytes at `address` begin with `POST` and a path of an LLM call.
 #[inline(never)]
 pub fn is_llm(address: u64, bytes: u64) -> bool {
+    if bytes < SHORTEST {
+        return false;
+    }
+    // Most writes are settled by this.
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user_value(address as *const [u8; 4]) } {
+        Ok([b'P', b'O', b'S', b'T']) => {}
+        _ => return false,
+    }
     let mut line = Line {
         bytes: [0; LINE],
         window: 0,
@@ -50,9 +62,6 @@ pub fn is_llm(address: u64, bytes: u64) -> bool {
     } else {
         LINE as u64
     };
-    if length < SHORTEST {
-        return false;
-    }
     // SAFETY: `length` bytes fit; the helper checks the address.
     let read = unsafe {
         bpf_probe_read_user(
@@ -61,7 +70,7 @@ pub fn is_llm(address: u64, bytes: u64) -> bool {
             address as *const c_void,
         )
     };
-    if read < 0 || !matches!(line.bytes, [b'P', b'O', b'S', b'T', ..]) {
+    if read < 0 {
         return false;
     }
     // SAFETY: the callback has the signature that bpf_loop asks for and `line` outlives it. A loop in

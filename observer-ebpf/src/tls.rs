@@ -210,6 +210,7 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
                 received: 0,
                 write_since: 0,
                 verdicts: verdict_count(),
+                asked_at: 0,
                 ignored: 0,
             };
             if CONNECTIONS.insert(key, connection, 0).is_err() {
@@ -226,19 +227,25 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
     };
     // SAFETY: a map value. The library allows one call at a time on a connection.
     let connection = unsafe { &mut *connection };
+    let asks = direction == SENT && request::is_llm(call.buffer, bytes);
+    if asks {
+        connection.asked_at = connection.sent + 1;
+    }
     let verdicts = verdict_count();
     if connection.verdicts != verdicts {
         connection.verdicts = verdicts;
         // SAFETY: the value is copied at once.
-        if let Some(generation) = unsafe { VERDICTS.get(key) }.copied() {
-            if generation == connection.generation {
+        if let Some(verdict) = unsafe { VERDICTS.get(key) }.copied() {
+            let applies =
+                verdict.generation == connection.generation && verdict.sent >= connection.asked_at;
+            if applies {
                 connection.ignored = 1;
             }
             let _ = VERDICTS.remove(key);
         }
     }
     if connection.ignored != 0 {
-        if direction != SENT || bytes == 0 || !request::is_llm(call.buffer, bytes) {
+        if !asks {
             return;
         }
         // Nobody knows the position of what follows: it is a new connection for the agent.
@@ -246,6 +253,7 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
         connection.sent = 0;
         connection.received = 0;
         connection.write_since = 0;
+        connection.asked_at = 1;
         connection.ignored = 0;
     }
     let (offset, opposite, at) = if direction == SENT {

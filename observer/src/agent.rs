@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::Context as _;
 use observer_wire::{
-    CallEvent, CallId, Chunk, Close, Connection, LlmCall, Options, Origin, Timestamp, Verdict,
+    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Timestamp,
+    Verdict,
 };
 use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
 use tracing::{debug, info};
@@ -39,9 +40,6 @@ const ROLL_CALL: Duration = Duration::from_secs(5);
 
 /// How long the records of a process that has just exited are waited for.
 const SETTLE: Duration = Duration::from_millis(200);
-
-/// A verdict that has had no effect is passed on again after this time.
-const VERDICT_REPEAT: Duration = Duration::from_secs(1);
 
 /// The signals that end the loop, with a descriptor to wait for them.
 pub type Signals = SignalDelivery<UnixStream, SignalOnly>;
@@ -114,12 +112,9 @@ struct Pipeline {
 /// A connection that is followed.
 struct Tracked {
     generation: u64,
-    /// `None` once it has been found to be of no interest.
-    connection: Option<Box<Connection>>,
+    connection: Box<Connection>,
     contexts: HashMap<CallId, CallContext>,
     last: Timestamp,
-    /// When the programs were told to leave it out.
-    ignored_at: Timestamp,
 }
 
 /// What the attacher has to do about a batch of events.
@@ -128,8 +123,8 @@ struct Chores {
     scan: Vec<Pid>,
     children: Vec<u32>,
     exits: Vec<(Pid, Timestamp)>,
-    /// Connections of which nothing more is to be captured.
-    ignore: Vec<ConnectionKey>,
+    /// Connections of which nothing more is to be captured, and what had been written on them.
+    ignore: Vec<(ConnectionKey, u64)>,
 }
 
 impl Agent {
@@ -266,9 +261,9 @@ impl Agent {
             self.attacher.scan(pid);
         }
         self.dying.extend(chores.exits);
-        for connection in chores.ignore {
+        for (connection, sent) in chores.ignore {
             debug!(pid = connection.pid.0, "the connection is of no interest");
-            self.capture.ignore(connection);
+            self.capture.ignore(connection, sent);
         }
         handled
     }
@@ -329,8 +324,12 @@ impl Pipeline {
                     followed.expect(direction.opposite(), opposite, at, report);
                     followed.data(chunk, report);
                 });
+                let sent = match direction {
+                    Direction::Sent => offset + bytes.len() as u64,
+                    Direction::Received => opposite,
+                };
                 if self.leave_out(key, at) {
-                    chores.ignore.push(connection);
+                    chores.ignore.push((connection, sent));
                 }
             }
             Event::Close {
@@ -424,10 +423,9 @@ impl Pipeline {
             place,
             Tracked {
                 generation: key.generation,
-                connection: Some(Box::new(Connection::new(self.settings.wire))),
+                connection: Box::new(Connection::new(self.settings.wire)),
                 contexts: HashMap::new(),
                 last: at,
-                ignored_at: at,
             },
         );
     }
@@ -464,18 +462,11 @@ impl Pipeline {
             return false;
         };
         tracked.last = at;
-        if self.settings.all_hosts {
+        if self.settings.all_hosts || tracked.connection.verdict() != Verdict::Other {
             return false;
         }
-        match &tracked.connection {
-            Some(connection) if connection.verdict() == Verdict::Other => {
-                tracked.connection = None;
-            }
-            // Records that were on their way when it was told.
-            None if at.since(tracked.ignored_at) >= VERDICT_REPEAT => {}
-            _ => return false,
-        }
-        tracked.ignored_at = at;
+        // What is on its way may still begin a call.
+        *tracked.connection = Connection::new(self.settings.wire);
         true
     }
 
@@ -485,12 +476,8 @@ impl Pipeline {
         step: impl FnOnce(&mut Connection, &mut dyn FnMut(CallEvent)),
     ) {
         let mut events = std::mem::take(&mut self.events);
-        if let Some(connection) = self
-            .connections
-            .get_mut(&key)
-            .and_then(|tracked| tracked.connection.as_mut())
-        {
-            step(connection, &mut |event| events.push(event));
+        if let Some(tracked) = self.connections.get_mut(&key) {
+            step(&mut tracked.connection, &mut |event| events.push(event));
         }
         for event in events.drain(..) {
             self.report(key, event);

@@ -210,9 +210,11 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     let status = loop {
         let outcome = agent.run(&mut signals)?;
         match outcome {
-            Outcome::Signal(SIGTERM) => gated.signal(Signal::TERM)?,
+            Outcome::Signal(SIGTERM) => pass_on(&gated, Signal::TERM),
             // On a terminal Ctrl-C has reached the command too.
-            Outcome::Signal(SIGINT) if !io::stdin().is_terminal() => gated.signal(Signal::INT)?,
+            Outcome::Signal(SIGINT) if !io::stdin().is_terminal() => {
+                pass_on(&gated, Signal::INT);
+            }
             Outcome::OutputFailed => break None,
             _ => {}
         }
@@ -237,6 +239,13 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     };
     summarize(&summary?);
     Ok(exec::exit_code(status))
+}
+
+/// The command may run as another user by now, and the right to signal it is given up.
+fn pass_on(gated: &Gated, signal: Signal) {
+    if let Err(error) = gated.signal(signal) {
+        warn!(%error, "cannot pass the signal on to the command");
+    }
 }
 
 fn summarize(summary: &Summary) {

@@ -12,7 +12,14 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("url")
     options.add_argument("--secret", default="secret", help="part of what is sent before")
+    options.add_argument("--pause", type=float, default=0.1, help="seconds after what is sent before")
+    options.add_argument("--connections", type=int, default=1)
     arguments = options.parse_args()
+    for _ in range(arguments.connections):
+        turn(arguments)
+
+
+def turn(arguments: argparse.Namespace) -> None:
     url = urllib.parse.urlsplit(arguments.url)
     connection = http.client.HTTPSConnection(
         url.hostname, url.port, context=ssl.create_default_context()
@@ -21,8 +28,7 @@ def main() -> None:
         body = f"{arguments.secret} {number}".encode() * 100
         connection.request("POST", "/upload", body, {"Content-Type": "text/plain"})
         print(json.dumps({"status": answer(connection)}), flush=True)
-        # The verdict takes its time to reach the kernel.
-        time.sleep(0.1)
+        time.sleep(arguments.pause)
     call = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
     for _ in range(2):
         connection.request(

@@ -242,6 +242,24 @@ fn a_connection_that_turns_to_an_llm_is_taken_up_again() {
 }
 
 #[test]
+fn a_call_right_behind_something_else_is_recorded() {
+    let scene = Scene::new();
+    // The verdict about what came first is on its way when the call begins, or has just arrived.
+    for pause in ["0", "0.001", "0.003", "0.006"] {
+        let arguments = ["--pause", pause, "--connections", "8"];
+        let run = scene.exec(&[], &scene.script("turn.py", arguments));
+        run.assert_clean();
+        let cases: Vec<&Value> = run
+            .calls
+            .iter()
+            .filter(|call| call["incomplete"].is_null())
+            .collect();
+        assert_eq!(cases.len(), 16, "{pause} s: {:#?}", run.calls);
+        assert_eq!(run.calls.len(), 16, "{pause} s");
+    }
+}
+
+#[test]
 fn an_idle_agent_sleeps() {
     let folder = tempfile::tempdir().unwrap();
     let (mut client, observer) = load(&folder, &["--requests", "1"], &[]);

@@ -125,7 +125,11 @@ impl Calls {
 
     /// Whether these are calls to an LLM, by the requests so far.
     pub fn verdict(&self) -> Verdict {
-        self.verdict
+        match self.verdict {
+            // One that may be a call is under way.
+            Verdict::Other if !self.active.is_empty() => Verdict::Undecided,
+            verdict => verdict,
+        }
     }
 
     /// Whether there has been a request of any kind.
@@ -156,8 +160,9 @@ impl Calls {
                 }
                 let active = self.begin(exchange, &head, at, origin);
                 match active.as_ref().map(|active| active.certainty) {
-                    Some(Certainty::Certain | Certainty::Likely) => self.judge(Verdict::Llm),
-                    Some(Certainty::Possible) => {}
+                    Some(Certainty::Certain) => self.judge(Verdict::Llm),
+                    // The bodies will tell.
+                    Some(Certainty::Likely | Certainty::Possible) => {}
                     None => self.judge(Verdict::Other),
                 }
                 if let Some(active) = active {

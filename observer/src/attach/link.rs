@@ -27,7 +27,7 @@ use aya::{
 };
 use aya_obj::Object;
 use rustix::io::Errno;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     bpf::{self, Multi},
@@ -80,6 +80,36 @@ pub struct Refusal {
     pub rung: Rung,
     /// Why not, and what is missing.
     pub reason: String,
+    /// More rights would help.
+    pub lacks_rights: bool,
+}
+
+/// Why a rung cannot be taken, before it is known for which.
+#[derive(Debug)]
+struct Lack {
+    reason: String,
+    rights: bool,
+}
+
+impl Lack {
+    /// Another kernel would be needed.
+    fn of_kernel(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            rights: false,
+        }
+    }
+
+    /// These rights would be needed, if that is what the error says.
+    fn from(error: &io::Error, rights: &str) -> Self {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::PERM | Errno::ACCESS) => Self {
+                reason: format!("{rights} is missing"),
+                rights: true,
+            },
+            _ => Self::of_kernel(error.to_string()),
+        }
+    }
 }
 
 /// A place in a file.
@@ -145,9 +175,12 @@ impl Linker {
         for rung in ladder {
             let scoped = match available(rung) {
                 Ok(scoped) => scoped,
-                Err(reason) => {
-                    debug!(%rung, reason, "not available");
-                    refusals.push(Refusal { rung, reason });
+                Err(Lack { reason, rights }) => {
+                    refusals.push(Refusal {
+                        rung,
+                        reason,
+                        lacks_rights: rights,
+                    });
                     continue;
                 }
             };
@@ -163,8 +196,14 @@ impl Linker {
                     Some(programs.load("tls_return", 0)?),
                 ),
             };
-            let missing: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-            info!(%rung, refused = missing.join("; "), "attaching");
+            let refused: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+            let refused = refused.join("; ");
+            // What rights can change is said aloud, what only another kernel can is not.
+            if refusals.iter().any(|refusal| refusal.lacks_rights) {
+                warn!(%rung, refused, "attaching by less than the best interface");
+            } else {
+                info!(%rung, refused, "attaching");
+            }
             return Ok(Self {
                 rung,
                 refusals,
@@ -305,51 +344,52 @@ impl Linker {
 
 /// Whether the kernel and our rights have the rung; if so, whether its links can be restricted to a
 /// process.
-fn available(rung: Rung) -> Result<bool, String> {
+fn available(rung: Rung) -> Result<bool, Lack> {
     match rung {
         Rung::Session => multi_available(bpf::UPROBE_SESSION, "6.13"),
         Rung::Multi => multi_available(bpf::UPROBE_MULTI, "6.6"),
         Rung::Perf => {
-            let pmu = Pmu::read().map_err(|error| format!("{PMU} cannot be read: {error}"))?;
+            let pmu = Pmu::read()
+                .map_err(|error| Lack::of_kernel(format!("{PMU} cannot be read: {error}")))?;
             let own = i32::try_from(std::process::id()).unwrap_or(0);
-            match bpf::perf_uprobe(pmu.number, 0, c"/proc/self/exe", 0, own) {
-                Ok(_) => Ok(true),
-                Err(error) => Err(explain(
-                    &error,
-                    "CAP_SYS_ADMIN (or CAP_PERFMON, before the fix of CVE-2025-38466)",
-                )),
-            }
+            bpf::perf_uprobe(pmu.number, 0, c"/proc/self/exe", 0, own)
+                .map(|_| true)
+                .map_err(|error| {
+                    let rights = "CAP_SYS_ADMIN (or CAP_PERFMON, before the fix of CVE-2025-38466)";
+                    Lack::from(&error, rights)
+                })
         }
         Rung::Tracefs => {
             let events = system::mounted_tracefs()
-                .ok_or("tracefs is not mounted")?
+                .ok_or_else(|| Lack::of_kernel("tracefs is not mounted"))?
                 .join("uprobe_events");
             remove_stale(&events);
-            match OpenOptions::new().append(true).open(&events) {
-                Ok(_) => Ok(true),
-                Err(error) => Err(format!("{} cannot be written: {error}", events.display())),
-            }
+            OpenOptions::new()
+                .append(true)
+                .open(&events)
+                .map(|_| true)
+                .map_err(|error| {
+                    Lack::from(&error, &format!("the right to write {}", events.display()))
+                })
         }
     }
 }
 
-fn multi_available(attach_type: u32, since: &str) -> Result<bool, String> {
-    let program = bpf::nothing();
+fn multi_available(attach_type: u32, since: &str) -> Result<bool, Lack> {
+    let too_old = || Lack::of_kernel(format!("needs Linux {since}"));
     let program = bpf::load(&bpf::Program {
         name: "observer_try",
-        instructions: &program,
+        instructions: &bpf::nothing(),
         license: c"GPL",
         btf: None,
         functions: &[],
         function_size: 0,
         attach_type,
-    });
-    let too_old = || format!("needs Linux {since}");
-    let program = match program {
-        Ok(program) => program,
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(too_old()),
-        Err(error) => return Err(explain(&error, "CAP_BPF and CAP_PERFMON")),
-    };
+    })
+    .map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => too_old(),
+        _ => Lack::from(&error, "CAP_BPF and CAP_PERFMON"),
+    })?;
     let attempt = |pid| {
         // Never a link: it is no regular file.
         let to = Multi {
@@ -361,25 +401,17 @@ fn multi_available(attach_type: u32, since: &str) -> Result<bool, String> {
             pid,
         };
         match bpf::link_multi(program.as_fd(), &to) {
-            Ok(_) => None,
-            Err(error) => error.raw_os_error(),
+            Ok(_) => io::Error::other("a folder was probed"),
+            Err(error) => error,
         }
     };
-    match attempt(0) {
-        Some(libc::EBADF) => {
-            // Kernels that take a negative pid for one compare it with threads, not processes (fixed
-            // in 6.10: "bpf: fix multi-uprobe PID filtering logic").
-            Ok(attempt(-1) == Some(libc::EINVAL))
-        }
-        Some(libc::EPERM | libc::EACCES) => Err("CAP_PERFMON is missing".to_owned()),
+    let error = attempt(0);
+    match error.raw_os_error() {
+        // Kernels that take a negative pid for one compare it with threads, not processes (fixed in
+        // 6.10: "bpf: fix multi-uprobe PID filtering logic").
+        Some(libc::EBADF) => Ok(attempt(-1).raw_os_error() == Some(libc::EINVAL)),
+        Some(libc::EPERM | libc::EACCES) => Err(Lack::from(&error, "CAP_PERFMON")),
         _ => Err(too_old()),
-    }
-}
-
-fn explain(error: &io::Error, rights: &str) -> String {
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::PERM | Errno::ACCESS) => format!("{rights} is missing"),
-        _ => error.to_string(),
     }
 }
 

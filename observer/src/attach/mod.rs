@@ -133,8 +133,8 @@ pub struct Sources {
     pub lost: Array<MapData, u64>,
     /// What the agent does.
     pub agent: Array<MapData, u32>,
-    /// Connections (`ConnectionKey`) that are of no interest, with their generation.
-    pub verdicts: BpfHashMap<MapData, [u64; 2], u64>,
+    /// `observer_common::Verdict` by `observer_common::ConnectionKey`.
+    pub verdicts: BpfHashMap<MapData, [u64; 2], [u64; 2]>,
     /// How many verdicts there have been.
     pub verdict_count: Array<MapData, u64>,
 }

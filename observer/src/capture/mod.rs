@@ -94,7 +94,7 @@ pub enum Step {
 pub struct Capture {
     events: RingBuf<MapData>,
     lost: Array<MapData, u64>,
-    verdicts: BpfHashMap<MapData, [u64; 2], u64>,
+    verdicts: BpfHashMap<MapData, [u64; 2], [u64; 2]>,
     verdict_count: Array<MapData, u64>,
     verdicts_given: u64,
     waker: Waker,
@@ -157,13 +157,15 @@ impl Capture {
     }
 
     /// Has the programs copy nothing more of a connection, unless a request of it begins like one to an
-    /// LLM.
-    pub fn ignore(&mut self, connection: ConnectionKey) {
+    /// LLM. `sent` is how much the process had written of what led to this.
+    pub fn ignore(&mut self, connection: ConnectionKey, sent: u64) {
+        // As `observer_common::ConnectionKey` and `Verdict`.
         let key = [connection.ssl, u64::from(connection.pid.0)];
+        let verdict = [connection.generation, sent];
         self.verdicts_given += 1;
         let told = self
             .verdicts
-            .insert(key, connection.generation, 0)
+            .insert(key, verdict, 0)
             .and_then(|()| self.verdict_count.set(0, self.verdicts_given, 0));
         if let Err(error) = told {
             warn!(pid = connection.pid.0, %error, "cannot pass on a verdict");

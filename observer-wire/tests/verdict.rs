@@ -1,0 +1,126 @@
+//! Which connections are worth following.
+
+use observer_wire::{CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp, Verdict};
+
+/// A connection, with where each direction is.
+struct Talk(Connection, u64, u64);
+
+impl Talk {
+    fn new() -> Self {
+        Self(Connection::new(Options::default()), 0, 0)
+    }
+
+    fn pass(&mut self, direction: Direction, bytes: &str) -> Verdict {
+        let position = match direction {
+            Direction::Sent => &mut self.1,
+            Direction::Received => &mut self.2,
+        };
+        let chunk = Chunk {
+            direction,
+            offset: *position,
+            at: Timestamp(1),
+            origin: Origin(1),
+            bytes: bytes.as_bytes(),
+        };
+        *position += bytes.len() as u64;
+        self.0.data(chunk, &mut |_: CallEvent| {});
+        self.0.verdict()
+    }
+
+    fn sent(&mut self, bytes: &str) -> Verdict {
+        self.pass(Direction::Sent, bytes)
+    }
+
+    fn received(&mut self, bytes: &str) -> Verdict {
+        self.pass(Direction::Received, bytes)
+    }
+}
+
+fn post(host: &str, path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn answer(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"Hi"}]}"#;
+const CHATTED: &str = r#"{"object":"chat.completion","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+
+#[test]
+fn a_known_host_is_followed_whatever_is_asked() {
+    for host in [
+        "api.openai.com",
+        "api.anthropic.com",
+        "europe-west1-aiplatform.googleapis.com",
+        "my.openai.azure.com",
+    ] {
+        let request = format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(Talk::new().sent(&request), Verdict::Llm, "{host}");
+    }
+}
+
+#[test]
+fn another_host_is_judged_by_its_first_request() {
+    for request in [
+        "GET /index.html HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        "PUT /bucket/key HTTP/1.1\r\nHost: s3.example.com\r\nContent-Length: 9\r\n\r\n",
+        "POST /upload HTTP/1.1\r\nHost: example.com\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\n",
+    ] {
+        assert_eq!(Talk::new().sent(request), Verdict::Other, "{request}");
+    }
+}
+
+#[test]
+fn a_request_that_may_be_a_call_is_waited_for() {
+    let mut talk = Talk::new();
+    assert_eq!(
+        talk.sent(&post("gateway", "/v1/chat/completions", CHAT)),
+        Verdict::Undecided
+    );
+    assert_eq!(talk.received(&answer(CHATTED)), Verdict::Llm);
+    assert_eq!(
+        talk.sent("GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"),
+        Verdict::Llm,
+        "what it was, it stays"
+    );
+
+    let mut talk = Talk::new();
+    let request = post("chat.example.com", "/v1/messages", r#"{"text":"Hi"}"#);
+    assert_eq!(talk.sent(&request), Verdict::Undecided);
+    assert_eq!(talk.received(&answer(r#"{"id":1}"#)), Verdict::Other);
+}
+
+#[test]
+fn json_of_another_shape_is_of_no_interest() {
+    let mut talk = Talk::new();
+    let request = post("api.example.com", "/v2/orders", r#"{"order":1}"#);
+    assert_eq!(talk.sent(&request), Verdict::Other);
+}
+
+#[test]
+fn a_call_under_way_holds_the_verdict() {
+    let mut talk = Talk::new();
+    talk.sent(&post("gateway", "/v1/chat/completions", CHAT));
+    let pipelined = "GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n";
+    assert_eq!(talk.sent(pipelined), Verdict::Undecided);
+    assert_eq!(talk.received(&answer(CHATTED)), Verdict::Llm);
+}
+
+#[test]
+fn what_is_no_http_is_let_go_after_a_while() {
+    let mut talk = Talk::new();
+    let packet = "\u{1}\u{2}query".repeat(100);
+    assert_eq!(talk.sent(&packet), Verdict::Undecided);
+    let mut verdict = Verdict::Undecided;
+    for _ in 0..40 {
+        verdict = talk.received(&packet);
+    }
+    assert_eq!(verdict, Verdict::Other);
+}
