@@ -318,6 +318,143 @@ fn symbol(path: &Path, name: &str) -> u64 {
     u64::from_str_radix(line.split_whitespace().next().unwrap(), 16).unwrap()
 }
 
+/// Functions that the others of a library do not matter for.
+const REST: &str = "
+SSL_get_error: push %rbx; pop %rbx; ret
+SSL_free: push %rbx; pop %rbx; ret
+SSL_shutdown: push %rbx; pop %rbx; ret
+";
+
+/// `SSL_read` and the like on one another, as OpenSSL has them, by `reader` and `writer`.
+fn wrappers(reader: &str, writer: &str) -> String {
+    let one = |name: &str, inner: &str| {
+        format!(
+            "
+            {name}: sub $24, %rsp; test %edx, %edx; js 1f; movslq %edx, %rdx; mov %rsp, %rcx
+            call {inner}; test %eax, %eax; jle 1f; mov (%rsp), %eax
+            1: add $24, %rsp; ret
+            {name}_ex: sub $8, %rsp; call {inner}; add $8, %rsp; ret
+            "
+        )
+    };
+    one("SSL_read", reader) + &one("SSL_write", writer)
+}
+
+/// The plan for a library of this code: instruction, whether it is at the entry, and cost, by function.
+fn plan(code: &str) -> HashMap<String, (String, bool, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("library.s");
+    let library = folder.path().join("libssl.so.3");
+    let mut text = String::from(".text\n");
+    for name in [
+        "SSL_read",
+        "SSL_read_ex",
+        "SSL_write",
+        "SSL_write_ex",
+        "SSL_get_error",
+        "SSL_free",
+        "SSL_shutdown",
+    ] {
+        text.push_str(&format!(".globl {name}\n.type {name}, @function\n"));
+    }
+    text.push_str(code);
+    if !code.contains("SSL_get_error:") {
+        text.push_str(REST);
+    }
+    fs::write(&source, text).unwrap();
+    let output = Command::new("cc")
+        .args(["-shared", "-nostdlib", "-Wl,-Bsymbolic", "-o"])
+        .args([&library, &source])
+        .output()
+        .expect("cc");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut plan = HashMap::new();
+    for probe in probes(&library) {
+        for function in probe["function"].as_str().unwrap().split(',') {
+            let entry = probe["address"] == symbol(&library, function);
+            let text = |field: &str| probe[field].as_str().unwrap().to_owned();
+            plan.insert(function.to_owned(), (text("site"), entry, text("cost")));
+        }
+    }
+    plan
+}
+
+/// That the plan for a function is its entry, whatever it costs.
+fn assert_entry(code: &str, function: &str) {
+    let plan = plan(code);
+    assert!(plan[function].1, "{function}: {plan:?}");
+}
+
+#[test]
+fn the_common_inner_function_is_taken() {
+    let inner =
+        "read_internal: push %rbx; pop %rbx; ret\nwrite_internal: push %rbx; pop %rbx; ret\n";
+    let plan = plan(&(wrappers("read_internal", "write_internal") + inner));
+    for function in ["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex"] {
+        let expected = ("push".to_owned(), false, "emulated".to_owned());
+        assert_eq!(plan[function], expected, "{function}: {plan:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_proved_is_not_taken() {
+    let plain = "SSL_write: push %rbx; pop %rbx; ret\nSSL_write_ex: push %rbx; pop %rbx; ret\n";
+    // An argument is gone before the first cheap instruction.
+    let clobbered = "SSL_read: xor %edi, %edi; push %rbx; pop %rbx; ret\nSSL_read_ex: push %rbx; pop %rbx; ret\n";
+    assert_entry(&format!("{plain}{clobbered}"), "SSL_read");
+    // So is a part of it.
+    let partly =
+        "SSL_read: mov $1, %sil; push %rbx; pop %rbx; ret\nSSL_read_ex: push %rbx; pop %rbx; ret\n";
+    assert_entry(&format!("{plain}{partly}"), "SSL_read");
+    // The place is reached again in the same call.
+    let looped = "SSL_read: test %edx, %edx; 1: js 2f; dec %edx; jmp 1b; 2: ret\nSSL_read_ex: push %rbx; pop %rbx; ret\n";
+    assert_entry(&format!("{plain}{looped}"), "SSL_read");
+    // The stack pointer has left the return address.
+    let moved = "SSL_get_error: sub $8, %rsp; test %esi, %esi; jle 1f; 1: add $8, %rsp; ret\nSSL_free: ret\nSSL_shutdown: ret\nSSL_read: push %rbx; pop %rbx; ret\nSSL_read_ex: push %rbx; pop %rbx; ret\n";
+    assert_entry(&format!("{plain}{moved}"), "SSL_get_error");
+    // The return address is another one by then.
+    let overwritten =
+        "SSL_read: mov %rax, (%rsp); jmp 1f; 1: ret\nSSL_read_ex: push %rbx; pop %rbx; ret\n";
+    assert_entry(&format!("{plain}{overwritten}"), "SSL_read");
+    // Two functions get the arguments.
+    let two = "
+        SSL_read: sub $24, %rsp; movslq %edx, %rdx; mov %rsp, %rcx; test %edx, %edx; je 1f
+        call one; add $24, %rsp; ret; 1: call other; add $24, %rsp; ret
+        SSL_read_ex: sub $8, %rsp; call one; add $8, %rsp; ret
+        one: push %rbx; pop %rbx; ret
+        other: push %rbx; pop %rbx; ret
+    ";
+    assert_entry(&format!("{plain}{two}"), "SSL_read");
+    // Readers and writers call it alike: it is neither's own.
+    let common = wrappers("common", "common") + "common: push %rbx; pop %rbx; ret\n";
+    for function in ["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex"] {
+        assert_entry(&common, function);
+    }
+    // Only one of the two leads there.
+    let alone = format!(
+        "{plain}SSL_read: sub $24, %rsp; movslq %edx, %rdx; mov %rsp, %rcx; call inner; add $24, %rsp; ret\nSSL_read_ex: push %rbx; pop %rbx; ret\ninner: push %rbx; pop %rbx; ret\n"
+    );
+    assert_entry(&alone, "SSL_read");
+}
+
+#[test]
+fn a_long_nop_is_not_taken() {
+    let code = "
+        SSL_read: .byte 0x0f, 0x1f, 0x44, 0, 0; push %rbx; pop %rbx; ret
+        SSL_read_ex: test %rdi, %rdi; .byte 0x0f, 0x1f, 0x44, 0, 0; push %rbx; pop %rbx; ret
+        SSL_write: push %rbx; pop %rbx; ret
+        SSL_write_ex: push %rbx; pop %rbx; ret
+    ";
+    let plan = plan(code);
+    for function in ["SSL_read", "SSL_read_ex"] {
+        assert_eq!(plan[function].0, "push", "{plan:?}");
+    }
+}
+
 #[test]
 fn a_file_without_the_library_gets_no_probe() {
     let folder = tempfile::tempdir().unwrap();

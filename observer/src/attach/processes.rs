@@ -110,6 +110,43 @@ pub fn all() -> Vec<Pid> {
 
 /// The processes whose parent is one of `parents`, and theirs, and so on.
 pub fn descendants(parents: &[Pid]) -> Vec<Pid> {
+    let mut found: Vec<Pid> = parents.to_vec();
+    let mut next = 0;
+    while next < found.len() {
+        // To look at every process there is takes long on a large machine.
+        let Some(children) = children(found[next]) else {
+            return descendants_by_parent(parents);
+        };
+        for child in children {
+            if !found.contains(&child) {
+                found.push(child);
+            }
+        }
+        next += 1;
+    }
+    found.split_off(parents.len())
+}
+
+/// The children of a process by its own word (proc_tid_children(5)); `None` if the kernel does not tell.
+fn children(pid: Pid) -> Option<Vec<Pid>> {
+    let Ok(tasks) = process(pid).and_then(|process| process.tasks()) else {
+        // It is gone, and has no children any more.
+        return Some(Vec::new());
+    };
+    let mut children = Vec::new();
+    for task in tasks.flatten() {
+        match task.children() {
+            Ok(pids) => children.extend(pids.into_iter().map(Pid)),
+            // A thread that has just ended; else the kernel was built without.
+            Err(_) if task.stat().is_err() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(children)
+}
+
+/// As [`descendants`], by what every process says of its parent.
+fn descendants_by_parent(parents: &[Pid]) -> Vec<Pid> {
     let family: Vec<(Pid, Pid)> = all()
         .into_iter()
         .filter_map(|pid| {
@@ -239,6 +276,30 @@ mod tests {
         assert_eq!(identity.exe, std::env::current_exe().ok());
         assert!(identity.start_time.is_some() && identity.ppid.is_some());
         assert!(!mapped_files(own).unwrap().is_empty());
+    }
+
+    #[test]
+    fn children_are_found_either_way() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "sleep 20 & wait"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let parent = [Pid(child.id())];
+        let mut found = Vec::new();
+        for _ in 0..500 {
+            found = descendants(&parent);
+            if !found.is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert_eq!(found.len(), 1);
+        assert_eq!(descendants_by_parent(&parent), found);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let sleeper = rustix::process::Pid::from_raw(i32::try_from(found[0].0).unwrap());
+        let _ = rustix::process::kill_process(sleeper.unwrap(), rustix::process::Signal::KILL);
     }
 
     #[test]
