@@ -110,7 +110,9 @@ impl CallBuilder {
 
     /// The response names a model.
     pub(super) fn response_model(&mut self, model: Option<&str>) {
-        if let Some(model) = model.filter(|model| !model.is_empty()) {
+        if let Some(model) = model.filter(|model| !model.is_empty())
+            && self.response_model.as_deref() != Some(model)
+        {
             self.response_model = Some(name(model));
         }
     }
@@ -281,5 +283,8 @@ impl CallBuilder {
 }
 
 fn name(text: &str) -> String {
+    if text.len() <= NAME_CHARS {
+        return text.to_owned();
+    }
     text.chars().take(NAME_CHARS).collect()
 }

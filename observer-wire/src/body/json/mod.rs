@@ -630,13 +630,26 @@ impl Parser {
                 escaped = false;
                 at += 1;
             } else if string {
-                let Some(end) = memchr2(b'"', b'\\', &bytes[at..]) else {
-                    at = bytes.len();
-                    break;
-                };
-                escaped = bytes[at + end] == b'\\';
-                string = escaped;
-                at += end + 1;
+                let mut rest = &bytes[at..];
+                loop {
+                    let Some(end) = memchr2(b'"', b'\\', rest) else {
+                        rest = &[];
+                        break;
+                    };
+                    if rest[end] == b'"' {
+                        string = false;
+                        rest = &rest[end + 1..];
+                        break;
+                    }
+                    // What is escaped is passed over with its backslash.
+                    let Some(behind) = rest.get(end + 2..) else {
+                        escaped = true;
+                        rest = &[];
+                        break;
+                    };
+                    rest = behind;
+                }
+                at = bytes.len() - rest.len();
             } else {
                 match bytes[at] {
                     b'"' => string = true,
