@@ -174,22 +174,10 @@ fn probes() -> anyhow::Result<Vec<attach::tls::Probe>> {
     attach::find(*library, &File::open(LIBSSL)?).map_err(anyhow::Error::msg)
 }
 
-fn empty(attach_type: u32) -> anyhow::Result<OwnedFd> {
-    Ok(bpf::load(&bpf::Program {
-        name: "empty",
-        instructions: &bpf::nothing(),
-        license: c"GPL",
-        btf: None,
-        functions: &[],
-        function_size: 0,
-        attach_type,
-    })?)
-}
-
 fn link(attach_type: u32, offsets: &[u64], at_return: bool) -> anyhow::Result<OwnedFd> {
     let path = CString::new(LIBSSL)?;
     Ok(bpf::link_multi(
-        empty(attach_type)?.as_fd(),
+        bpf::load_nothing(attach_type)?.as_fd(),
         &Multi {
             attach_type,
             path: &path,

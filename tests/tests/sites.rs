@@ -25,14 +25,19 @@ const ARGUMENTS: [&[&str]; 5] = [
     &["%r8", "%r8d"],
 ];
 
-/// The probes that `observer check` plans for a file.
-fn probes(path: &Path) -> Vec<Value> {
+/// What `observer check` says of a file.
+fn check(path: &Path) -> Value {
     let output = Command::new(binary())
         .args(["check", "--format", "json", "--file"])
         .arg(path)
         .output()
         .unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The probes that it plans for a file.
+fn probes(path: &Path) -> Vec<Value> {
+    let report = check(path);
     let libraries = report["libraries"].as_array().unwrap();
     assert_eq!(libraries.len(), 1, "{}: {report:#}", path.display());
     libraries[0]["probes"].as_array().unwrap().clone()
@@ -465,12 +470,7 @@ fn a_file_without_the_library_gets_no_probe() {
         .map(Path::new)
         .chain([rubbish.as_path()])
     {
-        let output = Command::new(binary())
-            .args(["check", "--format", "json", "--file"])
-            .arg(path)
-            .output()
-            .unwrap();
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = check(path);
         assert_eq!(report["ok"], false, "{report:#}");
         assert_eq!(report["libraries"].as_array().unwrap().len(), 0);
     }

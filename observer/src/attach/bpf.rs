@@ -231,14 +231,28 @@ pub fn load(program: &Program<'_>) -> io::Result<OwnedFd> {
     }
 }
 
-/// A program that does nothing: `r0 = 0; exit` (instruction-set.rst).
-pub fn nothing() -> [bpf_insn; 2] {
-    [0xb7, 0x95].map(|code| bpf_insn {
+/// Loads a program that does nothing: to try an interface, or to measure what a probe costs by itself.
+///
+/// # Errors
+///
+/// As bpf(2).
+pub fn load_nothing(attach_type: u32) -> io::Result<OwnedFd> {
+    // r0 = 0; exit (instruction-set.rst)
+    let instructions = [0xb7, 0x95].map(|code| bpf_insn {
         code,
         _bitfield_align_1: [],
         _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
         off: 0,
         imm: 0,
+    });
+    load(&Program {
+        name: "nothing",
+        instructions: &instructions,
+        license: c"GPL",
+        btf: None,
+        functions: &[],
+        function_size: 0,
+        attach_type,
     })
 }
 

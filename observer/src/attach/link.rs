@@ -377,16 +377,7 @@ fn available(rung: Rung) -> Result<bool, Lack> {
 
 fn multi_available(attach_type: u32, since: &str) -> Result<bool, Lack> {
     let too_old = || Lack::of_kernel(format!("needs Linux {since}"));
-    let program = bpf::load(&bpf::Program {
-        name: "observer_try",
-        instructions: &bpf::nothing(),
-        license: c"GPL",
-        btf: None,
-        functions: &[],
-        function_size: 0,
-        attach_type,
-    })
-    .map_err(|error| match error.raw_os_error() {
+    let program = bpf::load_nothing(attach_type).map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => too_old(),
         _ => Lack::from(&error, "CAP_BPF and CAP_PERFMON"),
     })?;
