@@ -14,6 +14,13 @@ impl Times {
         self.0.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
+    /// The one in the middle.
+    pub(crate) fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
     /// The largest by the smallest.
     pub(crate) fn spread(&self) -> f64 {
         self.0.iter().copied().fold(0.0, f64::max) / self.best()

@@ -62,6 +62,34 @@ pub(crate) fn attach(report: &mut Report, effort: &Effort, folder: &Path) -> any
     Ok(())
 }
 
+/// What it costs to start a program that maps libssl, while every process is watched.
+pub(crate) fn start(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow::Result<()> {
+    let started = || -> anyhow::Result<f64> {
+        let mut times = Times::default();
+        for _ in 0..40 {
+            let begun = Instant::now();
+            let output = pinned(TARGET, "openssl").arg("version").output()?;
+            ensure!(output.status.success(), "openssl version fails");
+            times.0.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(times.median())
+    };
+    let (mut plain, mut watched) = (Times::default(), Times::default());
+    for _ in 0..effort.rounds {
+        plain.0.push(started()?);
+        let agent = Agent::watch(folder, &["--all"])?;
+        watched.0.push(started()?);
+        drop(agent);
+    }
+    report.ratio(
+        "start of a program that maps libssl, --all / no agent",
+        &watched,
+        &plain,
+        Some(1.05),
+    );
+    Ok(())
+}
+
 /// The parsers' own benchmark, which prints its ratios.
 pub(crate) fn wire(report: &mut Report) -> anyhow::Result<()> {
     let output = Command::new("cargo")
