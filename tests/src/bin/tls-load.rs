@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
 use libloading::Library;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::json;
 
 /// Room between the two ends of a connection, in bytes: more than a TLS record.
@@ -60,6 +61,9 @@ struct Cli {
     /// Connections that are used in turn, one request each
     #[arg(long, default_value_t = 1)]
     connections: usize,
+    /// Run on this CPU only
+    #[arg(long, value_parser = clap::value_parser!(u16).range(..CpuSet::MAX_CPU as i64))]
+    cpu: Option<u16>,
     /// Rounds that are measured
     #[arg(long, default_value_t = 1)]
     rounds: u32,
@@ -139,12 +143,13 @@ functions! {
     TLS_server_method: fn() -> Object;
 }
 
-/// What passed.
+/// What passed through the functions that carry plaintext: calls, and bytes of plaintext.
 #[derive(Default)]
 struct Counts {
     writes: u64,
     reads: u64,
-    bytes: u64,
+    written: u64,
+    read: u64,
 }
 
 /// Makes connections.
@@ -251,7 +256,7 @@ impl Tls {
         };
         ensure!(written == bytes.len(), "wrote {written} of {}", bytes.len());
         self.counts.writes += 1;
-        self.counts.bytes += written as u64;
+        self.counts.written += written as u64;
         Ok(())
     }
 
@@ -274,7 +279,7 @@ impl Tls {
         };
         ensure!(read > 0, "nothing to read");
         self.counts.reads += 1;
-        self.counts.bytes += read as u64;
+        self.counts.read += read as u64;
         Ok(read)
     }
 
@@ -399,6 +404,11 @@ impl Pace {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    if let Some(cpu) = cli.cpu {
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu.into());
+        sched_setaffinity(None, &cpus).with_context(|| format!("cannot run on CPU {cpu}"))?;
+    }
     let mut tls = Tls::new(&cli)?;
     let mut truth = match &cli.truth {
         Some(path) => Some(BufWriter::new(File::create(path)?)),
@@ -409,6 +419,8 @@ fn main() -> anyhow::Result<()> {
         .collect::<anyhow::Result<_>>()?;
     let mut rounds = Vec::new();
     let mut number: u64 = 0;
+    // Of an event: a write and the read that gets it.
+    let mut measured: u64 = 0;
     let mut room = vec![0; RECORD];
     for _ in 0..cli.rounds {
         ask(&cli, "round")?;
@@ -438,6 +450,7 @@ fn main() -> anyhow::Result<()> {
                 black_box(tls.read(pair.client, &mut room)?);
                 pace.event(event);
             }
+            measured += u64::from(cli.events);
             slices.push(started.elapsed().as_nanos() as f64 / f64::from(cli.events.max(1)));
             tls.pass(pair.server, pair.client, &exchange.last)?;
             if let Some(truth) = &mut truth {
@@ -448,6 +461,7 @@ fn main() -> anyhow::Result<()> {
         rounds.push(json!({
             "requests": requests,
             "seconds": begun.elapsed().as_secs_f64(),
+            "slices": slices.len(),
             "ns_per_pair_min": slices.first(),
             "ns_per_pair_median": slices.get(slices.len() / 2),
         }));
@@ -466,11 +480,13 @@ fn main() -> anyhow::Result<()> {
     let Counts {
         writes,
         reads,
-        bytes,
+        written,
+        read,
     } = tls.counts;
     println!(
         "{}",
-        json!({"requests": number, "writes": writes, "reads": reads, "bytes": bytes, "rounds": rounds})
+        json!({"requests": number, "pairs": measured, "writes": writes, "reads": reads,
+            "bytes_written": written, "bytes_read": read, "bytes": written + read, "rounds": rounds})
     );
     Ok(())
 }
