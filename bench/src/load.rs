@@ -1,10 +1,12 @@
 //! Experiments with the load generator: OpenSSL without a network.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs::File,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    process::Command,
     thread,
     time::Duration,
 };
@@ -19,7 +21,7 @@ use serde_json::Value;
 
 use crate::{
     Effort,
-    process::{Agent, Bpftrace, Dialogue, OTHERS, TARGET, pinned, program, rss_kib},
+    process::{Agent, Bpftrace, Dialogue, OTHERS, TARGET, program, rss_kib},
     report::{Report, Times},
 };
 
@@ -29,14 +31,16 @@ const LIBSSL: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
 /// The ring buffer's usual size, in KiB.
 const RING_KIB: u64 = 16 * 1024;
 
-fn generator(cpu: u32, options: &[&str]) -> anyhow::Result<Dialogue> {
-    let mut command = pinned(cpu, program("observer-tls-load")?);
-    command.arg("--wait-for-stdin").args(options);
+pub(crate) fn generator(cpu: u32, options: &[&str]) -> anyhow::Result<Dialogue> {
+    let mut command = Command::new(program("observer-tls-load")?);
+    command
+        .args(["--wait-for-stdin", "--cpu", &cpu.to_string()])
+        .args(options);
     Dialogue::start(command)
 }
 
 /// What stands while a round is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Mode {
     Nothing,
     /// Empty programs at the functions' entries, as tools have them that attach by symbol.
@@ -57,8 +61,21 @@ const MODES: [Mode; 6] = [
     Mode::BpftraceCapture,
 ];
 
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::EmptyAtSymbols => "empty probes at the symbols",
+            Self::EmptyAtSites => "empty probes at the same sites",
+            Self::Observer => "full capture",
+            Self::BpftraceEmpty => "bpftrace, empty",
+            Self::BpftraceCapture => "bpftrace, printing 200 bytes",
+        }
+    }
+}
+
 /// What is held while a mode stands.
-#[expect(dead_code, reason = "held until it is dropped")]
+#[expect(dead_code, reason = "some are held until they are dropped")]
 enum Standing {
     Agent(Agent),
     Bpftrace(Bpftrace),
@@ -67,7 +84,7 @@ enum Standing {
 
 /// `SSL_write_ex` and `SSL_read_ex` of one event.
 pub(crate) fn pair(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow::Result<()> {
-    for (bytes, to_symbols, to_sites) in [(256, 0.35, 1.3), (16_384, 0.5, 1.3)] {
+    for (bytes, to_symbols, to_sites) in [(256, 0.35, 1.3), (16_384, 0.5, 1.2)] {
         let seconds = effort.seconds.to_string();
         let rounds = effort.rounds * MODES.len();
         let mut target = generator(
@@ -81,67 +98,73 @@ pub(crate) fn pair(report: &mut Report, effort: &Effort, folder: &Path) -> anyho
                 &rounds.to_string(),
             ],
         )?;
-        let mut absent = Vec::new();
+        let mut absent = BTreeMap::new();
+        let mut lost = 0;
         target.expect("round")?;
         for _ in 0..effort.rounds {
             for mode in MODES {
                 let standing = match stand(mode, target.pid(), folder) {
                     Ok(standing) => standing,
                     Err(error) => {
-                        absent.push((mode, format!("{error:#}")));
+                        absent.insert(mode, format!("{error:#}"));
                         None
                     }
                 };
                 target.go_on()?;
                 // `round`, or `done` after the last.
                 target.line()?;
-                drop(standing);
+                if let Some(Standing::Agent(agent)) = standing {
+                    lost += agent.stop()?.number(", lost ").context("no summary")?;
+                }
             }
         }
         target.go_on()?;
         let result = target.json()?;
-        let times = |mode: Mode| {
-            let place = MODES.iter().position(|other| *other == mode).unwrap_or(0);
-            let all = result["rounds"].as_array().cloned().unwrap_or_default();
-            let times = all.iter().skip(place).step_by(MODES.len());
-            Times(
-                times
-                    .filter_map(|round| round["ns_per_pair_median"].as_f64())
-                    .collect(),
-            )
+        let mut times = BTreeMap::new();
+        for (place, mode) in MODES.into_iter().enumerate() {
+            let name = format!("{bytes} B pair, {}", mode.name());
+            if let Some(why) = absent.get(&mode) {
+                report.absent(&name, why);
+                continue;
+            }
+            let of_mode = medians(&result, place, MODES.len());
+            report.figure_of(&name, of_mode.best(), "ns", None, &[&of_mode]);
+            times.insert(mode, of_mode);
+        }
+        let Some(ours) = times.get(&Mode::Observer) else {
+            continue;
         };
-        for mode in MODES {
-            match absent.iter().find(|(other, _)| *other == mode) {
-                Some((_, why)) => report.absent(&format!("{bytes} B pair, {mode:?}"), why),
-                None => report.figure(
-                    &format!("{bytes} B pair, {mode:?}"),
-                    times(mode).best(),
-                    "ns",
-                    None,
-                ),
+        for (mode, goal) in [
+            (Mode::Nothing, None),
+            (Mode::EmptyAtSymbols, Some(to_symbols)),
+            (Mode::EmptyAtSites, Some(to_sites)),
+            (Mode::BpftraceEmpty, None),
+            (Mode::BpftraceCapture, None),
+        ] {
+            if let Some(under) = times.get(&mode) {
+                let name = format!("{bytes} B pair: full capture / {}", mode.name());
+                report.ratio(&name, ours, under, goal);
             }
         }
-        let name = |under: &str| format!("{bytes} B pair: full capture / {under}");
-        let ours = times(Mode::Observer);
-        report.ratio(
-            &name("empty probes at the symbols"),
-            &ours,
-            &times(Mode::EmptyAtSymbols),
-            Some(to_symbols),
+        // What is not captured costs nothing.
+        report.figure(
+            &format!("{bytes} B pair: lost while that was measured"),
+            lost as f64,
+            "records",
+            Some(0.0),
         );
-        report.ratio(
-            &name("empty probes at the same sites"),
-            &ours,
-            &times(Mode::EmptyAtSites),
-            Some(to_sites),
-        );
-        for mode in [Mode::BpftraceEmpty, Mode::BpftraceCapture] {
-            if !absent.iter().any(|(other, _)| *other == mode) {
-                report.ratio(&name(&format!("{mode:?}")), &ours, &times(mode), None);
-            }
-        }
     }
     Ok(())
+}
+
+/// The medians of every `step`th round of the load generator, from `first` on.
+fn medians(result: &Value, first: usize, step: usize) -> Times {
+    let rounds = result["rounds"].as_array().into_iter().flatten();
+    let medians = rounds
+        .skip(first)
+        .step_by(step)
+        .filter_map(|round| round["ns_per_pair_median"].as_f64());
+    Times(medians.collect())
 }
 
 fn stand(mode: Mode, pid: u32, folder: &Path) -> anyhow::Result<Option<Standing>> {
@@ -287,22 +310,38 @@ pub(crate) fn loss(report: &mut Report, effort: &Effort, folder: &Path) -> anyho
         let seconds = result["rounds"][0]["seconds"].as_f64().context("no time")?;
         let number = |field: &str| result[field].as_f64().unwrap_or(0.0);
         report.figure(
-            &format!("{bytes} B flat out: events"),
+            &format!("{bytes} B flat out: writes and reads"),
             (number("writes") + number("reads")) / seconds / 1e6,
             "M/s",
             None,
         );
         report.figure(
-            &format!("{bytes} B flat out: plaintext"),
+            &format!("{bytes} B flat out: plaintext, over TLS"),
+            number("bytes_written") / seconds / 1e9,
+            "GB/s",
+            None,
+        );
+        report.figure(
+            &format!("{bytes} B flat out: plaintext, captured at both ends"),
             number("bytes") / seconds / 1e9,
             "GB/s",
             None,
         );
         let lost = said.number(", lost ").context("no summary")?;
+        let captured = said
+            .number_before(" bytes captured")
+            .context("no summary")?;
         report.figure(
             &format!("{bytes} B flat out: lost"),
             lost as f64,
             "records",
+            Some(0.0),
+        );
+        // By what the generator knows, and not the agent.
+        report.figure(
+            &format!("{bytes} B flat out: plaintext not captured, or more than there was"),
+            (number("bytes") - captured as f64).abs(),
+            "B",
             Some(0.0),
         );
     }
@@ -341,16 +380,7 @@ pub(crate) fn uninvolved(
     }
     target.go_on()?;
     let result = target.json()?;
-    let times = |mode: usize| {
-        let all = result["rounds"].as_array().cloned().unwrap_or_default();
-        Times(
-            all.iter()
-                .skip(mode)
-                .step_by(3)
-                .filter_map(|round| round["ns_per_pair_median"].as_f64())
-                .collect(),
-        )
-    };
+    let times = |mode: usize| medians(&result, mode, 3);
     report.ratio(
         "a process that is not watched, another one is / no agent",
         &times(1),
@@ -368,7 +398,7 @@ pub(crate) fn uninvolved(
 
 /// What the agent holds.
 pub(crate) fn memory(report: &mut Report, folder: &Path) -> anyhow::Result<()> {
-    let held = |options: &[&str]| -> anyhow::Result<(u64, u64, Value)> {
+    let held = |options: &[&str]| -> anyhow::Result<(f64, f64)> {
         let mut target = generator(TARGET, options)?;
         target.expect("round")?;
         let agent = Agent::watch(folder, &["--pid", &target.pid().to_string()])?;
@@ -378,10 +408,9 @@ pub(crate) fn memory(report: &mut Report, folder: &Path) -> anyhow::Result<()> {
         target.expect("done")?;
         thread::sleep(Duration::from_millis(500));
         let after = rss_kib(agent.pid())?;
-        target.go_on()?;
-        Ok((before, after, target.json()?))
+        Ok((before as f64, after as f64))
     };
-    let (before, after, _) = held(&[
+    let (before, after) = held(&[
         "--requests",
         "10000",
         "--connections",
@@ -391,18 +420,18 @@ pub(crate) fn memory(report: &mut Report, folder: &Path) -> anyhow::Result<()> {
     ])?;
     report.figure(
         "RSS idle, the ring buffer included, which is mapped twice",
-        before as f64 / 1024.0,
+        before / 1024.0,
         "MiB",
         Some(40.0 + RING_KIB as f64 / 1024.0),
     );
     // Both ends of each connection are in the process, and both are followed.
     report.figure(
         "RSS for 10,000 idle connections",
-        (after - before) as f64 / 1024.0 / 2.0,
+        (after - before) / 1024.0 / 2.0,
         "MiB",
         Some(20.0),
     );
-    let (before, after, _) = held(&[
+    let (before, after) = held(&[
         "--requests",
         "1000",
         "--connections",
@@ -413,7 +442,7 @@ pub(crate) fn memory(report: &mut Report, folder: &Path) -> anyhow::Result<()> {
     ])?;
     report.figure(
         "RSS for each of 1,000 requests of 1 MiB under way",
-        (after - before) as f64 / 1000.0,
+        (after - before) / 1000.0,
         "KiB",
         Some(64.0),
     );

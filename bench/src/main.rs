@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use report::Report;
+use serde_json::json;
 
 /// Measures observer and its peers
 #[derive(Parser)]
@@ -50,9 +51,16 @@ enum Experiment {
     Wire,
 }
 
+impl Experiment {
+    fn name(&self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
 /// How much is measured.
 struct Effort {
     rounds: usize,
+    /// Of a round with the load generator.
     seconds: f64,
 }
 
@@ -71,10 +79,13 @@ fn main() -> anyhow::Result<()> {
     };
     let mut report = Report::default();
     let folder = tempfile::tempdir()?;
-    for experiment in Experiment::value_variants() {
-        if !cli.only.is_empty() && !cli.only.contains(experiment) {
-            continue;
-        }
+    let experiments: Vec<Experiment> = Experiment::value_variants()
+        .iter()
+        .copied()
+        .filter(|experiment| cli.only.is_empty() || cli.only.contains(experiment))
+        .collect();
+    report::head();
+    for experiment in &experiments {
         let result = match experiment {
             Experiment::Pair => load::pair(&mut report, &effort, folder.path()),
             Experiment::Agent => load::agent(&mut report, &effort, folder.path()),
@@ -88,10 +99,7 @@ fn main() -> anyhow::Result<()> {
         };
         // The others can still be measured.
         if let Err(error) = result {
-            report.absent(
-                &format!("{experiment:?}").to_lowercase(),
-                &format!("{error:#}"),
-            );
+            report.absent(&experiment.name(), &format!("{error:#}"));
         }
     }
     let output = match cli.output {
@@ -106,7 +114,13 @@ fn main() -> anyhow::Result<()> {
             folder.join("results.json")
         }
     };
-    report.write(&output)?;
+    let run = json!({
+        "experiments": experiments.iter().map(Experiment::name).collect::<Vec<_>>(),
+        "rounds": effort.rounds,
+        "seconds": effort.seconds,
+        "python": python::PACKAGES,
+    });
+    report.write(&output, &run)?;
     println!("written to {}", output.display());
     Ok(())
 }

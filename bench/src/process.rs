@@ -181,6 +181,13 @@ impl Said {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
     }
+
+    /// The number that stands before a text.
+    pub(crate) fn number_before(&self, text: &str) -> Option<u64> {
+        let (before, _) = self.text.split_once(text)?;
+        let start = before.rfind(|c: char| !c.is_ascii_digit())? + 1;
+        before[start..].parse().ok()
+    }
 }
 
 /// CPU time of all threads of a process, in seconds (`/proc/PID/task/TID/schedstat`).
@@ -210,19 +217,23 @@ pub(crate) struct Bpftrace(Child);
 impl Bpftrace {
     pub(crate) fn start(script: &str, folder: &Path) -> anyhow::Result<Self> {
         let out = folder.join("bpftrace.txt");
+        let said = folder.join("bpftrace-errors.txt");
         let script = format!("BEGIN {{ printf(\"attached\\n\"); }} {script}");
         let child = pinned(OTHERS, "bpftrace")
             .args(["--unsafe", "-B", "line", "-e", &script])
             .stdin(Stdio::null())
             .stdout(fs::File::create(&out)?)
-            .stderr(Stdio::null())
-            .spawn()
-            .context("bpftrace is not installed (apt-get install bpftrace)")?;
+            .stderr(fs::File::create(&said)?)
+            .spawn()?;
         let mut bpftrace = Self(child);
         let begun = Instant::now();
         while !fs::read_to_string(&out)?.contains("attached\n") {
             if bpftrace.0.try_wait()?.is_some() || begun.elapsed() > PATIENCE {
-                bail!("bpftrace does not attach");
+                let said = fs::read_to_string(&said)?;
+                bail!(
+                    "bpftrace does not attach: {} (apt-get install bpftrace)",
+                    said.lines().next().unwrap_or_default()
+                );
             }
             thread::sleep(Duration::from_millis(5));
         }

@@ -19,9 +19,15 @@ use crate::{
     report::{Report, Times},
 };
 
-/// The client, and what instruments it from inside.
-const CLIENT: &str = "openai==3.54.0\ninfinium-o2==1.2.0\nopentelemetry-instrumentation-openai==0.62.4\nopentelemetry-sdk==1.45.2\n";
-const MITMPROXY: &str = "mitmproxy==11.0.2\n";
+/// What is installed from PyPI: the client, what instruments it from inside, and the proxy, whose
+/// dependencies are its own.
+pub(crate) const PACKAGES: [&str; 5] = [
+    "openai==3.54.0",
+    "infinium-o2==1.2.0",
+    "opentelemetry-instrumentation-openai==0.62.4",
+    "opentelemetry-sdk==1.45.2",
+    "mitmproxy==11.0.2",
+];
 
 const LIBSSL: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
 
@@ -36,18 +42,20 @@ impl Drop for Running {
 }
 
 /// What a mode's rounds gave.
-#[derive(Default)]
 struct Mode {
     name: &'static str,
+    /// Its place among the clients.
     client: usize,
     tool: Tool,
+    /// The most that observer may take of its latency.
+    goal: Option<f64>,
     latency: Times,
     cpu: Times,
+    absent: Option<String>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Tool {
-    #[default]
     None,
     Observer,
     Bpftrace,
@@ -73,7 +81,16 @@ pub(crate) fn run(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow
         thread::sleep(Duration::from_millis(20));
     }
     ensure!(!url.is_empty(), "the provider does not start");
-    let python = clients::environment("bench", CLIENT)?;
+    // One environment: what is compared has the same client.
+    let [client, peers @ .., proxy] = PACKAGES;
+    let all = requirements(&[&[client], &peers[..]].concat());
+    let (python, no_peers) = match clients::environment("bench", &all) {
+        Ok(python) => (python, None),
+        Err(error) => {
+            let alone = clients::environment("bench-alone", &requirements(&[client]))?;
+            (alone, Some(format!("{error:#}")))
+        }
+    };
     let start = |url: &str, ca: &Path, options: &[&str]| -> anyhow::Result<Dialogue> {
         let script = clients::folder()
             .parent()
@@ -90,49 +107,76 @@ pub(crate) fn run(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow
         Ok(client)
     };
     let ca = folder.join("ca.pem");
-    let mut clients = vec![
-        start(&url, &ca, &[])?,
-        start(&url, &ca, &["--instrument", "infinium"])?,
-        start(&url, &ca, &["--instrument", "openllmetry"])?,
-    ];
-    let mode = |name, client, tool| Mode {
+    let mut clients = vec![start(&url, &ca, &[])?];
+    let mode = |name, tool, goal| Mode {
         name,
-        client,
+        client: 0,
         tool,
-        ..Mode::default()
+        goal,
+        latency: Times::default(),
+        cpu: Times::default(),
+        absent: None,
     };
     let mut modes = vec![
-        mode("no agent", 0, Tool::None),
-        mode("observer", 0, Tool::Observer),
-        mode("infinium-o2 watch()", 1, Tool::None),
-        mode("OpenLLMetry", 2, Tool::None),
-        mode("bpftrace capture", 0, Tool::Bpftrace),
+        mode("no agent", Tool::None, None),
+        mode("observer", Tool::Observer, None),
+        mode("bpftrace capture", Tool::Bpftrace, Some(0.85)),
     ];
-    let proxy = mitmproxy(&url, folder);
-    match &proxy {
-        Ok((_, proxied)) => {
-            clients.push(start(proxied, &folder.join("mitmproxy-ca-cert.pem"), &[])?);
-            modes.push(mode("mitmproxy", 3, Tool::None));
+    for (name, instrument, goal) in [
+        ("infinium-o2 watch()", "infinium", 1.05),
+        ("OpenLLMetry", "openllmetry", 0.9),
+    ] {
+        let started = match &no_peers {
+            Some(why) => Err(anyhow::Error::msg(why.clone())),
+            None => start(&url, &ca, &["--instrument", instrument]),
+        };
+        match started {
+            Ok(client) => {
+                modes.push(Mode {
+                    client: clients.len(),
+                    ..mode(name, Tool::None, Some(goal))
+                });
+                clients.push(client);
+            }
+            Err(error) => report.absent(&format!("python: {name}"), &format!("{error:#}")),
         }
-        Err(error) => report.absent("python: mitmproxy", &format!("{error:#}")),
     }
+    let proxied = mitmproxy(proxy, &url, folder).and_then(|(proxy, url)| {
+        let client = start(&url, &folder.join("mitmproxy-ca-cert.pem"), &[])?;
+        Ok((proxy, client))
+    });
+    let proxy = match proxied {
+        Ok((proxy, client)) => {
+            modes.push(Mode {
+                client: clients.len(),
+                ..mode("mitmproxy", Tool::None, Some(0.85))
+            });
+            clients.push(client);
+            Some(proxy)
+        }
+        Err(error) => {
+            report.absent("python: mitmproxy", &format!("{error:#}"));
+            None
+        }
+    };
     let mut agent_events = (0.0, 0);
     // The first round warms everything up.
     for round in 0..=effort.rounds {
-        for mode in &mut modes {
+        for mode in modes.iter_mut().filter(|mode| mode.absent.is_none()) {
             let client = &mut clients[mode.client];
             let pid = client.pid().to_string();
-            let agent = match mode.tool {
-                Tool::Observer => Some(Agent::watch(folder, &["--pid", &pid])?),
-                _ => None,
-            };
-            let bpftrace = match mode.tool {
+            let (mut agent, mut bpftrace) = (None, None);
+            match mode.tool {
+                Tool::None => {}
+                Tool::Observer => agent = Some(Agent::watch(folder, &["--pid", &pid])?),
                 Tool::Bpftrace => match Bpftrace::start(&capture(&pid), folder) {
-                    Ok(bpftrace) => Some(bpftrace),
-                    Err(_) => continue,
+                    Ok(standing) => bpftrace = Some(standing),
+                    Err(error) => {
+                        mode.absent = Some(format!("{error:#}"));
+                        continue;
+                    }
                 },
-                _ => None,
-            };
+            }
             let before = agent.as_ref().map(Agent::cpu_s).transpose()?;
             client.go_on()?;
             let result = client.json()?;
@@ -148,43 +192,42 @@ pub(crate) fn run(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow
             }
         }
     }
-    let plain = modes[0].latency.clone();
-    let plain_cpu = modes[0].cpu.clone();
-    let ours = modes[1].latency.clone();
-    report.figure(
+    modes.retain(|mode| {
+        if let Some(why) = &mode.absent {
+            report.absent(&format!("python: {}", mode.name), why);
+        }
+        mode.absent.is_none()
+    });
+    let (plain, ours) = (&modes[0], &modes[1]);
+    report.figure_of(
         "python, 300 events, no think time: no agent",
-        plain.best(),
+        plain.latency.best(),
         "ms",
         None,
+        &[&plain.latency],
     );
     for mode in &modes[1..] {
-        if mode.latency.0.is_empty() {
-            report.absent(&format!("python: {}", mode.name), "it does not run here");
-            continue;
-        }
         let goal = (mode.tool == Tool::Observer).then_some(1.05);
         report.ratio(
             &format!("python, latency: {} / no agent", mode.name),
             &mode.latency,
-            &plain,
+            &plain.latency,
             goal,
         );
         report.ratio(
             &format!("python, client's CPU: {} / no agent", mode.name),
             &mode.cpu,
-            &plain_cpu,
+            &plain.cpu,
             None,
         );
     }
-    for (index, goal) in [(2, 1.05), (3, 1.0), (4, 1.0), (5, 1.0)] {
-        if let Some(mode) = modes.get(index).filter(|mode| !mode.latency.0.is_empty()) {
-            report.ratio(
-                &format!("python, latency: observer / {}", mode.name),
-                &ours,
-                &mode.latency,
-                Some(goal),
-            );
-        }
+    for mode in &modes[2..] {
+        report.ratio(
+            &format!("python, latency: observer / {}", mode.name),
+            &ours.latency,
+            &mode.latency,
+            mode.goal,
+        );
     }
     report.figure(
         "python: agent CPU for an event of the stream",
@@ -222,6 +265,14 @@ pub(crate) fn run(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow
     Ok(())
 }
 
+/// The lines of a requirements file.
+fn requirements(packages: &[&str]) -> String {
+    packages
+        .iter()
+        .map(|package| format!("{package}\n"))
+        .collect()
+}
+
 /// What people write to see the plaintext with bpftrace.
 fn capture(pid: &str) -> String {
     format!(
@@ -230,8 +281,8 @@ fn capture(pid: &str) -> String {
 }
 
 /// A reverse proxy between the client and the provider, TLS on both sides.
-fn mitmproxy(url: &str, folder: &Path) -> anyhow::Result<(Running, String)> {
-    let python = clients::environment("mitmproxy", MITMPROXY)?;
+fn mitmproxy(package: &str, url: &str, folder: &Path) -> anyhow::Result<(Running, String)> {
+    let python = clients::environment("mitmproxy", &requirements(&[package]))?;
     let program: PathBuf = python.with_file_name("mitmdump");
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let proxy = Running(

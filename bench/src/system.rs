@@ -7,16 +7,15 @@ use serde_json::Value;
 
 use crate::{
     Effort,
-    process::{Agent, Dialogue, TARGET, pinned, program},
+    load::generator,
+    process::{Agent, Dialogue, OTHERS, TARGET, pinned, program},
     report::{Report, Times},
 };
 
 /// How long it takes until the probes are in, and until they are gone.
 pub(crate) fn attach(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow::Result<()> {
     let start = || -> anyhow::Result<Dialogue> {
-        let mut command = pinned(TARGET, program("observer-tls-load")?);
-        command.args(["--wait-for-stdin", "--requests", "1"]);
-        let target = Dialogue::start(command)?;
+        let target = generator(TARGET, &["--requests", "1"])?;
         target.expect("round")?;
         Ok(target)
     };
@@ -36,7 +35,7 @@ pub(crate) fn attach(report: &mut Report, effort: &Effort, folder: &Path) -> any
             (Times::default(), Times::default(), Times::default());
         for _ in 0..effort.rounds {
             let begun = Instant::now();
-            let version = Command::new(program("observer")?)
+            let version = pinned(OTHERS, program("observer")?)
                 .arg("--version")
                 .output()?;
             ensure!(version.status.success(), "observer --version fails");
@@ -46,17 +45,19 @@ pub(crate) fn attach(report: &mut Report, effort: &Effort, folder: &Path) -> any
             stop.0.push(agent.stop()?.stop_s * 1e3);
         }
         let goal = (count == 1).then_some(50.0);
-        report.figure(
+        report.figure_of(
             &format!("attach, {name}: start to ready, without the program's start"),
             ready.best() - started.best(),
             "ms",
             goal,
+            &[&ready, &started],
         );
-        report.figure(
+        report.figure_of(
             &format!("detach, {name}: signal to exit"),
             stop.best(),
             "ms",
             Some(500.0),
+            &[&stop],
         );
     }
     Ok(())
@@ -103,6 +104,7 @@ pub(crate) fn wire(report: &mut Report) -> anyhow::Result<()> {
             "--",
             "--json",
         ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|line| line.starts_with('{'));
