@@ -114,7 +114,7 @@ pub(crate) fn pair(report: &mut Report, effort: &Effort, folder: &Path) -> anyho
                 // `round`, or `done` after the last.
                 target.line()?;
                 if let Some(Standing::Agent(agent)) = standing {
-                    lost += agent.stop()?.number(", lost ").context("no summary")?;
+                    lost += agent.stop()?.captured()?.1;
                 }
             }
         }
@@ -327,10 +327,7 @@ pub(crate) fn loss(report: &mut Report, effort: &Effort, folder: &Path) -> anyho
             "GB/s",
             None,
         );
-        let lost = said.number(", lost ").context("no summary")?;
-        let captured = said
-            .number_before(" bytes captured")
-            .context("no summary")?;
+        let (captured, lost) = said.captured()?;
         report.figure(
             &format!("{bytes} B flat out: lost"),
             lost as f64,

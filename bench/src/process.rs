@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use observer_e2e::harness::summary;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -182,11 +183,10 @@ impl Said {
         digits.parse().ok()
     }
 
-    /// The number that stands before a text.
-    pub(crate) fn number_before(&self, text: &str) -> Option<u64> {
-        let (before, _) = self.text.split_once(text)?;
-        let start = before.rfind(|c: char| !c.is_ascii_digit())? + 1;
-        before[start..].parse().ok()
+    /// Bytes that were captured and records that were lost, by the summary.
+    pub(crate) fn captured(&self) -> anyhow::Result<(u64, u64)> {
+        let (captured, lost, _) = summary(&self.text).context("no summary")?;
+        Ok((captured, lost))
     }
 }
 

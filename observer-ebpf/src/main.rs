@@ -2,9 +2,8 @@
 //! passes, and tracepoints for the life of processes.
 //!
 //! Uprobe programs can be preempted, and another thread can then run the same program on the same
-//! CPU. So nothing is kept per CPU: state lies in maps under the thread or the connection,
-//! plaintext goes straight into the ring buffer or through a place per CPU that is taken first, and
-//! counters are atomic.
+//! CPU. So state lies in maps under the thread or the connection, counters are atomic, and plaintext goes
+//! straight into the ring buffer, or through a place per CPU that one program at a time can take.
 
 #![no_std]
 #![no_main]

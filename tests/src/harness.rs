@@ -307,28 +307,7 @@ impl Run {
     ///
     /// There is no summary.
     pub fn captured(&self) -> (u64, u64, u64) {
-        let summary = self
-            .stderr
-            .lines()
-            .find(|line| line.contains(" bytes captured, lost "))
-            .unwrap_or_else(|| panic!("no summary: {}", self.stderr));
-        let number_before = |text: &str| -> u64 {
-            let before = summary.split(text).next().unwrap_or_default();
-            let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next();
-            digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-        };
-        let lost = summary.split(", lost ").nth(1).unwrap_or_default();
-        let records = lost.split(' ').next().and_then(|lost| lost.parse().ok());
-        let lost_bytes = if lost.contains("ring buffer full") {
-            number_before(" bytes)")
-        } else {
-            0
-        };
-        (
-            number_before(" bytes captured"),
-            records.expect("a number"),
-            lost_bytes,
-        )
+        summary(&self.stderr).unwrap_or_else(|| panic!("no summary: {}", self.stderr))
     }
 
     /// Asserts that the agent succeeded and lost nothing.
@@ -340,6 +319,27 @@ impl Run {
         assert!(self.status.success(), "{}: {}", self.status, self.stderr);
         assert!(self.stderr.contains("lost 0"), "{}", self.stderr);
     }
+}
+
+/// What the agent's summary says, in what it wrote to standard error: bytes that were captured, records
+/// and bytes that were lost.
+pub fn summary(stderr: &str) -> Option<(u64, u64, u64)> {
+    let line = stderr
+        .lines()
+        .find(|line| line.contains(" bytes captured, lost "))?;
+    let number_before = |text: &str| -> Option<u64> {
+        let (before, _) = line.split_once(text)?;
+        let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next();
+        digits?.parse().ok()
+    };
+    let (_, lost) = line.split_once(", lost ")?;
+    let records = lost.split([' ', ',']).next()?.parse().ok()?;
+    let lost_bytes = if lost.contains("ring buffer full") {
+        number_before(" bytes)")?
+    } else {
+        0
+    };
+    Some((number_before(" bytes captured")?, records, lost_bytes))
 }
 
 /// A running `observer watch`.
@@ -452,6 +452,61 @@ impl Drop for Observer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The load generator, which talks to itself over TLS (`bin/tls-load.rs`).
+pub struct Load(Client);
+
+impl Load {
+    /// Starts it and waits until it is about to begin its first round. The command is the program with
+    /// what it shall do.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be started.
+    pub fn start(mut command: Command) -> Self {
+        command.arg("--wait-for-stdin");
+        let client = Client::start(command);
+        assert_eq!(client.line(), "round");
+        Self(client)
+    }
+
+    /// Its process id, as an argument.
+    pub fn pid(&self) -> String {
+        self.0.pid()
+    }
+
+    /// Lets it begin the next round.
+    ///
+    /// # Panics
+    ///
+    /// It is gone.
+    pub fn begin(&mut self) {
+        self.0.go_on();
+    }
+
+    /// Waits for the end of the round. Returns whether there is another.
+    ///
+    /// # Panics
+    ///
+    /// It says something else.
+    pub fn end(&self) -> bool {
+        let line = self.0.line();
+        assert!(line == "round" || line == "done", "{line}");
+        line == "round"
+    }
+
+    /// Lets it end, and returns what it has done.
+    ///
+    /// # Panics
+    ///
+    /// It fails.
+    pub fn finish(mut self) -> Value {
+        self.0.go_on();
+        let result = serde_json::from_str(&self.0.line()).expect("its result");
+        assert!(self.0.wait().0.success());
+        result
     }
 }
 

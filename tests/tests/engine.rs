@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use observer_e2e::harness::{Client, Observer, Scene, binary};
+use observer_e2e::harness::{Load, Observer, Scene, binary};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -172,16 +172,15 @@ fn a_missing_capability_is_named() {
 }
 
 /// A load generator that is watched, and the agent.
-fn load(folder: &TempDir, arguments: &[&str], options: &[&str]) -> (Client, Observer) {
+fn load(folder: &TempDir, arguments: &[&str], options: &[&str]) -> (Load, Observer) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_observer-tls-load"));
-    command.arg("--wait-for-stdin").args(arguments);
-    let client = Client::start(command);
-    assert_eq!(client.line(), "round");
-    let pid = client.pid();
+    command.args(arguments);
+    let load = Load::start(command);
+    let pid = load.pid();
     let mut all = vec!["--pid", pid.as_str()];
     all.extend(options);
     let observer = Observer::start(&[], &folder.path().join("records.jsonl"), &all);
-    (client, observer)
+    (load, observer)
 }
 
 #[test]
@@ -196,16 +195,14 @@ fn other_plaintext_stays_in_the_kernel_after_the_verdict() {
         "4",
     ];
     let folder = tempfile::tempdir().unwrap();
-    let (mut client, observer) = load(&folder, &arguments, &["--capture-content"]);
-    for next in ["round", "round", "round", "done"] {
-        client.go_on();
-        assert_eq!(client.line(), next);
+    let (mut load, observer) = load(&folder, &arguments, &["--capture-content"]);
+    for more in [true, true, true, false] {
+        load.begin();
+        assert_eq!(load.end(), more);
         // The verdict of the first round reaches the kernel.
         thread::sleep(Duration::from_millis(100));
     }
-    client.go_on();
-    let result: Value = serde_json::from_str(&client.line()).unwrap();
-    assert!(client.wait().0.success());
+    let result = load.finish();
     let run = observer.wait();
     run.assert_clean();
     let produced = result["bytes"].as_u64().unwrap();
@@ -221,12 +218,10 @@ fn other_plaintext_stays_in_the_kernel_after_the_verdict() {
 fn all_hosts_are_looked_into_if_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["--uninteresting", "tulip", "--requests", "20"];
-    let (mut client, observer) = load(&folder, &arguments, &["--all-hosts"]);
-    client.go_on();
-    assert_eq!(client.line(), "done");
-    client.go_on();
-    let result: Value = serde_json::from_str(&client.line()).unwrap();
-    assert!(client.wait().0.success());
+    let (mut load, observer) = load(&folder, &arguments, &["--all-hosts"]);
+    load.begin();
+    assert!(!load.end());
+    let result = load.finish();
     let run = observer.wait();
     run.assert_clean();
     assert_eq!(run.captured().0, result["bytes"].as_u64().unwrap());
@@ -262,7 +257,7 @@ fn a_call_right_behind_something_else_is_recorded() {
 #[test]
 fn an_idle_agent_sleeps() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut client, observer) = load(&folder, &["--requests", "1"], &[]);
+    let (mut load, observer) = load(&folder, &["--requests", "1"], &[]);
     thread::sleep(Duration::from_millis(500));
     // Voluntary context switches of all threads: one for each time that it wakes up.
     let switches = || -> u64 {
@@ -277,11 +272,9 @@ fn an_idle_agent_sleeps() {
     thread::sleep(Duration::from_secs(5));
     let a_second = (switches() - before) as f64 / begun.elapsed().as_secs_f64();
     assert!(a_second < 5.0, "{a_second} wakeups a second");
-    for _ in 0..2 {
-        client.go_on();
-        client.line();
-    }
-    assert!(client.wait().0.success());
+    load.begin();
+    assert!(!load.end());
+    load.finish();
     let run = observer.wait();
     run.assert_clean();
     assert_eq!(run.calls.len(), 1, "what wakes it up is recorded");

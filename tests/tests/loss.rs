@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, process::Command, thread, time::Duration};
 
-use observer_e2e::harness::{Client, Observer, Scene, assert_matches};
+use observer_e2e::harness::{Load, Observer, Scene, assert_matches};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -72,24 +72,21 @@ fn every_byte_is_received_or_counted_as_lost() {
     let truth = folder.path().join("truth.jsonl");
     let mut command = Command::new(env!("CARGO_BIN_EXE_observer-tls-load"));
     // 200,000 events a second: each is written at one end and read at the other.
-    command.args(["--wait-for-stdin", "--rate", "100000", "--requests", "700"]);
+    command.args(["--rate", "100000", "--requests", "700"]);
     command.args(["--events", "200", "--truth"]).arg(&truth);
-    let mut client = Client::start(command);
-    assert_eq!(client.line(), "round");
-    let pid = client.pid();
+    let mut load = Load::start(command);
+    let pid = load.pid();
     let options = ["--pid", &pid, "--all-hosts", "--ring-buffer", "1"];
     let observer = Observer::start(&[], &folder.path().join("records.jsonl"), &options);
-    client.go_on();
+    load.begin();
     for _ in 0..4 {
         thread::sleep(Duration::from_millis(150));
         observer.signal(Signal::STOP);
         thread::sleep(Duration::from_millis(100));
         observer.signal(Signal::CONT);
     }
-    assert_eq!(client.line(), "done");
-    client.go_on();
-    let produced: Value = serde_json::from_str(&client.line()).unwrap();
-    assert!(client.wait().0.success());
+    assert!(!load.end());
+    let produced = load.finish();
     let run = observer.wait();
     assert!(run.status.success(), "{}", run.stderr);
     let (captured, lost_records, lost_bytes) = run.captured();

@@ -12,7 +12,7 @@ use std::{
 
 use observer_e2e::{
     corpus::{self, Specimen},
-    harness::{Client, Observer, binary},
+    harness::{Load, Observer, binary},
 };
 use serde_json::Value;
 
@@ -178,25 +178,23 @@ fn every_library_that_can_be_loaded_is_captured_right() {
 /// Twenty requests by a library, and what the agent makes of them. Returns the bytes that passed.
 fn captured(specimen: &Specimen, api: &str) -> (u64, observer_e2e::harness::Run) {
     let folder = tempfile::tempdir().unwrap();
-    let mut client = load(&specimen.path, api, 20);
-    let pid = client.pid();
+    let mut load = load(&specimen.path, api, 20);
+    let pid = load.pid();
     let options = ["--pid", pid.as_str(), "--all-hosts"];
     let observer = Observer::start(&[], &folder.path().join("records.jsonl"), &options);
-    client.go_on();
-    assert_eq!(client.line(), "done");
-    client.go_on();
-    let result: Value = serde_json::from_str(&client.line()).unwrap();
-    assert!(client.wait().0.success());
+    load.begin();
+    assert!(!load.end());
+    let result = load.finish();
     let run = observer.wait();
     run.assert_clean();
     (result["bytes"].as_u64().unwrap(), run)
 }
 
 /// A load generator on a library, before its first request.
-fn load(library: &Path, api: &str, requests: u32) -> Client {
+fn load(library: &Path, api: &str, requests: u32) -> Load {
     let mut command = Command::new(env!("CARGO_BIN_EXE_observer-tls-load"));
     command
-        .args(["--wait-for-stdin", "--events", "10", "--api", api])
+        .args(["--events", "10", "--api", api])
         .args(["--requests", &requests.to_string(), "--libssl"])
         .arg(library);
     // Its libcrypto lies beside it.
@@ -206,9 +204,7 @@ fn load(library: &Path, api: &str, requests: u32) -> Client {
     {
         command.env("LD_LIBRARY_PATH", folder);
     }
-    let client = Client::start(command);
-    assert_eq!(client.line(), "round");
-    client
+    Load::start(command)
 }
 
 #[test]
@@ -247,8 +243,8 @@ fn compare(specimen: &Specimen, api: &str, function: &str) {
     if site == entry {
         return;
     }
-    let mut client = load(&specimen.path, api, 5);
-    let pid = client.pid();
+    let mut load = load(&specimen.path, api, 5);
+    let pid = load.pid();
     let line = |name: &str, count: &str| {
         format!(
             "/pid == {pid}/ {{ printf(\"{name} %llx %llx %llx\\n\", reg(\"di\"), reg(\"si\"), {count}); }}"
@@ -273,11 +269,9 @@ fn compare(specimen: &Specimen, api: &str, function: &str) {
         "{script}: {:?}",
         bpftrace.wait_with_output()
     );
-    client.go_on();
-    assert_eq!(client.line(), "done");
-    client.go_on();
-    client.line();
-    assert!(client.wait().0.success());
+    load.begin();
+    assert!(!load.end());
+    load.finish();
     // It ends with the process.
     let seen: Vec<Vec<String>> = lines
         .map(|line| line.split_whitespace().map(str::to_owned).collect())

@@ -607,7 +607,9 @@ impl Templates {
         let (index, taken) = (0..count).find_map(|step| {
             let index = (newest + step) % count;
             let (known, template) = &mut self.known[index];
-            if known != name {
+            // Most streams name no event, and comparing nothing with nothing was a third of an event's cost.
+            let named_alike = known.len() == name.len() && (name.is_empty() || known == name);
+            if !named_alike {
                 return None;
             }
             Some((index, template.take(data)?))

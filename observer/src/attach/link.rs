@@ -244,11 +244,6 @@ impl Linker {
             Some(pid) if self.scoped => i32::try_from(pid.0).map_err(io::Error::other)?,
             _ => 0,
         };
-        let returning: Vec<Point> = points
-            .iter()
-            .filter(|point| point.returns)
-            .copied()
-            .collect();
         let mut links = Vec::new();
         match self.rung {
             Rung::Session => {
@@ -262,6 +257,11 @@ impl Linker {
                 )?);
             }
             Rung::Multi => {
+                let returning: Vec<Point> = points
+                    .iter()
+                    .filter(|point| point.returns)
+                    .copied()
+                    .collect();
                 // Returns first, so that no entry is noted whose return would be missed.
                 if let Some(leave) = &self.leave
                     && !returning.is_empty()
@@ -286,34 +286,41 @@ impl Linker {
             }
             Rung::Perf => {
                 let pmu = Pmu::read()?;
-                let pid = if pid == 0 { -1 } else { pid };
-                let mut link = |program: &OwnedFd, config, point: &Point| {
+                links = self.each(points, |program, at_return, point| {
+                    let config = if at_return { pmu.return_probe } else { 0 };
+                    let pid = if pid == 0 { -1 } else { pid };
                     let event = bpf::perf_uprobe(pmu.number, config, &path, point.offset, pid)?;
                     bpf::link_perf(program.as_fd(), event.as_fd(), point.cookie)
-                        .map(|link| links.push(Link::Descriptor(link)))
-                };
-                if let Some(leave) = &self.leave {
-                    for point in &returning {
-                        link(leave, pmu.return_probe, point)?;
-                    }
-                }
-                for point in points {
-                    link(&self.enter, 0, point)?;
-                }
+                        .map(Link::Descriptor)
+                })?;
             }
             Rung::Tracefs => {
-                let pid = if pid == 0 { -1 } else { pid };
-                if let Some(leave) = &self.leave {
-                    for point in &returning {
-                        links.push(tracefs_link(leave, 'r', &path, point, pid)?);
-                    }
-                }
-                for point in points {
-                    links.push(tracefs_link(&self.enter, 'p', &path, point, pid)?);
-                }
+                links = self.each(points, |program, at_return, point| {
+                    let kind = if at_return { 'r' } else { 'p' };
+                    let pid = if pid == 0 { -1 } else { pid };
+                    tracefs_link(program, kind, &path, point, pid)
+                })?;
             }
         }
         Ok(Links(links))
+    }
+
+    /// A link for each return and each entry, in this order: no entry is noted whose return would be
+    /// missed.
+    fn each(
+        &self,
+        points: &[Point],
+        link: impl Fn(&OwnedFd, bool, &Point) -> io::Result<Link>,
+    ) -> io::Result<Vec<Link>> {
+        let returns = self.leave.iter().flat_map(|leave| {
+            let returning = points.iter().filter(|point| point.returns);
+            returning.map(move |point| (leave, true, point))
+        });
+        let entries = points.iter().map(|point| (&self.enter, false, point));
+        returns
+            .chain(entries)
+            .map(|(program, at_return, point)| link(program, at_return, point))
+            .collect()
     }
 
     fn multi(

@@ -110,21 +110,23 @@ pub fn all() -> Vec<Pid> {
 
 /// The processes whose parent is one of `parents`, and theirs, and so on.
 pub fn descendants(parents: &[Pid]) -> Vec<Pid> {
+    // To look at every process there is takes long on a large machine.
+    follow(parents, children).unwrap_or_else(|| descendants_by_parent(parents))
+}
+
+/// `parents`' children, and theirs, and so on; `None` if those of one cannot be told.
+fn follow(parents: &[Pid], children: impl Fn(Pid) -> Option<Vec<Pid>>) -> Option<Vec<Pid>> {
     let mut found: Vec<Pid> = parents.to_vec();
     let mut next = 0;
     while next < found.len() {
-        // To look at every process there is takes long on a large machine.
-        let Some(children) = children(found[next]) else {
-            return descendants_by_parent(parents);
-        };
-        for child in children {
+        for child in children(found[next])? {
             if !found.contains(&child) {
                 found.push(child);
             }
         }
         next += 1;
     }
-    found.split_off(parents.len())
+    Some(found.split_off(parents.len()))
 }
 
 /// The children of a process by its own word (proc_tid_children(5)); `None` if the kernel does not tell.
@@ -156,17 +158,11 @@ fn descendants_by_parent(parents: &[Pid]) -> Vec<Pid> {
             ))
         })
         .collect();
-    let mut found: Vec<Pid> = parents.to_vec();
-    let mut next = 0;
-    while next < found.len() {
-        for &(child, parent) in &family {
-            if parent == found[next] && !found.contains(&child) {
-                found.push(child);
-            }
-        }
-        next += 1;
-    }
-    found.split_off(parents.len())
+    let children = |parent| {
+        let of_parent = family.iter().filter(|(_, of)| *of == parent);
+        Some(of_parent.map(|(child, _)| *child).collect())
+    };
+    follow(parents, children).unwrap_or_default()
 }
 
 /// The files that a process has mapped as executable, each once.

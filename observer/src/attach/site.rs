@@ -96,21 +96,13 @@ impl fmt::Display for Site {
     }
 }
 
-/// The best place to probe the function at `function`.
-pub fn choose(elf: &Elf, function: u64, needs: Needs) -> Site {
+/// The best place in the function at `function` itself, if one but its entry can be proved, or the entry
+/// is the best.
+pub fn direct(elf: &Elf, function: u64, needs: Needs) -> Option<Site> {
     if elf.architecture() != Architecture::X86_64 {
-        return Site {
-            address: function,
-            function,
-            instruction: "entry".to_owned(),
-            cost: Cost::SingleStepped,
-            count: needs.count(),
-        };
+        return None;
     }
-    let goal = Goal { elf, needs };
-    goal.direct(function, &State::entry(), Asked::Itself)
-        .or_else(|| goal.inner(function, &State::entry(), DEPTH))
-        .unwrap_or_else(|| goal.entry(function))
+    Goal { elf, needs }.direct(function, &State::entry(), Asked::Itself)
 }
 
 /// The best place in the function that the one at `function` calls with the same arguments, if there is

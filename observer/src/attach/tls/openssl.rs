@@ -78,7 +78,7 @@ impl Library for OpenSsl {
                     function,
                     needs,
                     address,
-                    site: site::choose(elf, address, needs),
+                    own: site::direct(elf, address, needs),
                     inner: site::inner(elf, address, needs),
                 })
             })
@@ -90,13 +90,13 @@ impl Library for OpenSsl {
         }
         let mut probes: Vec<Probe> = Vec::new();
         for one in &found {
-            let site = match &one.inner {
+            let site = match (&one.inner, &one.own) {
                 // Also where this one could do without: one probe instead of two, one in the other.
-                Some(inner) if is_confirmed(inner, &found) && is_needed(inner, &found) => {
+                (Some(inner), _) if is_confirmed(inner, &found) && is_needed(inner, &found) => {
                     inner.clone()
                 }
-                _ if one.is_elsewhere() => site::entry(elf, one.address, one.needs),
-                _ => one.site.clone(),
+                (_, Some(own)) => own.clone(),
+                (_, None) => site::entry(elf, one.address, one.needs),
             };
             let cookie = Cookie {
                 function: one.function,
@@ -121,22 +121,16 @@ impl Library for OpenSsl {
     }
 }
 
-/// A function with the place that was chosen for it.
+/// A function with the places that it could be probed at, beside its entry.
 struct Found {
     name: &'static str,
     function: u8,
     needs: Needs,
     address: u64,
-    site: Site,
-    /// The place in the one function that this one calls with the same arguments.
+    /// In the function itself.
+    own: Option<Site>,
+    /// In the one function that this one calls with the same arguments.
     inner: Option<Site>,
-}
-
-impl Found {
-    /// The place is in another function, which this one calls.
-    fn is_elsewhere(&self) -> bool {
-        self.site.function != self.address
-    }
 }
 
 /// A function within the library counts only if both of its callers lead to it, `SSL_read` as well as
@@ -154,7 +148,7 @@ fn is_confirmed(inner: &Site, found: &[Found]) -> bool {
 fn is_needed(inner: &Site, found: &[Found]) -> bool {
     found
         .iter()
-        .any(|one| one.is_elsewhere() && one.site == *inner)
+        .any(|one| one.own.is_none() && one.inner.as_ref() == Some(inner))
 }
 
 #[cfg(test)]
