@@ -39,6 +39,9 @@ pub const KIND_EXIT: u32 = 8;
 /// [`ProcessRecord`]: `tgid` mapped a file as executable.
 pub const KIND_MAP: u32 = 9;
 
+/// [`BindRecord`]: a direction of a connection has been seen at a socket.
+pub const KIND_BIND: u32 = 10;
+
 /// [`DataRecord::direction`]: written by the process.
 pub const SENT: u32 = 0;
 /// [`DataRecord::direction`]: read by the process.
@@ -72,10 +75,12 @@ pub struct DataRecord {
     pub opposite: u64,
     /// Bytes of the whole call.
     pub call_bytes: u64,
+    /// The goroutine's id; 0 where the thread is all there is.
+    pub task: u64,
     /// Bytes in this record, [`CHUNK_BYTES`] at most.
     pub bytes: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Not 0: `ssl` stands for this direction only; a [`BindRecord`] tells what it belongs to.
+    pub half: u32,
     /// Name of the thread, padded with 0.
     pub comm: [u8; 16],
 }
@@ -108,6 +113,28 @@ pub struct CloseRecord {
     pub received: u64,
 }
 
+/// Tells through which file descriptor the bytes of one direction pass ([`DataRecord::half`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct BindRecord {
+    /// [`KIND_BIND`].
+    pub kind: u32,
+    /// [`SENT`] or [`RECEIVED`].
+    pub direction: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// The file descriptor.
+    pub fd: u32,
+    /// As in [`DataRecord::ssl`].
+    pub ssl: u64,
+    /// When it happened.
+    pub at: u64,
+}
+
 /// A step in the life of a process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -132,16 +159,27 @@ pub struct ProcessRecord {
 /// the number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie {
-    /// One of [`function`].
+    /// One of [`function`], [`go`] or [`aead`], by the program.
     pub function: u8,
-    /// One of [`count`].
+    /// One of [`count`]; 0 for [`go`] and [`aead`].
     pub count: u8,
+    /// [`go`]: offset of `goid` in `runtime.g`; 0 if it is not known.
+    pub goid: u16,
 }
 
 impl Cookie {
+    /// Of a function as in OpenSSL.
+    pub const fn new(function: u8, count: u8) -> Self {
+        Self {
+            function,
+            count,
+            goid: 0,
+        }
+    }
+
     /// As the kernel keeps it.
     pub const fn to_u64(self) -> u64 {
-        self.function as u64 | (self.count as u64) << 8
+        self.function as u64 | (self.count as u64) << 8 | (self.goid as u64) << 16
     }
 
     /// From what the kernel keeps.
@@ -149,11 +187,12 @@ impl Cookie {
         Self {
             function: cookie as u8,
             count: (cookie >> 8) as u8,
+            goid: (cookie >> 16) as u16,
         }
     }
 }
 
-/// What a probed function of a TLS library does ([`Cookie::function`]).
+/// What a probed function of a TLS library in C does ([`Cookie::function`]).
 pub mod function {
     /// `int SSL_write(SSL *ssl, const void *buf, int num)`, and what has the same first three arguments
     pub const WRITE: u8 = 1;
@@ -165,6 +204,34 @@ pub mod function {
     pub const FREE: u8 = 4;
     /// `int SSL_shutdown(SSL *ssl)`
     pub const SHUTDOWN: u8 = 5;
+    /// As [`READ`], where the result 0 says that the peer has closed: `SSL_read` of BoringSSL,
+    /// `gnutls_record_recv`
+    pub const READ_TO_END: u8 = 6;
+}
+
+/// What a probe in Go's `crypto/tls` is at ([`Cookie::function`]).
+pub mod go {
+    /// `func (c *Conn) Write(b []byte) (int, error)`, behind the check of the stack
+    pub const WRITE: u8 = 1;
+    /// `func (c *Conn) Read(b []byte) (int, error)`, behind the check of the stack
+    pub const READ: u8 = 2;
+    /// A `RET` of `Read`
+    pub const READ_RETURN: u8 = 3;
+    /// `func (c *Conn) Close() error`, behind the check of the stack
+    pub const CLOSE: u8 = 4;
+}
+
+/// What a probed function of aws-lc does (openssl/aead.h; [`Cookie::function`]).
+pub mod aead {
+    /// `EVP_AEAD_CTX_seal(ctx, out, out_len, max_out_len, nonce, nonce_len, in, in_len, ad, ad_len)`
+    pub const SEAL: u8 = 1;
+    /// `EVP_AEAD_CTX_seal_scatter(ctx, out, out_tag, out_tag_len, max_out_tag_len, nonce, nonce_len, in,
+    /// in_len, extra_in, extra_in_len, ad, ad_len)`
+    pub const SEAL_SCATTER: u8 = 2;
+    /// `EVP_AEAD_CTX_open(ctx, out, out_len, max_out_len, nonce, nonce_len, in, in_len, ad, ad_len)`
+    pub const OPEN: u8 = 3;
+    /// `EVP_AEAD_CTX_open_gather(ctx, out, nonce, nonce_len, in, in_len, in_tag, in_tag_len, ad, ad_len)`
+    pub const OPEN_GATHER: u8 = 4;
 }
 
 /// Where a function leaves the number of bytes that passed ([`Cookie::count`]).

@@ -11,8 +11,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_user, bpf_ringbuf_output},
 };
 use observer_common::{
-    CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES, KIND_DATA, KIND_MAP, Loss,
-    ProcessRecord,
+    BindRecord, CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES, KIND_DATA,
+    KIND_MAP, Loss, ProcessRecord,
 };
 
 use crate::maps::{EVENTS, SCRATCH, Scratch, lost, take, wake_agent};
@@ -30,6 +30,8 @@ pub struct Plaintext {
     pub tgid: u32,
     pub tid: u32,
     pub direction: u32,
+    pub task: u64,
+    pub half: u32,
 }
 
 /// A record with room for `N` bytes of plaintext.
@@ -62,6 +64,18 @@ pub fn plaintext(text: &mut Plaintext) {
 #[inline(always)]
 pub fn close(record: CloseRecord) {
     match EVENTS.reserve::<CloseRecord>(0) {
+        Some(mut entry) => {
+            entry.write(record);
+            entry.submit(wakeup());
+        }
+        None => lost(Loss::RingFull, 0),
+    }
+}
+
+/// Sends a bind record.
+#[inline(always)]
+pub fn bind(record: BindRecord) {
+    match EVENTS.reserve::<BindRecord>(0) {
         Some(mut entry) => {
             entry.write(record);
             entry.submit(wakeup());
@@ -238,8 +252,9 @@ unsafe fn fill(
             offset: text.offset + done,
             opposite: text.opposite,
             call_bytes: text.bytes,
+            task: text.task,
             bytes,
-            reserved: 0,
+            half: text.half,
             comm: [0; 16],
         });
         bpf_get_current_comm(

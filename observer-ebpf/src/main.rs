@@ -10,10 +10,16 @@
 // For atomic addition; see `maps::lost`.
 #![feature(asm_experimental_arch)]
 
+mod aead;
+mod calls;
+mod connection;
 mod emit;
+mod go;
 mod maps;
 mod process;
+mod registers;
 mod request;
+mod sockets;
 mod tls;
 
 #[panic_handler]

@@ -24,6 +24,23 @@ pub static WATCHED: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
 pub static CALLS: HashMap<u64, OpenCalls> =
     HashMap::with_max_entries(1 << 16, 1 /* BPF_F_NO_PREALLOC */);
 
+/// Calls that a goroutine has entered and not yet left.
+#[map]
+pub static GOROUTINE_CALLS: LruHashMap<TaskKey, OpenCalls> =
+    LruHashMap::with_max_entries(1 << 14, 0);
+
+/// The sockets that a thread (`pid_tgid`) uses.
+#[map]
+pub static THREADS: LruHashMap<u64, ThreadSockets> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// The file descriptor that a key of one direction belongs to.
+#[map]
+pub static HALVES: LruHashMap<ConnectionKey, u32> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// The keys of both directions, by file descriptor.
+#[map]
+pub static SOCKETS: LruHashMap<FileKey, Pair> = LruHashMap::with_max_entries(1 << 14, 0);
+
 /// What is known of a connection.
 #[map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
@@ -117,6 +134,41 @@ pub struct OpenCall {
 #[derive(Clone, Copy)]
 pub struct OpenCalls {
     pub calls: [OpenCall; NESTED_CALLS],
+}
+
+/// Names a goroutine.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TaskKey {
+    /// Address of its `runtime.g`.
+    pub task: u64,
+    pub tgid: u64,
+}
+
+/// Names an open file.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FileKey {
+    pub tgid: u32,
+    pub fd: u32,
+}
+
+/// What a thread does at sockets.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ThreadSockets {
+    /// The key with which a record was sealed that is not written yet; 0 if there is none.
+    pub sealing: u64,
+    /// The descriptor that was read last, and 1; 0 if there is none.
+    pub reading: u64,
+}
+
+/// The keys of a connection, 0 where none is known.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pair {
+    pub sent: u64,
+    pub received: u64,
 }
 
 /// A record that is being put together.

@@ -302,6 +302,8 @@ impl Pipeline {
             Event::Data {
                 connection,
                 tid,
+                task,
+                half: _,
                 direction,
                 offset,
                 opposite,
@@ -316,7 +318,7 @@ impl Pipeline {
                     direction,
                     offset,
                     at,
-                    origin: Origin(u64::from(tid)),
+                    origin: origin(tid, task),
                     bytes,
                 };
                 let key = (connection.pid, connection.ssl);
@@ -354,6 +356,7 @@ impl Pipeline {
                     }
                 }
             }
+            Event::Bind { .. } => {}
             Event::Process { pid, tid, step, at } => match step {
                 Step::Exec => {
                     // The old program's connections are gone, and it may have another name now.
@@ -492,7 +495,7 @@ impl Pipeline {
         let pid = key.0;
         match event {
             CallEvent::Started { call, at, origin } => {
-                let tid = u32::try_from(origin.0).unwrap_or(0);
+                let (tid, _) = executed_by(origin);
                 let utc = self.clock.utc(at);
                 let unknown = Identity::default();
                 let identity = self.processes.get(&pid).unwrap_or(&unknown);
@@ -538,6 +541,7 @@ impl Pipeline {
     fn record(&mut self, pid: Pid, context: &CallContext, call: &LlmCall) -> CallRecord {
         let identity = self.processes.get(&pid).cloned().unwrap_or_default();
         let call = call.clone();
+        let (tid, goroutine) = executed_by(call.origin);
         CallRecord {
             provider: call.provider,
             operation: call.operation,
@@ -568,7 +572,8 @@ impl Pipeline {
             trace_source: context.source,
             attempts: call.attempts,
             pid: pid.0,
-            tid: u32::try_from(call.origin.0).unwrap_or(0),
+            tid,
+            goroutine,
             ppid: identity.ppid,
             comm: identity.comm,
             exe: identity.exe.map(|path| path.to_string_lossy().into_owned()),
@@ -579,6 +584,19 @@ impl Pipeline {
             incomplete: call.incomplete.map(|why| why.as_str()),
         }
     }
+}
+
+/// The mark of a thread and a goroutine: 32 bits each. A goroutine with a larger id counts as unknown.
+fn origin(tid: u32, task: u64) -> Origin {
+    let task = u32::try_from(task).unwrap_or(0);
+    Origin(u64::from(task) << 32 | u64::from(tid))
+}
+
+/// Thread and goroutine of a mark.
+fn executed_by(origin: Origin) -> (u32, Option<u32>) {
+    let [task, tid] = [origin.0 >> 32, origin.0 & u64::from(u32::MAX)]
+        .map(|half| u32::try_from(half).unwrap_or(0));
+    (tid, (task != 0).then_some(task))
 }
 
 fn push_new(pids: &mut Vec<Pid>, pid: Pid) {

@@ -33,6 +33,7 @@ use super::{
     bpf::{self, Multi},
     processes::{self, Pid},
     system,
+    tls::Family,
 };
 
 /// Describes the PMU of uprobes.
@@ -121,6 +122,8 @@ pub(super) struct Point {
     pub(super) cookie: u64,
     /// Whether the return is of interest too.
     pub(super) returns: bool,
+    /// Which programs.
+    pub(super) family: Family,
 }
 
 /// Probes that stand; they go when it is dropped.
@@ -148,12 +151,21 @@ pub(super) struct Linker {
     rung: Rung,
     /// Better rungs, and why they cannot be taken.
     refusals: Vec<Refusal>,
-    /// Runs at entries; at returns too in a session.
-    enter: OwnedFd,
-    /// Runs at returns; `None` in a session.
-    leave: Option<OwnedFd>,
+    programs: Programs,
+    loaded: HashMap<Family, Loaded>,
     /// A link can be restricted to a process.
     scoped: bool,
+}
+
+/// The programs of a family, in the kernel.
+#[derive(Debug)]
+struct Loaded {
+    /// The attach type that they were loaded for.
+    kind: u32,
+    /// Runs at entries; at returns too in a session.
+    enter: OwnedFd,
+    /// Runs at returns, unless that is not needed.
+    leave: Option<OwnedFd>,
 }
 
 impl Linker {
@@ -185,17 +197,6 @@ impl Linker {
                 }
             };
             let programs = Programs::relocated(object, maps)?;
-            let (enter, leave) = match rung {
-                Rung::Session => (programs.load("tls_call", bpf::UPROBE_SESSION)?, None),
-                Rung::Multi => (
-                    programs.load("tls_enter", bpf::UPROBE_MULTI)?,
-                    Some(programs.load("tls_return", bpf::UPROBE_MULTI)?),
-                ),
-                Rung::Perf | Rung::Tracefs => (
-                    programs.load("tls_enter", 0)?,
-                    Some(programs.load("tls_return", 0)?),
-                ),
-            };
             let refused: Vec<String> = refusals.iter().map(ToString::to_string).collect();
             let refused = refused.join("; ");
             // What rights can change is said aloud, what only another kernel can is not.
@@ -204,13 +205,16 @@ impl Linker {
             } else {
                 info!(%rung, refused, "attaching");
             }
-            return Ok(Self {
+            let mut linker = Self {
                 rung,
                 refusals,
-                enter,
-                leave,
+                programs,
+                loaded: HashMap::new(),
                 scoped,
-            });
+            };
+            // Most processes need it, and a refusal of the kernel is to show now.
+            linker.load(Family::C)?;
+            return Ok(linker);
         }
         Err(super::Error::NoRung(refusals))
     }
@@ -225,128 +229,154 @@ impl Linker {
         &self.refusals
     }
 
+    /// Loads the programs of a family, once.
+    fn load(&mut self, family: Family) -> Result<(), super::Error> {
+        if self.loaded.contains_key(&family) {
+            return Ok(());
+        }
+        let (session, enter, leave) = match family {
+            Family::C => ("tls_call", "tls_enter", Some("tls_return")),
+            Family::Aead => ("aead_call", "aead_enter", Some("aead_return")),
+            Family::Go => ("", "go_call", None),
+        };
+        let (kind, enter, leave) = match (self.rung, leave) {
+            (Rung::Session, Some(_)) => (bpf::UPROBE_SESSION, session, None),
+            (Rung::Session | Rung::Multi, leave) => (bpf::UPROBE_MULTI, enter, leave),
+            (Rung::Perf | Rung::Tracefs, leave) => (0, enter, leave),
+        };
+        let loaded = Loaded {
+            kind,
+            enter: self.programs.load(enter, kind)?,
+            leave: leave
+                .map(|leave| self.programs.load(leave, kind))
+                .transpose()?,
+        };
+        self.loaded.insert(family, loaded);
+        Ok(())
+    }
+
     /// Puts the programs at all points of a file, for one process or for every one.
     ///
     /// # Errors
     ///
     /// The kernel refuses one; none stands then.
     pub(super) fn attach(
-        &self,
+        &mut self,
         path: &Path,
         points: &[Point],
         scope: Option<Pid>,
-    ) -> io::Result<Links> {
-        if points.is_empty() {
-            return Ok(Links(Vec::new()));
-        }
+    ) -> Result<Links, Box<dyn std::error::Error + Send + Sync>> {
         let path = CString::new(path.as_os_str().as_encoded_bytes())?;
         let pid = match scope {
-            Some(pid) if self.scoped => i32::try_from(pid.0).map_err(io::Error::other)?,
+            Some(pid) if self.scoped => i32::try_from(pid.0)?,
             _ => 0,
         };
         let mut links = Vec::new();
-        match self.rung {
-            Rung::Session => {
-                links.push(self.multi(
-                    &self.enter,
-                    bpf::UPROBE_SESSION,
-                    &path,
-                    points,
-                    false,
-                    pid,
-                )?);
+        for family in Family::ALL {
+            let points: Vec<Point> = points
+                .iter()
+                .filter(|point| point.family == family)
+                .copied()
+                .collect();
+            if !points.is_empty() {
+                self.load(family)?;
+                let programs = &self.loaded[&family];
+                links.extend(self.link(programs, &path, &points, pid)?);
             }
-            Rung::Multi => {
+        }
+        Ok(Links(links))
+    }
+
+    fn link(
+        &self,
+        programs: &Loaded,
+        path: &CStr,
+        points: &[Point],
+        pid: i32,
+    ) -> io::Result<Vec<Link>> {
+        match self.rung {
+            Rung::Session | Rung::Multi => {
+                let mut links = Vec::new();
                 let returning: Vec<Point> = points
                     .iter()
                     .filter(|point| point.returns)
                     .copied()
                     .collect();
                 // Returns first, so that no entry is noted whose return would be missed.
-                if let Some(leave) = &self.leave
+                if let Some(leave) = &programs.leave
                     && !returning.is_empty()
                 {
-                    links.push(self.multi(
-                        leave,
-                        bpf::UPROBE_MULTI,
-                        &path,
-                        &returning,
-                        true,
-                        pid,
-                    )?);
+                    links.push(multi(leave, programs.kind, path, &returning, true, pid)?);
                 }
-                links.push(self.multi(
-                    &self.enter,
-                    bpf::UPROBE_MULTI,
-                    &path,
+                links.push(multi(
+                    &programs.enter,
+                    programs.kind,
+                    path,
                     points,
                     false,
                     pid,
                 )?);
+                Ok(links)
             }
             Rung::Perf => {
                 let pmu = Pmu::read()?;
-                links = self.each(points, |program, at_return, point| {
+                each(programs, points, |program, at_return, point| {
                     let config = if at_return { pmu.return_probe } else { 0 };
                     let pid = if pid == 0 { -1 } else { pid };
-                    let event = bpf::perf_uprobe(pmu.number, config, &path, point.offset, pid)?;
+                    let event = bpf::perf_uprobe(pmu.number, config, path, point.offset, pid)?;
                     bpf::link_perf(program.as_fd(), event.as_fd(), point.cookie)
                         .map(Link::Descriptor)
-                })?;
+                })
             }
-            Rung::Tracefs => {
-                links = self.each(points, |program, at_return, point| {
-                    let kind = if at_return { 'r' } else { 'p' };
-                    let pid = if pid == 0 { -1 } else { pid };
-                    tracefs_link(program, kind, &path, point, pid)
-                })?;
-            }
+            Rung::Tracefs => each(programs, points, |program, at_return, point| {
+                let kind = if at_return { 'r' } else { 'p' };
+                let pid = if pid == 0 { -1 } else { pid };
+                tracefs_link(program, kind, path, point, pid)
+            }),
         }
-        Ok(Links(links))
     }
+}
 
-    /// A link for each return and each entry, in this order: no entry is noted whose return would be
-    /// missed.
-    fn each(
-        &self,
-        points: &[Point],
-        link: impl Fn(&OwnedFd, bool, &Point) -> io::Result<Link>,
-    ) -> io::Result<Vec<Link>> {
-        let returns = self.leave.iter().flat_map(|leave| {
-            let returning = points.iter().filter(|point| point.returns);
-            returning.map(move |point| (leave, true, point))
-        });
-        let entries = points.iter().map(|point| (&self.enter, false, point));
-        returns
-            .chain(entries)
-            .map(|(program, at_return, point)| link(program, at_return, point))
-            .collect()
-    }
+/// A link for each return and each entry, in this order: no entry is noted whose return would be
+/// missed.
+fn each(
+    programs: &Loaded,
+    points: &[Point],
+    link: impl Fn(&OwnedFd, bool, &Point) -> io::Result<Link>,
+) -> io::Result<Vec<Link>> {
+    let returns = programs.leave.iter().flat_map(|leave| {
+        let returning = points.iter().filter(|point| point.returns);
+        returning.map(move |point| (leave, true, point))
+    });
+    let entries = points.iter().map(|point| (&programs.enter, false, point));
+    returns
+        .chain(entries)
+        .map(|(program, at_return, point)| link(program, at_return, point))
+        .collect()
+}
 
-    fn multi(
-        &self,
-        program: &OwnedFd,
-        attach_type: u32,
-        path: &CStr,
-        points: &[Point],
-        at_return: bool,
-        pid: i32,
-    ) -> io::Result<Link> {
-        let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
-        let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
-        bpf::link_multi(
-            program.as_fd(),
-            &Multi {
-                attach_type,
-                path,
-                offsets: &offsets,
-                cookies: &cookies,
-                at_return,
-                pid,
-            },
-        )
-        .map(Link::Descriptor)
-    }
+fn multi(
+    program: &OwnedFd,
+    attach_type: u32,
+    path: &CStr,
+    points: &[Point],
+    at_return: bool,
+    pid: i32,
+) -> io::Result<Link> {
+    let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+    let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+    bpf::link_multi(
+        program.as_fd(),
+        &Multi {
+            attach_type,
+            path,
+            offsets: &offsets,
+            cookies: &cookies,
+            at_return,
+            pid,
+        },
+    )
+    .map(Link::Descriptor)
 }
 
 /// Whether the kernel and our rights have the rung; if so, whether its links can be restricted to a
@@ -517,6 +547,7 @@ fn remove_stale(events: &Path) {
 }
 
 /// The programs, relocated but not loaded.
+#[derive(Debug)]
 struct Programs {
     object: Object,
     btf: Option<OwnedFd>,

@@ -35,7 +35,7 @@ use self::{
     elf::Elf,
     link::{Linker, Links, Point, Refusal, Rung},
     processes::{FileId, MappedFile, Pid},
-    tls::{LIBRARIES, Library, Probe},
+    tls::{Family, LIBRARIES, Library, Probe},
 };
 
 /// The BPF object, built by build.rs.
@@ -48,6 +48,30 @@ const TRACEPOINTS: &[(&str, &str, &str)] = &[
     ("process_exec", "sched", "sched_process_exec"),
     ("mmap_exit", "syscalls", "sys_exit_mmap"),
     ("mmap_enter", "syscalls", "sys_enter_mmap"),
+];
+
+/// Tracepoints that tell which socket a connection's keys belong to, where a library keeps one for each
+/// direction: program, names.
+const SOCKET_TRACEPOINTS: &[(&str, &[&str])] = &[
+    (
+        "socket_read",
+        &[
+            "sys_enter_read",
+            "sys_enter_readv",
+            "sys_enter_recvfrom",
+            "sys_enter_recvmsg",
+        ],
+    ),
+    (
+        "socket_write",
+        &[
+            "sys_enter_write",
+            "sys_enter_writev",
+            "sys_enter_sendto",
+            "sys_enter_sendmsg",
+        ],
+    ),
+    ("socket_close", &["sys_enter_close"]),
 ];
 
 /// Files remembered as "nothing to probe here", so that they are not read again.
@@ -96,7 +120,9 @@ pub enum Watch {
 /// Loads the programs, attaches them, and lets go of everything when it is dropped.
 pub struct Attacher {
     /// Holds the tracepoints.
-    _programs: Ebpf,
+    programs: Ebpf,
+    /// The tracepoints of sockets stand.
+    follows_sockets: bool,
     linker: Linker,
     watch: Watch,
     watched: BpfHashMap<MapData, u32, u8>,
@@ -177,23 +203,11 @@ impl Attacher {
         };
         let watched = take_map(&mut programs, "WATCHED", BpfHashMap::try_from)?;
         for &(program, category, name) in TRACEPOINTS {
-            let tracepoint: &mut TracePoint = programs
-                .program_mut(program)
-                .ok_or_else(|| missing(program))?
-                .try_into()
-                .map_err(|error: ProgramError| Error::Load(error.into()))?;
-            tracepoint
-                .load()
-                .map_err(|error| Error::Load(error.into()))?;
-            tracepoint
-                .attach(category, name)
-                .map_err(|error| Error::Attach {
-                    place: format!("the tracepoint {category}/{name}"),
-                    source: error.into(),
-                })?;
+            trace(&mut programs, program, category, &[name])?;
         }
         let attacher = Self {
-            _programs: programs,
+            programs,
+            follows_sockets: false,
             linker,
             watch,
             watched,
@@ -318,11 +332,24 @@ impl Attacher {
         }
     }
 
+    /// Follows sockets from now on, if one of the probes needs it.
+    fn follow_sockets(&mut self, probes: &[Probe]) {
+        if self.follows_sockets || !probes.iter().any(|probe| probe.family == Family::Aead) {
+            return;
+        }
+        self.follows_sockets = true;
+        for &(program, names) in SOCKET_TRACEPOINTS {
+            if let Err(error) = trace(&mut self.programs, program, "syscalls", names) {
+                warn!(%error, "cannot tell which keys belong to one connection");
+            }
+        }
+    }
+
     /// From probes for one process to probes for everyone.
     fn widen(&mut self) {
         self.for_everyone = true;
         for probed in self.probed.values_mut() {
-            attach(&self.linker, probed, None, &mut self.refused);
+            attach(&mut self.linker, probed, None, &mut self.refused);
         }
     }
 
@@ -363,11 +390,12 @@ impl Attacher {
         }
         let scope = if self.for_everyone { None } else { pid };
         if let Some(probed) = self.probed.get_mut(&id) {
-            attach(&self.linker, probed, scope, &mut self.refused);
+            attach(&mut self.linker, probed, scope, &mut self.refused);
             return;
         }
         match self.find(library, &file) {
             Ok(probes) => {
+                self.follow_sockets(&probes);
                 let mut probed = Probed {
                     file,
                     path: path.to_owned(),
@@ -375,7 +403,7 @@ impl Attacher {
                     links: HashMap::new(),
                     refused: false,
                 };
-                attach(&self.linker, &mut probed, scope, &mut self.refused);
+                attach(&mut self.linker, &mut probed, scope, &mut self.refused);
                 self.probed.insert(id, probed);
             }
             Err(reason) => {
@@ -427,7 +455,12 @@ fn read(file: &File) -> Result<Elf, String> {
 
 /// Puts probes for `scope`, or for everyone, into a file, once. A file whose probes are refused is not
 /// tried again.
-fn attach(linker: &Linker, probed: &mut Probed, scope: Option<Pid>, refused: &mut Option<Error>) {
+fn attach(
+    linker: &mut Linker,
+    probed: &mut Probed,
+    scope: Option<Pid>,
+    refused: &mut Option<Error>,
+) {
     if probed.refused || probed.links.contains_key(&None) || probed.links.contains_key(&scope) {
         return;
     }
@@ -438,6 +471,7 @@ fn attach(linker: &Linker, probed: &mut Probed, scope: Option<Pid>, refused: &mu
             offset: probe.offset,
             cookie: probe.cookie.to_u64(),
             returns: probe.returns,
+            family: probe.family,
         })
         .collect();
     // The open file, not its path: it may be deleted, replaced, or in another mount namespace.
@@ -458,13 +492,39 @@ fn attach(linker: &Linker, probed: &mut Probed, scope: Option<Pid>, refused: &mu
         Err(source) => {
             let error = Error::Attach {
                 place: probed.path.display().to_string(),
-                source: source.into(),
+                source,
             };
             warn!(%error, "cannot probe the library");
             probed.refused = true;
             refused.get_or_insert(error);
         }
     }
+}
+
+/// Loads a program and attaches it to tracepoints of a category.
+fn trace(
+    programs: &mut Ebpf,
+    program: &'static str,
+    category: &str,
+    names: &[&str],
+) -> Result<(), Error> {
+    let tracepoint: &mut TracePoint = programs
+        .program_mut(program)
+        .ok_or_else(|| missing(program))?
+        .try_into()
+        .map_err(|error: ProgramError| Error::Load(error.into()))?;
+    tracepoint
+        .load()
+        .map_err(|error| Error::Load(error.into()))?;
+    for name in names {
+        tracepoint
+            .attach(category, name)
+            .map_err(|error| Error::Attach {
+                place: format!("the tracepoint {category}/{name}"),
+                source: error.into(),
+            })?;
+    }
+    Ok(())
 }
 
 fn take_map<M, E>(

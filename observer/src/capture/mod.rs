@@ -1,5 +1,6 @@
 //! From the ring buffer to typed events, in the order in which the kernel wrote them.
 
+mod join;
 pub mod loss;
 mod wake;
 
@@ -7,16 +8,19 @@ use std::{io, time::Duration};
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
 use observer_common::{
-    CloseRecord, DataRecord, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_FREE,
-    KIND_MAP, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT,
+    BindRecord, CloseRecord, DataRecord, KIND_BIND, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT,
+    KIND_FORK, KIND_FREE, KIND_MAP, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT,
 };
 use observer_wire::{Close, Direction, Timestamp};
 use rustix::fd::AsFd;
 use tracing::warn;
 use zerocopy::FromBytes as _;
 
-use self::{loss::Losses, wake::Waker};
-use crate::attach::{Sources, processes::Pid};
+use self::{join::Joiner, loss::Losses, wake::Waker};
+use crate::{
+    attach::{Sources, processes::Pid},
+    clock,
+};
 
 /// Names a connection of a process; the generation tells connections apart that reuse an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +55,10 @@ pub enum Event<'a> {
         connection: ConnectionKey,
         /// The thread.
         tid: u32,
+        /// The goroutine; 0 where the thread is all there is.
+        task: u64,
+        /// The connection's object stands for this direction only.
+        half: bool,
         /// Which way.
         direction: Direction,
         /// Bytes of this direction that came before.
@@ -63,6 +71,19 @@ pub enum Event<'a> {
         comm: &'a [u8],
         /// The plaintext.
         bytes: &'a [u8],
+    },
+    /// It is known through which file descriptor one direction of a connection passes.
+    Bind {
+        /// The process.
+        pid: Pid,
+        /// Which way.
+        direction: Direction,
+        /// Address of what stands for this direction in the process.
+        object: u64,
+        /// The file descriptor.
+        fd: u32,
+        /// When.
+        at: Timestamp,
     },
     /// A step in the life of a process.
     Process {
@@ -98,6 +119,7 @@ pub struct Capture {
     verdict_count: Array<MapData, u64>,
     verdicts_given: u64,
     waker: Waker,
+    joiner: Joiner,
     records: u64,
     malformed: u64,
 }
@@ -124,6 +146,7 @@ impl Capture {
             verdict_count,
             verdicts_given: 0,
             waker,
+            joiner: Joiner::default(),
             records: 0,
             malformed: 0,
         })
@@ -159,6 +182,9 @@ impl Capture {
     /// Has the programs copy nothing more of a connection, unless a request of it begins like one to an
     /// LLM. `sent` is how much the process had written of what led to this.
     pub fn ignore(&mut self, connection: ConnectionKey, sent: u64) {
+        if join::is_joined(connection) {
+            return;
+        }
         // As `observer_common::ConnectionKey` and `Verdict`.
         let key = [connection.ssl, u64::from(connection.pid.0)];
         let verdict = [connection.generation, sent];
@@ -180,9 +206,15 @@ impl Capture {
         {
             count += 1;
             match parse(&record) {
+                Some(event) if self.joiner.concerns(&event) => {
+                    self.joiner.take(event, &mut handle);
+                }
                 Some(event) => handle(event),
                 None => self.malformed += 1,
             }
+        }
+        if self.joiner.is_waiting() {
+            self.joiner.release(clock::now().0, &mut handle);
         }
         self.records += count as u64;
         count
@@ -212,11 +244,9 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
             Some(Event::Data {
                 connection: key(head.tgid, head.ssl, head.generation),
                 tid: head.tid,
-                direction: match head.direction {
-                    SENT => Direction::Sent,
-                    RECEIVED => Direction::Received,
-                    _ => return None,
-                },
+                task: head.task,
+                half: head.half != 0,
+                direction: direction(head.direction)?,
                 offset: head.offset,
                 opposite: head.opposite,
                 at: Timestamp(head.at),
@@ -238,6 +268,16 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 at: Timestamp(record.at),
             })
         }
+        KIND_BIND => {
+            let (record, _) = BindRecord::read_from_prefix(record).ok()?;
+            Some(Event::Bind {
+                pid: Pid(record.tgid),
+                direction: direction(record.direction)?,
+                object: record.ssl,
+                fd: record.fd,
+                at: Timestamp(record.at),
+            })
+        }
         KIND_FORK | KIND_EXEC | KIND_EXIT | KIND_MAP => {
             let (record, _) = ProcessRecord::read_from_prefix(record).ok()?;
             Some(Event::Process {
@@ -252,6 +292,14 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 at: Timestamp(record.at),
             })
         }
+        _ => None,
+    }
+}
+
+fn direction(direction: u32) -> Option<Direction> {
+    match direction {
+        SENT => Some(Direction::Sent),
+        RECEIVED => Some(Direction::Received),
         _ => None,
     }
 }
@@ -273,7 +321,7 @@ mod tests {
         for word in [KIND_DATA, RECEIVED, 7, 8] {
             record.extend(word.to_ne_bytes());
         }
-        for word in [0x1000_u64, 5, 99, 40, 0, 3] {
+        for word in [0x1000_u64, 5, 99, 40, 0, 3, 0] {
             record.extend(word.to_ne_bytes());
         }
         record.extend(bytes.to_ne_bytes());

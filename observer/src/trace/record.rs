@@ -65,6 +65,9 @@ pub struct CallRecord {
     pub pid: u32,
     /// Thread id.
     pub tid: u32,
+    /// The goroutine that wrote the request, in a Go program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goroutine: Option<u32>,
     /// Parent's process id.
     pub ppid: Option<u32>,
     /// Name of the process.
@@ -170,6 +173,7 @@ pub(crate) mod tests {
             attempts: None,
             pid: 4242,
             tid: 4243,
+            goroutine: None,
             ppid: Some(1),
             comm: Some("python3".to_owned()),
             exe: Some("/usr/bin/python3.11".to_owned()),

@@ -44,4 +44,22 @@ pub struct Probe {
     pub cookie: Cookie,
     /// Whether the return is probed too.
     pub returns: bool,
+    /// The programs that are put there.
+    pub family: Family,
+}
+
+/// Programs that go together: they know a calling convention and what the functions do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Functions as in OpenSSL: `observer_common::function`.
+    C,
+    /// Functions of Go: `observer_common::go`.
+    Go,
+    /// aws-lc's functions for records: `observer_common::aead`.
+    Aead,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::C, Self::Go, Self::Aead];
 }

@@ -8,7 +8,7 @@ use std::{
 
 use observer_common::{Cookie, function};
 
-use super::{Library, Probe};
+use super::{Family, Library, Probe};
 use crate::attach::{
     elf::Elf,
     site::{self, Needs, Site},
@@ -98,10 +98,7 @@ impl Library for OpenSsl {
                 (_, Some(own)) => own.clone(),
                 (_, None) => site::entry(elf, one.address, one.needs),
             };
-            let cookie = Cookie {
-                function: one.function,
-                count: site.count,
-            };
+            let cookie = Cookie::new(one.function, site.count);
             if let Some(probe) = probes.iter_mut().find(|probe| probe.site == site) {
                 probe.functions.push(one.name);
                 continue;
@@ -115,6 +112,7 @@ impl Library for OpenSsl {
                 offset,
                 cookie,
                 returns: one.needs != Needs::First,
+                family: Family::C,
             });
         }
         Ok(probes)

@@ -1,0 +1,174 @@
+//! What passes on a connection, whatever library it was seen in.
+
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, SENT};
+
+use crate::{
+    emit::{self, Plaintext},
+    maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, lost, stopped, verdict_count},
+    request,
+};
+
+/// Bytes that a process has handed over or got.
+pub struct Transfer {
+    /// Address of what stands for the connection in the process.
+    pub object: u64,
+    /// Where the bytes are.
+    pub buffer: u64,
+    /// How many. 0 for a write that has to be repeated.
+    pub bytes: u64,
+    /// When the call was entered.
+    pub entered_at: u64,
+    /// The goroutine, or 0.
+    pub task: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    pub direction: u32,
+    /// Not 0: the object stands for this direction only.
+    pub half: u32,
+}
+
+/// Takes note of the bytes and sends them.
+#[inline(always)]
+pub fn transferred(transfer: &Transfer) {
+    let Transfer {
+        bytes,
+        tgid,
+        tid,
+        direction,
+        ..
+    } = *transfer;
+    let key = ConnectionKey {
+        ssl: transfer.object,
+        tgid: u64::from(tgid),
+    };
+    let connection = match CONNECTIONS.get_ptr_mut(key) {
+        Some(connection) => connection,
+        None => {
+            let connection = Connection {
+                generation: transfer.entered_at,
+                sent: 0,
+                received: 0,
+                write_since: 0,
+                verdicts: verdict_count(),
+                asked_at: 0,
+                ignored: 0,
+            };
+            if CONNECTIONS.insert(key, connection, 0).is_err() {
+                lost(Loss::Untracked, bytes);
+                return;
+            }
+            let _ = SPEAKERS.insert(tgid, 1, 0);
+            let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
+                lost(Loss::Untracked, bytes);
+                return;
+            };
+            connection
+        }
+    };
+    // SAFETY: a map value. The library allows one call at a time on a connection.
+    let connection = unsafe { &mut *connection };
+    let asks = direction == SENT && request::is_llm(transfer.buffer, bytes);
+    if asks {
+        connection.asked_at = connection.sent + 1;
+    }
+    let verdicts = verdict_count();
+    if connection.verdicts != verdicts {
+        connection.verdicts = verdicts;
+        // SAFETY: the value is copied at once.
+        if let Some(verdict) = unsafe { VERDICTS.get(key) }.copied() {
+            let applies =
+                verdict.generation == connection.generation && verdict.sent >= connection.asked_at;
+            if applies {
+                connection.ignored = 1;
+            }
+            let _ = VERDICTS.remove(key);
+        }
+    }
+    if connection.ignored != 0 {
+        if !asks {
+            return;
+        }
+        // Nobody knows the position of what follows: it is a new connection for the agent.
+        connection.generation = transfer.entered_at;
+        connection.sent = 0;
+        connection.received = 0;
+        connection.write_since = 0;
+        connection.asked_at = 1;
+        connection.ignored = 0;
+    }
+    let (offset, opposite, at) = if direction == SENT {
+        if connection.write_since == 0 {
+            connection.write_since = transfer.entered_at;
+        }
+        if bytes == 0 {
+            return;
+        }
+        let offset = connection.sent;
+        connection.sent = offset + bytes;
+        (
+            offset,
+            connection.received,
+            core::mem::take(&mut connection.write_since),
+        )
+    } else {
+        let offset = connection.received;
+        connection.received = offset + bytes;
+        // SAFETY: a helper without arguments.
+        (offset, connection.sent, unsafe { bpf_ktime_get_boot_ns() })
+    };
+    emit::plaintext(&mut Plaintext {
+        address: transfer.buffer,
+        bytes,
+        ssl: transfer.object,
+        generation: connection.generation,
+        at,
+        offset,
+        opposite,
+        tgid,
+        tid,
+        direction,
+        task: transfer.task,
+        half: transfer.half,
+    });
+}
+
+/// Reports the end of a connection if bytes of it have been seen.
+#[inline(always)]
+pub fn closing(ssl: u64, tgid: u32, tid: u32, kind: u32) -> bool {
+    if stopped() {
+        return false;
+    }
+    let key = ConnectionKey {
+        ssl,
+        tgid: u64::from(tgid),
+    };
+    // SAFETY: the value is copied at once.
+    let Some(connection) = (unsafe { CONNECTIONS.get(key) }).copied() else {
+        return false;
+    };
+    emit::close(CloseRecord {
+        kind,
+        reserved: 0,
+        tgid,
+        tid,
+        ssl,
+        generation: connection.generation,
+        // SAFETY: a helper without arguments.
+        at: unsafe { bpf_ktime_get_boot_ns() },
+        sent: connection.sent,
+        received: connection.received,
+    });
+    true
+}
+
+/// Reports the end of a connection, and forgets it.
+#[inline(always)]
+pub fn freed(object: u64, tgid: u32, tid: u32) {
+    if closing(object, tgid, tid, KIND_FREE) {
+        let _ = CONNECTIONS.remove(ConnectionKey {
+            ssl: object,
+            tgid: u64::from(tgid),
+        });
+    }
+}
