@@ -160,10 +160,16 @@ impl Agent {
         self.capture
             .wake_for(signals.get_read())
             .context("cannot wait for signals")?;
+        if let Some(bell) = self.attacher.bell() {
+            self.capture
+                .wake_for(bell)
+                .context("cannot wait for what is examined")?;
+        }
         let mut last_tick = Instant::now();
         let mut last_roll_call = Instant::now();
         loop {
             let handled = self.drain(BATCH);
+            self.attacher.take_examined();
             if let Some(number) = signals.pending().next() {
                 return Ok(Outcome::Signal(number));
             }

@@ -1,6 +1,7 @@
 //! `observer check`: what this machine, these rights and a process allow.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write},
     path::Path,
@@ -11,11 +12,12 @@ use observer_common::count;
 use serde::Serialize;
 
 use crate::attach::{
-    self, Attacher, Watch,
-    processes::{self, Identity, Pid},
+    Attacher, Watch,
+    examine::{Examination, examine_file},
+    processes::{self, Identity, Pid, Stamp},
     site::Cost,
     system,
-    tls::{LIBRARIES, Library, Probe},
+    tls::Probe,
 };
 
 const GOOD: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Green)));
@@ -65,9 +67,11 @@ pub struct Finding {
 #[derive(Debug, Serialize)]
 pub struct LibraryReport {
     /// Which library.
-    pub library: &'static str,
+    pub library: String,
     /// The file, as the process sees it.
     pub path: String,
+    /// By what its functions were found.
+    pub found_by: String,
     /// The places that are probed.
     pub probes: Vec<ProbeReport>,
 }
@@ -209,50 +213,66 @@ impl Report {
                 return;
             }
         };
+        let mut known = HashSet::new();
         for mapped in &files {
-            let Some(library) = LIBRARIES
-                .iter()
-                .find(|library| library.may_be(&mapped.path))
-            else {
-                continue;
+            let file = match mapped.open() {
+                Ok(file) => file,
+                Err(error) => {
+                    let text = format!("{} cannot be opened: {error}", mapped.path.display());
+                    self.add(false, "file", text);
+                    continue;
+                }
             };
-            self.library(*library, &mapped.path, mapped.open());
+            // One file may be mapped more than once.
+            if Stamp::of(&file).is_ok_and(|stamp| known.insert(stamp.id))
+                && let Ok(examination) = examine_file(&file)
+            {
+                self.libraries(&mapped.path, examination);
+            }
         }
         if self.libraries.is_empty() {
-            let why = "it has not mapped a TLS library that observer knows (libssl as a shared library). A library \
-                       that is loaded later is found then";
+            let why = "it has not mapped a TLS library that observer can watch. A library that is loaded later \
+                       is found then";
             self.add(false, "libraries", why);
         }
     }
 
     fn file(&mut self, path: &Path) {
-        // A name says little: Node carries the functions of OpenSSL itself.
-        let library = LIBRARIES.iter().find(|library| library.may_be(path));
-        if let Some(library) = library.or(LIBRARIES.first()) {
-            self.library(*library, path, File::open(path));
+        let examination = File::open(path)
+            .map_err(|error| error.to_string())
+            .and_then(|file| examine_file(&file));
+        match examination {
+            Ok(examination) if examination.is_empty() => {
+                let text = format!(
+                    "{} holds no TLS library that observer knows",
+                    path.display()
+                );
+                self.add(false, "libraries", text);
+            }
+            Ok(examination) => self.libraries(path, examination),
+            Err(reason) => self.add(false, "file", format!("{}: {reason}", path.display())),
         }
     }
 
-    fn library(&mut self, library: &dyn Library, path: &Path, file: io::Result<File>) {
+    fn libraries(&mut self, path: &Path, examination: Examination) {
         let path = path.display().to_string();
-        let probes = file
-            .map_err(|error| error.to_string())
-            .and_then(|file| attach::find(library, &file));
-        match probes {
-            Ok(probes) => {
-                self.add(true, library.name(), format!("{path} (symbols)"));
-                self.details(probes.iter().map(line));
-                self.libraries.push(LibraryReport {
-                    library: library.name(),
-                    path,
-                    probes: probes.iter().map(ProbeReport::from).collect(),
-                });
-            }
-            Err(reason) => self.add(
-                false,
-                library.name(),
-                format!("{path} cannot be probed: {reason}"),
-            ),
+        for (library, found) in examination.found {
+            self.add(
+                true,
+                "TLS",
+                format!("{library} in {path}, found by {}", found.how),
+            );
+            self.details(found.probes.iter().map(line));
+            self.libraries.push(LibraryReport {
+                library,
+                path: path.clone(),
+                found_by: found.how,
+                probes: found.probes.iter().map(ProbeReport::from).collect(),
+            });
+        }
+        for (library, reason) in examination.refused {
+            let text = format!("{library} in {path} cannot be watched: {reason}");
+            self.add(false, "TLS", text);
         }
     }
 

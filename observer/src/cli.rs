@@ -181,7 +181,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
             );
         }
     }
-    give_up_rights(&attacher);
+    give_up_rights(&mut attacher);
     let queue = options.queue(exporter)?;
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, queue, options.settings());
@@ -202,7 +202,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     let mut gated = Gated::start(command)?;
     attacher.scan_everything()?;
     attacher.add(&[gated.pid()])?;
-    give_up_rights(&attacher);
+    give_up_rights(&mut attacher);
     let queue = options.queue(exporter)?;
     anstream::eprintln!("ready");
     gated.release()?;
@@ -304,11 +304,14 @@ impl WatchOptions {
 /// From here on no more rights than needed. Threads that are started later have no more either. What runs
 /// already has been looked at with all of them: to open a library that was deleted since it was mapped
 /// takes CAP_CHECKPOINT_RESTORE.
-fn give_up_rights(attacher: &Attacher) {
+fn give_up_rights(attacher: &mut Attacher) {
     let (rung, _) = attacher.rung();
     match system::drop_capabilities(rung) {
         Ok(kept) => info!(kept = kept.join(", "), "gave up the other capabilities"),
         Err(error) => warn!(%error, "cannot give up capabilities"),
+    }
+    if let Err(error) = attacher.go_on_in_background() {
+        warn!(%error, "cannot start the thread that examines files");
     }
 }
 

@@ -1,20 +1,27 @@
 //! Functions of an ELF file, where they lie in it, and their code.
 
-use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt as _};
+use std::{collections::HashMap, fs::File, io, ops::Range, os::unix::fs::FileExt as _};
 
 use object::{
-    Architecture, Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, SegmentFlags,
-    SymbolKind, elf::PF_X, read::Result as ReadResult,
+    Architecture, Object as _, ObjectKind, ObjectSection as _, ObjectSegment as _,
+    ObjectSymbol as _, ReadCache, SegmentFlags, SymbolKind,
+    elf::{PF_W, PF_X},
+    read::Result as ReadResult,
 };
+
+/// Entries of a table of functions that are read at most.
+const FUNCTIONS: u32 = 4_000_000;
 
 /// What is needed of an ELF file.
 #[derive(Debug)]
 pub struct Elf {
     file: File,
     architecture: Architecture,
+    fixed: bool,
     build_id: Option<Vec<u8>>,
     functions: HashMap<String, u64>,
     segments: Vec<Segment>,
+    sections: HashMap<String, Range<u64>>,
 }
 
 /// A loadable segment (elf(5), `PT_LOAD`).
@@ -24,6 +31,44 @@ struct Segment {
     offset: u64,
     bytes: u64,
     executable: bool,
+    writable: bool,
+}
+
+/// What `.eh_frame_hdr` tells of functions.
+#[derive(Debug, Default)]
+pub struct UnwindTable {
+    /// Where a function begins, and where its description is; sorted.
+    entries: Vec<(u64, u64)>,
+}
+
+impl UnwindTable {
+    /// Whether a function, or a part of one that lies apart, begins at the address.
+    pub fn is_start(&self, address: u64) -> bool {
+        self.entries
+            .binary_search_by_key(&address, |entry| entry.0)
+            .is_ok()
+    }
+
+    /// The function, or the part of one, that an address lies in.
+    pub fn range(&self, elf: &Elf, address: u64) -> Option<Range<u64>> {
+        let next = self.entries.partition_point(|entry| entry.0 <= address);
+        let (start, description) = *self.entries.get(next.checked_sub(1)?)?;
+        // Length, CIE, first address and number of bytes, `DW_EH_PE_pcrel | DW_EH_PE_sdata4`.
+        let mut words = [0; 16];
+        elf.read_exact(description, &mut words).ok()?;
+        let word = |at: usize| {
+            i32::from_le_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]])
+        };
+        let first = (description + 8).wrapping_add_signed(i64::from(word(8)));
+        let range = start..start.checked_add(u64::try_from(word(12)).ok()?)?;
+        (first == start && range.contains(&address)).then_some(range)
+    }
+}
+
+impl Segment {
+    fn range(&self) -> Range<u64> {
+        self.address..self.address.saturating_add(self.bytes)
+    }
 }
 
 impl Elf {
@@ -39,12 +84,16 @@ impl Elf {
             .segments()
             .map(|segment| {
                 let (offset, bytes) = segment.file_range();
-                let flags = segment.flags();
+                let flags = match segment.flags() {
+                    SegmentFlags::Elf { p_flags } => p_flags,
+                    _ => 0,
+                };
                 Segment {
                     address: segment.address(),
                     offset,
                     bytes,
-                    executable: matches!(flags, SegmentFlags::Elf { p_flags } if p_flags & PF_X != 0),
+                    executable: flags & PF_X != 0,
+                    writable: flags & PF_W != 0,
                 }
             })
             .collect();
@@ -59,16 +108,121 @@ impl Elf {
                 functions.insert(name.to_owned(), symbol.address());
             }
         }
+        let sections = object
+            .sections()
+            .filter_map(|section| {
+                let start = section.address();
+                let end = start.checked_add(section.size())?;
+                (start != 0).then_some((section.name().ok()?.to_owned(), start..end))
+            })
+            .collect();
         let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
         Ok(Self {
             file: file
                 .try_clone()
                 .map_err(|_| object_error("the file cannot be kept open"))?,
             architecture: object.architecture(),
+            fixed: object.kind() == ObjectKind::Executable,
             build_id,
             functions,
             segments,
+            sections,
         })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether the file is linked to a fixed address (`ET_EXEC`).
+    pub fn is_fixed(&self) -> bool {
+        self.fixed
+    }
+
+    /// The names and addresses of the functions that were wanted.
+    pub fn functions(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.functions
+            .iter()
+            .map(|(name, address)| (name.as_str(), *address))
+    }
+
+    /// Addresses of a section that is loaded.
+    pub fn section(&self, name: &str) -> Option<Range<u64>> {
+        self.sections.get(name).cloned()
+    }
+
+    /// Addresses of the code that the file holds.
+    pub fn executable(&self) -> impl Iterator<Item = Range<u64>> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.executable)
+            .map(Segment::range)
+    }
+
+    /// Addresses of what can only be read, code among it: strings are there.
+    pub fn readable(&self) -> impl Iterator<Item = Range<u64>> {
+        self.segments
+            .iter()
+            .filter(|segment| !segment.writable)
+            .map(Segment::range)
+    }
+
+    /// Reads what lies at an address.
+    ///
+    /// # Errors
+    ///
+    /// It is not in the file, or the file cannot be read.
+    pub fn read_exact(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let segment = self
+            .segments
+            .iter()
+            .find(|segment| segment.range().contains(&address))
+            .ok_or_else(|| io::Error::other("nothing at this address"))?;
+        let within = address - segment.address;
+        if segment.bytes - within < buffer.len() as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read_exact_at(buffer, segment.offset + within)
+    }
+
+    /// The functions by what unwinders use (`.eh_frame_hdr`; Linux Standard Base 5.0, 10.6.2). Empty if the
+    /// file has no such table.
+    pub fn unwind_table(&self) -> UnwindTable {
+        self.try_unwind_table().unwrap_or_default()
+    }
+
+    fn try_unwind_table(&self) -> Option<UnwindTable> {
+        /// Version, and the encodings of the count and the table: `DW_EH_PE_udata4`, `DW_EH_PE_datarel |
+        /// DW_EH_PE_sdata4`.
+        const KNOWN: [u8; 3] = [1, 0x03, 0x3b];
+        let section = self.section(".eh_frame_hdr")?;
+        let mut head = [0; 12];
+        self.read_exact(section.start, &mut head).ok()?;
+        let [version, _, count_encoding, table_encoding, ..] = head;
+        if [version, count_encoding, table_encoding] != KNOWN {
+            return None;
+        }
+        let count = u32::from_le_bytes(head[8..].try_into().ok()?);
+        if count > FUNCTIONS {
+            return None;
+        }
+        let mut table = vec![0; usize::try_from(count).ok()? * 8];
+        self.read_exact(section.start + 12, &mut table).ok()?;
+        let mut entries: Vec<(u64, u64)> = table
+            .chunks_exact(8)
+            .map(|entry| {
+                let address = |at: usize| {
+                    let word = [entry[at], entry[at + 1], entry[at + 2], entry[at + 3]];
+                    section
+                        .start
+                        .wrapping_add_signed(i64::from(i32::from_le_bytes(word)))
+                };
+                (address(0), address(4))
+            })
+            .collect();
+        entries.sort_unstable();
+        Some(UnwindTable { entries })
     }
 
     /// The processor that the code is for.
@@ -110,6 +264,11 @@ impl Elf {
         self.file
             .read_exact_at(&mut code, segment.offset + within)?;
         Ok(code)
+    }
+
+    /// Whether there is code at an address.
+    pub fn is_code(&self, address: u64) -> bool {
+        self.code_segment(address).is_some()
     }
 
     fn code_segment(&self, address: u64) -> Option<&Segment> {

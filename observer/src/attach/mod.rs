@@ -11,8 +11,11 @@
 )]
 pub mod bpf;
 pub mod elf;
+pub mod examine;
+pub mod flow;
 pub mod link;
 pub mod processes;
+pub mod scan;
 pub mod site;
 pub mod system;
 pub mod tls;
@@ -20,7 +23,7 @@ pub mod tls;
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -32,10 +35,10 @@ use aya::{
 use tracing::{debug, warn};
 
 use self::{
-    elf::Elf,
+    examine::{Examination, Examiner, Urgency},
     link::{Linker, Links, Point, Refusal, Rung},
-    processes::{FileId, MappedFile, Pid},
-    tls::{Family, LIBRARIES, Library, Probe},
+    processes::{FileId, MappedFile, Pid, Stamp},
+    tls::{Family, LIBRARIES, Probe},
 };
 
 /// The BPF object, built by build.rs.
@@ -76,9 +79,6 @@ const SOCKET_TRACEPOINTS: &[(&str, &[&str])] = &[
 
 /// Files remembered as "nothing to probe here", so that they are not read again.
 const REMEMBERED_FILES: usize = 65_536;
-
-/// Builds whose probes are remembered.
-const REMEMBERED_BUILDS: usize = 1_024;
 
 /// The wakeup share of the ring buffer: the agent is woken when a fourth of it is full.
 const HIGH_WATER_SHARE: u64 = 4;
@@ -132,10 +132,11 @@ pub struct Attacher {
     /// A watched process has mapped a TLS library.
     mapped: bool,
     probed: HashMap<FileId, Probed>,
-    /// Probes by build id: the same library in many containers is looked at once.
-    builds: HashMap<Vec<u8>, Vec<Probe>>,
-    /// Files that hold no library after all.
-    uninteresting: HashSet<FileId>,
+    examiner: Examiner,
+    /// Files that are being examined.
+    examining: HashMap<FileId, Waiting>,
+    /// Files that hold no library that can be probed.
+    uninteresting: HashMap<FileId, Stamp>,
     /// The first refusal since somebody asked.
     refused: Option<Error>,
 }
@@ -149,6 +150,17 @@ struct Probed {
     links: HashMap<Option<Pid>, Links>,
     /// The kernel refused them.
     refused: bool,
+}
+
+/// A file that is being examined.
+struct Waiting {
+    file: File,
+    path: PathBuf,
+    stamp: Stamp,
+    /// The processes that use it.
+    pids: Vec<Pid>,
+    /// One of them has mapped it.
+    mapped: bool,
 }
 
 /// The maps that the capture shares with the programs.
@@ -215,8 +227,9 @@ impl Attacher {
             for_everyone: watch == Watch::All,
             mapped: false,
             probed: HashMap::new(),
-            builds: HashMap::new(),
-            uninteresting: HashSet::new(),
+            examiner: Examiner::new(system::cache_folder()),
+            examining: HashMap::new(),
+            uninteresting: HashMap::new(),
             refused: None,
         };
         Ok((attacher, sources))
@@ -278,8 +291,13 @@ impl Attacher {
     pub fn scan(&mut self, pid: Pid) {
         match processes::mapped_files(pid) {
             Ok(files) => {
+                let urgency = if self.members.contains(&pid) {
+                    Urgency::Now
+                } else {
+                    Urgency::Soon
+                };
                 for mapped in files {
-                    self.consider(&mapped, pid);
+                    self.consider(&mapped, pid, urgency);
                 }
             }
             Err(error) => debug!(pid = pid.0, %error, "cannot list the mapped files"),
@@ -357,62 +375,122 @@ impl Attacher {
         for library in LIBRARIES {
             for path in library.usual_files(root) {
                 if let Ok(file) = File::open(&path) {
-                    self.probe(*library, file, &path, pid);
+                    self.probe(file, &path, pid, Urgency::Now, false);
                 }
             }
         }
     }
 
-    fn consider(&mut self, mapped: &MappedFile, pid: Pid) {
-        let Some(library) = LIBRARIES
-            .iter()
-            .find(|library| library.may_be(&mapped.path))
-        else {
-            return;
-        };
+    fn consider(&mut self, mapped: &MappedFile, pid: Pid, urgency: Urgency) {
         match mapped.open() {
-            Ok(file) => {
-                self.mapped = true;
-                self.probe(*library, file, &mapped.path, Some(pid));
-            }
+            Ok(file) => self.probe(file, &mapped.path, Some(pid), urgency, true),
             Err(error) => {
-                warn!(pid = pid.0, path = %mapped.path.display(), %error, "cannot open the mapped library");
+                debug!(pid = pid.0, path = %mapped.path.display(), %error, "cannot open the mapped file");
             }
         }
     }
 
-    fn probe(&mut self, library: &dyn Library, file: File, path: &Path, pid: Option<Pid>) {
-        let Ok(id) = FileId::of(&file) else {
+    /// Probes a file that `pid` uses, if it holds a TLS library.
+    fn probe(&mut self, file: File, path: &Path, pid: Option<Pid>, urgency: Urgency, mapped: bool) {
+        let Ok(stamp) = Stamp::of(&file) else {
             return;
         };
-        if self.uninteresting.contains(&id) {
+        let id = stamp.id;
+        if self.uninteresting.get(&id) == Some(&stamp) {
             return;
         }
         let scope = if self.for_everyone { None } else { pid };
         if let Some(probed) = self.probed.get_mut(&id) {
+            self.mapped |= mapped;
             attach(&mut self.linker, probed, scope, &mut self.refused);
             return;
         }
-        match self.find(library, &file) {
-            Ok(probes) => {
-                self.follow_sockets(&probes);
-                let mut probed = Probed {
-                    file,
-                    path: path.to_owned(),
-                    probes,
-                    links: HashMap::new(),
-                    refused: false,
-                };
-                attach(&mut self.linker, &mut probed, scope, &mut self.refused);
-                self.probed.insert(id, probed);
-            }
-            Err(reason) => {
-                warn!(path = %path.display(), reason, "cannot probe the library");
-                if self.uninteresting.len() < REMEMBERED_FILES {
-                    self.uninteresting.insert(id);
-                }
+        if let Some(waiting) = self.examining.get_mut(&id) {
+            waiting.pids.extend(pid);
+            return;
+        }
+        let waiting = Waiting {
+            file,
+            path: path.to_owned(),
+            stamp,
+            pids: pid.into_iter().collect(),
+            mapped,
+        };
+        match self.examiner.submit(id, &waiting.file, urgency) {
+            Some(result) => self.examined(waiting, result),
+            None => {
+                self.examining.insert(id, waiting);
             }
         }
+    }
+
+    /// Takes in what has been found meanwhile.
+    pub fn take_examined(&mut self) {
+        while let Some((id, result)) = self.examiner.finished() {
+            if let Some(waiting) = self.examining.remove(&id) {
+                self.examined(waiting, result);
+            }
+        }
+    }
+
+    /// From here on files are examined by a thread, which has the rights that this one has now.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started.
+    pub fn go_on_in_background(&mut self) -> std::io::Result<()> {
+        self.examiner.go_on_in_background()
+    }
+
+    /// Becomes readable when [`Self::take_examined`] has something to take in.
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.examiner.bell()
+    }
+
+    fn examined(&mut self, waiting: Waiting, result: Result<Examination, String>) {
+        let Waiting {
+            file,
+            path,
+            stamp,
+            pids,
+            mapped,
+        } = waiting;
+        let probes: Vec<Probe> = match result {
+            Ok(examination) => {
+                for (library, reason) in &examination.refused {
+                    warn!(path = %path.display(), library, reason, "cannot probe the library");
+                }
+                let found = examination.found.into_iter();
+                found.flat_map(|(_, found)| found.probes).collect()
+            }
+            Err(reason) => {
+                debug!(path = %path.display(), reason, "nothing to probe");
+                Vec::new()
+            }
+        };
+        if probes.is_empty() {
+            if self.uninteresting.len() >= REMEMBERED_FILES {
+                self.uninteresting.clear();
+            }
+            self.uninteresting.insert(stamp.id, stamp);
+            return;
+        }
+        self.mapped |= mapped;
+        self.follow_sockets(&probes);
+        let mut probed = Probed {
+            file,
+            path,
+            probes,
+            links: HashMap::new(),
+            refused: false,
+        };
+        if self.for_everyone || pids.is_empty() {
+            attach(&mut self.linker, &mut probed, None, &mut self.refused);
+        }
+        for pid in pids {
+            attach(&mut self.linker, &mut probed, Some(pid), &mut self.refused);
+        }
+        self.probed.insert(stamp.id, probed);
     }
 
     /// An error if there is something to probe and the kernel refused all of it.
@@ -422,35 +500,6 @@ impl Attacher {
             _ => Ok(()),
         }
     }
-
-    fn find(&mut self, library: &dyn Library, file: &File) -> Result<Vec<Probe>, String> {
-        let elf = read(file)?;
-        let Some(build) = elf.build_id() else {
-            return library.probes(&elf);
-        };
-        if let Some(probes) = self.builds.get(build) {
-            return Ok(probes.clone());
-        }
-        let probes = library.probes(&elf)?;
-        if self.builds.len() < REMEMBERED_BUILDS {
-            self.builds.insert(build.to_vec(), probes.clone());
-        }
-        Ok(probes)
-    }
-}
-
-/// The places to probe in a file that may hold `library`.
-///
-/// # Errors
-///
-/// What is missing, as a sentence for the user.
-pub fn find(library: &dyn Library, file: &File) -> Result<Vec<Probe>, String> {
-    library.probes(&read(file)?)
-}
-
-fn read(file: &File) -> Result<Elf, String> {
-    Elf::read(file, |name| name.starts_with("SSL_"))
-        .map_err(|error| format!("it is no readable ELF file: {error}"))
 }
 
 /// Puts probes for `scope`, or for everyone, into a file, once. A file whose probes are refused is not

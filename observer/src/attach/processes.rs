@@ -26,8 +26,17 @@ pub struct FileId {
     inode: u64,
 }
 
-impl FileId {
-    /// The identity of an open file.
+/// An open file as it was when it was looked at: an inode may come to hold another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which file.
+    pub id: FileId,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of an open file.
     ///
     /// # Errors
     ///
@@ -35,8 +44,12 @@ impl FileId {
     pub fn of(file: &File) -> std::io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            id: FileId {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+            bytes: metadata.size(),
+            changed: (metadata.mtime(), metadata.mtime_nsec()),
         })
     }
 }

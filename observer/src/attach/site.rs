@@ -20,6 +20,7 @@ use iced_x86::{
 };
 use object::Architecture;
 use observer_common::count;
+use serde::{Deserialize, Serialize};
 
 use super::elf::Elf;
 
@@ -49,7 +50,7 @@ pub enum Needs {
 }
 
 /// What a probe at a place costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cost {
     /// The kernel emulates the instruction: about half a microsecond.
     Emulated,
@@ -68,7 +69,7 @@ impl Cost {
 }
 
 /// A place to probe.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Site {
     /// Address of the instruction, as linked.
     pub address: u64,

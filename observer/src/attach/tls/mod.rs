@@ -1,46 +1,69 @@
 //! The TLS libraries that can be watched: one file each, and one line in [`LIBRARIES`].
 
+mod boringssl;
 mod openssl;
 
 use std::path::{Path, PathBuf};
 
 use observer_common::Cookie;
+use serde::{Deserialize, Serialize};
 
 use crate::attach::{elf::Elf, site::Site};
 
-/// Every library that observer knows, in the order in which they are tried.
-pub const LIBRARIES: &[&dyn Library] = &[&openssl::OpenSsl];
+/// Every library that observer knows.
+pub const LIBRARIES: &[&dyn Library] = &[&openssl::OpenSsl, &boringssl::BoringSsl];
 
 /// How to find the functions through which a TLS library's plaintext passes.
 pub trait Library: Sync {
     /// The library's name, for messages.
     fn name(&self) -> &'static str;
 
-    /// Whether a mapped file of this path may hold the library.
-    fn may_be(&self, path: &Path) -> bool;
-
     /// The files of this library in the usual places below `root`: they can be probed before any
     /// process maps them.
-    fn usual_files(&self, root: &Path) -> Vec<PathBuf>;
+    fn usual_files(&self, _root: &Path) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
-    /// The places to probe in a file.
-    ///
-    /// # Errors
-    ///
-    /// What is missing, as a sentence for the user.
-    fn probes(&self, elf: &Elf) -> Result<Vec<Probe>, String>;
+    /// Looks for the library in a file.
+    fn find(&self, elf: &Elf) -> Finding;
+}
+
+/// Whether a function of this name may be one that a library looks for.
+pub fn is_wanted(name: &str) -> bool {
+    name.starts_with("SSL_")
+}
+
+/// What a file holds of a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing.
+    Absent,
+    /// It is there, and can be probed.
+    Found(Found),
+    /// It is there, but where to probe it cannot be proved: why, as a sentence for the user.
+    Refused(String),
+}
+
+/// A library that can be probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// By what the functions were found, for messages.
+    pub how: String,
+    /// The places to probe.
+    pub probes: Vec<Probe>,
 }
 
 /// A place to probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// The functions whose calls pass there, for messages.
-    pub functions: Vec<&'static str>,
+    pub functions: Vec<String>,
     /// The instruction.
     pub site: Site,
     /// Offset of the instruction in the file.
     pub offset: u64,
     /// What the program gets to know which function it is.
+    #[serde(with = "cookie")]
     pub cookie: Cookie,
     /// Whether the return is probed too.
     pub returns: bool,
@@ -49,7 +72,7 @@ pub struct Probe {
 }
 
 /// Programs that go together: they know a calling convention and what the functions do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Family {
     /// Functions as in OpenSSL: `observer_common::function`.
     C,
@@ -62,4 +85,19 @@ pub enum Family {
 impl Family {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::C, Self::Go, Self::Aead];
+}
+
+/// A cookie as the number that the kernel keeps.
+mod cookie {
+    use observer_common::Cookie;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(cookie: &Cookie, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(cookie.to_u64())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Cookie, D::Error> {
+        u64::deserialize(from).map(Cookie::from_u64)
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use observer_common::{Cookie, function};
 
-use super::{Family, Library, Probe};
+use super::{Family, Finding, Found, Library, Probe};
 use crate::attach::{
     elf::Elf,
     site::{self, Needs, Site},
@@ -48,32 +48,22 @@ impl Library for OpenSsl {
         "OpenSSL"
     }
 
-    fn may_be(&self, path: &Path) -> bool {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix("libssl"))
-            // `libssl-<hash>.so.3` in Python wheels. `libssl3.so` is NSS.
-            .is_some_and(|rest| {
-                rest.starts_with(".so") || (rest.starts_with('-') && rest.contains(".so"))
-            })
-    }
-
     fn usual_files(&self, root: &Path) -> Vec<PathBuf> {
         FOLDERS
             .iter()
             .filter_map(|folder| fs::read_dir(root.join(folder)).ok())
             .flatten()
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| self.may_be(path))
+            .filter(|path| is_library(path))
             .collect()
     }
 
-    fn probes(&self, elf: &Elf) -> Result<Vec<Probe>, String> {
-        let found: Vec<Found> = FUNCTIONS
+    fn find(&self, elf: &Elf) -> Finding {
+        let found: Vec<Place> = FUNCTIONS
             .iter()
             .filter_map(|&(name, function, needs)| {
                 let address = elf.function(name)?;
-                Some(Found {
+                Some(Place {
                     name,
                     function,
                     needs,
@@ -83,10 +73,9 @@ impl Library for OpenSsl {
                 })
             })
             .collect();
-        for (kind, needed) in [(function::WRITE, "SSL_write"), (function::READ, "SSL_read")] {
-            if !found.iter().any(|found| found.function == kind) {
-                return Err(format!("it has no symbol {needed}"));
-            }
+        let has = |kind| found.iter().any(|place| place.function == kind);
+        if !has(function::WRITE) || !has(function::READ) {
+            return Finding::Absent;
         }
         let mut probes: Vec<Probe> = Vec::new();
         for one in &found {
@@ -100,14 +89,14 @@ impl Library for OpenSsl {
             };
             let cookie = Cookie::new(one.function, site.count);
             if let Some(probe) = probes.iter_mut().find(|probe| probe.site == site) {
-                probe.functions.push(one.name);
+                probe.functions.push(one.name.to_owned());
                 continue;
             }
-            let offset = elf
-                .file_offset(site.address)
-                .ok_or_else(|| format!("{} is not in the file", one.name))?;
+            let Some(offset) = elf.file_offset(site.address) else {
+                return Finding::Refused(format!("{} is not in the file", one.name));
+            };
             probes.push(Probe {
-                functions: vec![one.name],
+                functions: vec![one.name.to_owned()],
                 site,
                 offset,
                 cookie,
@@ -115,12 +104,26 @@ impl Library for OpenSsl {
                 family: Family::C,
             });
         }
-        Ok(probes)
+        Finding::Found(Found {
+            how: "symbols".to_owned(),
+            probes,
+        })
     }
 }
 
+/// Whether a file is the library, by its name.
+fn is_library(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.strip_prefix("libssl"))
+        // `libssl-<hash>.so.3` in Python wheels. `libssl3.so` is NSS.
+        .is_some_and(|rest| {
+            rest.starts_with(".so") || (rest.starts_with('-') && rest.contains(".so"))
+        })
+}
+
 /// A function with the places that it could be probed at, beside its entry.
-struct Found {
+struct Place {
     name: &'static str,
     function: u8,
     needs: Needs,
@@ -133,7 +136,7 @@ struct Found {
 
 /// A function within the library counts only if both of its callers lead to it, `SSL_read` as well as
 /// `SSL_read_ex`, and none that does something else: an error handler is called by all.
-fn is_confirmed(inner: &Site, found: &[Found]) -> bool {
+fn is_confirmed(inner: &Site, found: &[Place]) -> bool {
     let mut callers = found.iter().filter(|one| one.inner.as_ref() == Some(inner));
     let Some(first) = callers.next() else {
         return false;
@@ -143,7 +146,7 @@ fn is_confirmed(inner: &Site, found: &[Found]) -> bool {
 }
 
 /// Some function has no good place of its own but this.
-fn is_needed(inner: &Site, found: &[Found]) -> bool {
+fn is_needed(inner: &Site, found: &[Place]) -> bool {
     found
         .iter()
         .any(|one| one.own.is_none() && one.inner.as_ref() == Some(inner))
@@ -160,7 +163,7 @@ mod tests {
             "/x/libssl-81ffa89e.so.1.1",
             "/libssl.so.3 (deleted)",
         ] {
-            assert!(OpenSsl.may_be(Path::new(yes)), "{yes}");
+            assert!(is_library(Path::new(yes)), "{yes}");
         }
         for no in [
             "usr/lib/libssl.a",
@@ -168,7 +171,7 @@ mod tests {
             "usr/lib/libssl3.so",
             "/usr/bin/ssl",
         ] {
-            assert!(!OpenSsl.may_be(Path::new(no)), "{no}");
+            assert!(!is_library(Path::new(no)), "{no}");
         }
     }
 }

@@ -1,0 +1,225 @@
+//! What the code of a function calls, and with which constants.
+//!
+//! Every way through the function is followed, each with the constants that its registers hold there:
+//! compilers load an argument far from the call, and let several places share one call.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
+
+use super::elf::Elf;
+
+/// Instructions of a function that are followed, on all ways together.
+const STEPS: usize = 60_000;
+
+/// Ways with different constants that are followed through one instruction.
+const WAYS: usize = 24;
+
+/// Bytes of code that are read at once.
+const PIECE: usize = 4096;
+
+/// The registers of the first arguments (System V ABI, AMD64 supplement, 3.2.3).
+const ARGUMENTS: [Register; 6] = [
+    Register::RDI,
+    Register::RSI,
+    Register::RDX,
+    Register::RCX,
+    Register::R8,
+    Register::R9,
+];
+
+/// Registers that a called function need not preserve (same place).
+const CLOBBERED: [Register; 9] = [
+    Register::RAX,
+    Register::RCX,
+    Register::RDX,
+    Register::RSI,
+    Register::RDI,
+    Register::R8,
+    Register::R9,
+    Register::R10,
+    Register::R11,
+];
+
+/// A call, and the arguments that are constants there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallSite {
+    /// Address of the instruction.
+    pub at: u64,
+    /// The function that is called.
+    pub target: u64,
+    /// The first arguments, where they are known.
+    pub arguments: [Option<u64>; 6],
+}
+
+/// What a function does.
+#[derive(Clone, Debug, Default)]
+pub struct Flow {
+    /// Its calls, in the order of their addresses.
+    pub calls: BTreeSet<CallSite>,
+    /// Where its instructions begin.
+    pub instructions: BTreeSet<u64>,
+    /// Where it returns (`ret`).
+    pub returns: BTreeSet<u64>,
+    /// Jumps that lead out of it, to the start of another function.
+    pub tails: BTreeSet<u64>,
+}
+
+/// A jump that is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// Where it leads.
+    pub target: u64,
+    /// It is taken only under a condition.
+    pub conditional: bool,
+}
+
+type Constants = [Option<u64>; 16];
+
+/// Follows every way from `entry`, along the jumps that `is_inside` says to stay within the function.
+/// `None` if it is no code, or there is too much of it.
+pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Jump) -> bool) -> Option<Flow> {
+    let mut flow = Flow::default();
+    let mut infos = InstructionInfoFactory::new();
+    let mut seen: HashMap<u64, HashSet<Constants>> = HashMap::new();
+    let mut steps = 0;
+    let mut ways: Vec<(u64, Constants)> = vec![(entry, [None; 16])];
+    let mut code = Vec::new();
+    let mut start = 0;
+    let mut instruction = Instruction::default();
+    while let Some((mut address, mut constants)) = ways.pop() {
+        loop {
+            steps += 1;
+            if steps > STEPS {
+                return None;
+            }
+            let known = seen.entry(address).or_default();
+            if known.len() >= WAYS || !known.insert(constants) {
+                break;
+            }
+            // The longest instruction has 15 bytes.
+            let end = start + code.len() as u64;
+            if address < start || address + 15 > end {
+                start = address;
+                code = elf.code(address, PIECE).ok()?;
+            }
+            let offset = usize::try_from(address - start).ok()?;
+            let mut decoder =
+                Decoder::with_ip(64, code.get(offset..)?, address, DecoderOptions::NONE);
+            decoder.decode_out(&mut instruction);
+            if instruction.is_invalid() {
+                return None;
+            }
+            flow.instructions.insert(address);
+            let target = instruction.near_branch_target();
+            let kind = instruction.flow_control();
+            if kind == FlowControl::Call {
+                flow.calls.insert(CallSite {
+                    at: address,
+                    target,
+                    arguments: ARGUMENTS.map(|register| constants[register.number()]),
+                });
+            }
+            step(&instruction, &mut constants, &mut infos);
+            match kind {
+                FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {}
+                FlowControl::ConditionalBranch => {
+                    let conditional = true;
+                    if is_inside(Jump {
+                        target,
+                        conditional,
+                    }) {
+                        ways.push((target, constants));
+                    }
+                }
+                FlowControl::UnconditionalBranch => {
+                    let conditional = false;
+                    if !is_inside(Jump {
+                        target,
+                        conditional,
+                    }) {
+                        flow.tails.insert(target);
+                        flow.calls.insert(CallSite {
+                            at: address,
+                            target,
+                            arguments: ARGUMENTS.map(|register| constants[register.number()]),
+                        });
+                        break;
+                    }
+                    address = target;
+                    continue;
+                }
+                FlowControl::Return => {
+                    flow.returns.insert(address);
+                    break;
+                }
+                _ => break,
+            }
+            address = instruction.next_ip();
+        }
+    }
+    Some(flow)
+}
+
+fn step(instruction: &Instruction, constants: &mut Constants, infos: &mut InstructionInfoFactory) {
+    let value = result(instruction, constants);
+    let exchanged = instruction.mnemonic() == Mnemonic::Xor
+        && instruction.op0_kind() == OpKind::Register
+        && instruction.op1_kind() == OpKind::Register
+        && instruction.op0_register() == instruction.op1_register();
+    for register in infos.info(instruction).used_registers() {
+        let writes = !matches!(
+            register.access(),
+            OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None
+        );
+        if writes && register.register().is_gpr() {
+            constants[register.register().full_register().number()] = None;
+        }
+    }
+    if matches!(
+        instruction.flow_control(),
+        FlowControl::Call | FlowControl::IndirectCall
+    ) {
+        for register in CLOBBERED {
+            constants[register.number()] = None;
+        }
+    }
+    let value = if exchanged { Some(0) } else { value };
+    if let Some(value) = value {
+        constants[instruction.op0_register().full_register().number()] = Some(value);
+    }
+}
+
+/// The constant that the instruction puts into its first operand, a register of 32 or 64 bits.
+fn result(instruction: &Instruction, constants: &Constants) -> Option<u64> {
+    let wide = instruction.op0_register().is_gpr64();
+    if instruction.op_count() < 2
+        || instruction.op0_kind() != OpKind::Register
+        || !wide && !instruction.op0_register().is_gpr32()
+    {
+        return None;
+    }
+    let get = |register: Register| constants[register.full_register().number()];
+    let value = match instruction.mnemonic() {
+        Mnemonic::Mov if instruction.op1_kind() == OpKind::Register => {
+            get(instruction.op1_register())?
+        }
+        Mnemonic::Mov => match instruction.op1_kind() {
+            OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate32to64 => {
+                instruction.immediate(1)
+            }
+            _ => return None,
+        },
+        Mnemonic::Lea if instruction.is_ip_rel_memory_operand() => {
+            instruction.ip_rel_memory_address()
+        }
+        Mnemonic::Lea if instruction.memory_index() == Register::None => {
+            get(instruction.memory_base())?.wrapping_add(instruction.memory_displacement64())
+        }
+        _ => return None,
+    };
+    Some(if wide { value } else { value & 0xffff_ffff })
+}

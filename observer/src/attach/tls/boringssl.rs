@@ -1,0 +1,349 @@
+//! BoringSSL within an executable or another library, without symbols: Bun, Claude Code, gRPC.
+//!
+//! Each `OPENSSL_PUT_ERROR(SSL, reason)` becomes a call of `ERR_put_error(ERR_LIB_SSL, 0, reason, file,
+//! line)` (openssl/err.h), whose constants survive every compiler. `SSL_write` and `SSL_read` are told by
+//! their reasons (ssl/ssl_lib.cc), in the order of their lines.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Range, RangeInclusive},
+};
+
+use observer_common::{Cookie, count, function};
+
+use super::{Family, Finding, Found, Library, Probe};
+use crate::attach::{
+    elf::{Elf, UnwindTable},
+    flow::{CallSite, Flow, Jump, flow},
+    scan::{self, BranchKind},
+    site::{self, Needs},
+};
+
+/// `ERR_LIB_SSL` (openssl/err.h).
+const SSL: u64 = 16;
+
+/// `SSL_R_UNINITIALIZED` (openssl/ssl.h).
+const UNINITIALIZED: u64 = 226;
+/// `SSL_R_SSL_HANDSHAKE_FAILURE`
+const HANDSHAKE_FAILURE: u64 = 215;
+/// `SSL_R_BAD_LENGTH`
+const BAD_LENGTH: u64 = 111;
+/// `ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED` (openssl/err.h)
+const SHOULD_NOT_HAVE_BEEN_CALLED: u64 = 66;
+
+/// Lines between the first and the last error of `SSL_write`.
+const WRITE_LINES: u64 = 60;
+
+/// Lines from the error of `SSL_read`, or of the helper within it, to the first of `SSL_write`.
+const READ_LINES: RangeInclusive<u64> = 10..=60;
+
+/// Bytes before a reference in which the function that it is in begins.
+const WINDOW: u64 = 0x1800;
+
+/// See the module.
+pub(super) struct BoringSsl;
+
+impl Library for BoringSsl {
+    fn name(&self) -> &'static str {
+        "BoringSSL"
+    }
+
+    fn find(&self, elf: &Elf) -> Finding {
+        // With symbols it is found as OpenSSL is.
+        if elf.function("SSL_write").is_some() && elf.function("SSL_read").is_some() {
+            return Finding::Absent;
+        }
+        match Search::new(elf) {
+            Ok(Some(search)) => match search.functions() {
+                Ok((read, write)) => found(elf, read, write),
+                Err(reason) => Finding::Refused(reason),
+            },
+            Ok(None) => Finding::Absent,
+            Err(error) => Finding::Refused(error.to_string()),
+        }
+    }
+}
+
+fn found(elf: &Elf, read: u64, write: u64) -> Finding {
+    let mut probes = Vec::new();
+    for (name, function, address) in [
+        ("SSL_write", function::WRITE, write),
+        ("SSL_read", function::READ_TO_END, read),
+    ] {
+        let site = site::direct(elf, address, Needs::Transfer)
+            .unwrap_or_else(|| site::entry(elf, address, Needs::Transfer));
+        let Some(offset) = elf.file_offset(site.address) else {
+            return Finding::Refused(format!("{name} is not in the file"));
+        };
+        probes.push(Probe {
+            functions: vec![name.to_owned()],
+            site,
+            offset,
+            cookie: Cookie::new(function, count::RESULT),
+            returns: true,
+            family: Family::C,
+        });
+    }
+    Finding::Found(Found {
+        how: "the errors that its functions raise; there are no symbols".to_owned(),
+        probes,
+    })
+}
+
+/// The functions that raise errors in `ssl_lib.cc`.
+struct Search {
+    functions: BTreeMap<u64, Raises>,
+}
+
+/// What a function raises.
+struct Raises {
+    /// Line and reason.
+    errors: BTreeSet<(u64, u64)>,
+    /// It is called from somewhere, directly.
+    called: bool,
+    bytes: u64,
+}
+
+impl Search {
+    /// `None` if the file does not hold the library.
+    fn new(elf: &Elf) -> std::io::Result<Option<Self>> {
+        let names = scan::strings(
+            elf,
+            b"ssl/ssl_lib.c",
+            &[b"ssl/ssl_lib.c", b"ssl/ssl_lib.cc"],
+        )?;
+        let names: Vec<u64> = names.iter().map(|name| name.address).collect();
+        let references = scan::references(elf, &names)?;
+        if references.is_empty() {
+            return Ok(None);
+        }
+        let references: Vec<u64> = references.iter().map(|reference| reference.at).collect();
+        let table = elf.unwind_table();
+        // Some files have a table for a part of their functions only.
+        let covered = references.iter().all(|at| table.range(elf, *at).is_some());
+        let flows = if covered {
+            with_table(elf, &table, &references)?
+        } else {
+            without_table(elf, &references)?
+        };
+        let raises = raiser(&flows, &names);
+        let mut functions = BTreeMap::new();
+        for (entry, (flow, called)) in flows {
+            let errors: BTreeSet<(u64, u64)> = flow
+                .calls
+                .iter()
+                .filter(|call| Some(call.target) == raises)
+                .filter_map(|call| error(call, &names))
+                .collect();
+            if !errors.is_empty() {
+                let bytes = flow.instructions.len() as u64;
+                functions.insert(
+                    entry,
+                    Raises {
+                        errors,
+                        called,
+                        bytes,
+                    },
+                );
+            }
+        }
+        Ok(Some(Self { functions }))
+    }
+
+    /// `SSL_read` and `SSL_write`.
+    fn functions(&self) -> Result<(u64, u64), String> {
+        let writes: Vec<(u64, u64)> = self
+            .functions
+            .iter()
+            .filter_map(|(entry, raises)| Some((*entry, first_line_of_write(&raises.errors)?)))
+            .collect();
+        let &[(write, line)] = writes.as_slice() else {
+            return Err(format!(
+                "it holds BoringSSL, but {} functions could be SSL_write",
+                writes.len()
+            ));
+        };
+        let mut reads: Vec<(u64, &Raises)> = self
+            .functions
+            .iter()
+            .filter(|(_, raises)| is_read(&raises.errors, line))
+            .map(|(entry, raises)| (*entry, raises))
+            .collect();
+        // SSL_peek is the same but for what it leaves in place.
+        if reads.len() > 1 && reads.iter().any(|(_, raises)| raises.called) {
+            reads.retain(|(_, raises)| raises.called);
+        }
+        if reads.len() > 1 {
+            reads.sort_by_key(|(_, raises)| std::cmp::Reverse(raises.bytes));
+            if reads[0].1.bytes > reads[1].1.bytes {
+                reads.truncate(1);
+            }
+        }
+        match reads.as_slice() {
+            [(read, _)] => Ok((*read, write)),
+            _ => Err(format!(
+                "it holds BoringSSL, but {} functions could be SSL_read",
+                reads.len()
+            )),
+        }
+    }
+}
+
+/// Line and reason of an error, if the call raises one: `(library, 0, reason, file, line)`, or, where the
+/// compiler has dropped the unused argument, `(library, reason, file, line)`.
+fn error(call: &CallSite, names: &[u64]) -> Option<(u64, u64)> {
+    let is_name = |value: Option<u64>| value.is_some_and(|value| names.contains(&value));
+    let [library, second, third, fourth, fifth, _] = call.arguments;
+    if library? != SSL {
+        return None;
+    }
+    if is_name(fourth) && second? == 0 {
+        Some((fifth?, third?))
+    } else if is_name(third) {
+        Some((fourth?, second?))
+    } else {
+        None
+    }
+}
+
+/// `ERR_put_error`: what most calls with an error lead to.
+fn raiser(flows: &BTreeMap<u64, (Flow, bool)>, names: &[u64]) -> Option<u64> {
+    let mut targets: BTreeMap<u64, usize> = BTreeMap::new();
+    for (flow, _) in flows.values() {
+        for call in &flow.calls {
+            if error(call, names).is_some() {
+                *targets.entry(call.target).or_default() += 1;
+            }
+        }
+    }
+    targets
+        .into_iter()
+        .max_by_key(|(_, calls)| *calls)
+        .map(|(target, _)| target)
+}
+
+/// The line of the first error, if these are the errors of `SSL_write`.
+fn first_line_of_write(errors: &BTreeSet<(u64, u64)>) -> Option<u64> {
+    let mut errors = errors.iter();
+    let (first, reason) = *errors.next()?;
+    let (second, third) = (*errors.next()?, *errors.next()?);
+    let last = errors.next();
+    let is_write = reason == SHOULD_NOT_HAVE_BEEN_CALLED
+        && second.1 == UNINITIALIZED
+        && third.1 == HANDSHAKE_FAILURE
+        && last.is_none_or(|last| last.1 == BAD_LENGTH)
+        && errors.next().is_none()
+        && last.unwrap_or(&third).0 - first <= WRITE_LINES;
+    is_write.then_some(first)
+}
+
+/// Whether these are the errors of `SSL_read`, where those of `SSL_write` begin at a line.
+fn is_read(errors: &BTreeSet<(u64, u64)>, write: u64) -> bool {
+    let mut errors = errors.iter();
+    let (Some(&(line, reason)), None) = (errors.next(), errors.next()) else {
+        return false;
+    };
+    reason == SHOULD_NOT_HAVE_BEEN_CALLED
+        && write
+            .checked_sub(line)
+            .is_some_and(|lines| READ_LINES.contains(&lines))
+}
+
+/// The functions with a reference, by the table of the unwinder.
+fn with_table(
+    elf: &Elf,
+    table: &UnwindTable,
+    references: &[u64],
+) -> std::io::Result<BTreeMap<u64, (Flow, bool)>> {
+    let mut ranges: Vec<Range<u64>> = references
+        .iter()
+        .filter_map(|at| table.range(elf, *at))
+        .collect();
+    ranges.sort_by_key(|range| range.start);
+    ranges.dedup();
+    let branches = scan::branches(elf, &ranges)?;
+    let mut entries: BTreeSet<u64> = ranges.iter().map(|range| range.start).collect();
+    let mut called: BTreeSet<u64> = BTreeSet::new();
+    for branch in &branches {
+        let (Some(from), Some(into)) =
+            (table.range(elf, branch.at), table.range(elf, branch.target))
+        else {
+            continue;
+        };
+        if branch.kind == BranchKind::Call && branch.target == into.start {
+            called.insert(into.start);
+        }
+        // A part that was put elsewhere because it is rarely executed.
+        if branch.kind == BranchKind::Conditional && from != into {
+            entries.remove(&into.start);
+            entries.insert(from.start);
+        }
+    }
+    Ok(entries
+        .into_iter()
+        .filter_map(|entry| {
+            let inside = |jump: Jump| jump.conditional || !table.is_start(jump.target);
+            Some((entry, (flow(elf, entry, &inside)?, called.contains(&entry))))
+        })
+        .collect())
+}
+
+/// The functions with a reference, by what is called and by what lies between them.
+fn without_table(elf: &Elf, references: &[u64]) -> std::io::Result<BTreeMap<u64, (Flow, bool)>> {
+    let mut windows: Vec<Range<u64>> = Vec::new();
+    for at in references {
+        let window = at.saturating_sub(WINDOW)..at + 1;
+        match windows.last_mut() {
+            Some(last) if window.start <= last.end => last.end = window.end,
+            _ => windows.push(window),
+        }
+    }
+    let called: BTreeSet<u64> = scan::branches(elf, &windows)?
+        .into_iter()
+        .filter(|branch| branch.kind == BranchKind::Call)
+        .map(|branch| branch.target)
+        .collect();
+    let mut entries = called.clone();
+    for window in &windows {
+        entries.extend(padded(elf, window)?);
+    }
+    let mut flows: BTreeMap<u64, (Flow, bool)> = BTreeMap::new();
+    for at in references {
+        if flows
+            .values()
+            .any(|(flow, _)| flow.instructions.contains(at))
+        {
+            continue;
+        }
+        let before: Vec<u64> = entries
+            .range(at.saturating_sub(WINDOW)..=*at)
+            .rev()
+            .copied()
+            .collect();
+        for entry in before {
+            let inside = |jump: Jump| {
+                jump.conditional
+                    || jump.target.abs_diff(entry) < 2 * WINDOW && !called.contains(&jump.target)
+            };
+            if let Some(flow) = flow(elf, entry, &inside)
+                && flow.instructions.contains(at)
+            {
+                flows.insert(entry, (flow, called.contains(&entry)));
+                break;
+            }
+        }
+    }
+    Ok(flows)
+}
+
+/// Addresses behind `int3`, with which linkers fill the room between functions.
+fn padded(elf: &Elf, window: &Range<u64>) -> std::io::Result<Vec<u64>> {
+    let length = usize::try_from(window.end - window.start).map_err(std::io::Error::other)?;
+    let code = elf.code(window.start, length)?;
+    Ok((window.start..)
+        .zip(code.windows(2))
+        .filter(|(_, pair)| pair[0] == 0xcc && pair[1] != 0xcc)
+        .map(|(address, _)| address + 1)
+        .filter(|address| address % 16 == 0)
+        .collect())
+}
