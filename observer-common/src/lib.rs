@@ -242,6 +242,9 @@ pub mod count {
     pub const ARGUMENT_3: u8 = 1;
     /// Behind its fifth argument, a `size_t *`, if the result is positive.
     pub const ARGUMENT_4: u8 = 2;
+    /// As [`ARGUMENT_3`], or as [`ARGUMENT_4`] where the fourth argument is no address but flags:
+    /// `ssl_write_internal` before and since OpenSSL 3.3
+    pub const ARGUMENT_3_OR_4: u8 = 3;
 }
 
 /// What the agent tells the programs: indexes into the map `AGENT`.

@@ -30,6 +30,9 @@ const SSL_ERROR_SSL: i32 = 1;
 const SSL_ERROR_SYSCALL: i32 = 5;
 const SSL_ERROR_ZERO_RETURN: i32 = 6;
 
+/// Nothing is mapped below this address (vm.mmap_min_addr; Documentation/admin-guide/sysctl/vm.rst).
+const LOWEST_ADDRESS: u64 = 4096;
+
 /// Entry and return of a probed function, by a uprobe session (Linux 6.13).
 #[uprobe]
 pub fn tls_call(context: ProbeContext) -> u32 {
@@ -87,6 +90,8 @@ fn entered(context: &ProbeContext) -> u32 {
         count: match cookie.count {
             count::ARGUMENT_3 => third,
             count::ARGUMENT_4 => fourth,
+            count::ARGUMENT_3_OR_4 if third < LOWEST_ADDRESS => fourth,
+            count::ARGUMENT_3_OR_4 => third,
             _ => context.arg(2).unwrap_or(0),
         },
         // SAFETY: a helper without arguments.

@@ -320,6 +320,7 @@ impl From<&Probe> for ProbeReport {
             count: match probe.cookie.count {
                 count::ARGUMENT_3 => "argument 3",
                 count::ARGUMENT_4 => "argument 4",
+                count::ARGUMENT_3_OR_4 => "argument 3 or 4",
                 _ => "result",
             },
             r#return: probe.returns,

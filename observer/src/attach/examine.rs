@@ -26,6 +26,7 @@ use tracing::{debug, warn};
 use super::{
     elf::Elf,
     processes::FileId,
+    scan::Clues,
     tls::{self, Finding, Found, LIBRARIES},
 };
 
@@ -349,16 +350,25 @@ pub fn examine_file(file: &File) -> Result<Examination, String> {
 }
 
 fn examine(elf: &Elf) -> Examination {
+    let needles: Vec<&[u8]> = LIBRARIES
+        .iter()
+        .flat_map(|library| library.needles())
+        .copied()
+        .collect();
+    let clues = Clues::find(elf, &needles).unwrap_or_else(|error| {
+        warn!(%error, "cannot look through a file");
+        Clues::default()
+    });
     let mut examination = Examination::default();
+    let mut first = 0;
     for library in LIBRARIES {
         let name = library.name().to_owned();
-        match library.find(elf) {
+        let of_library = clues.of(first..first + library.needles().len());
+        first += library.needles().len();
+        match library.find(elf, &of_library) {
             Finding::Absent => {}
             Finding::Found(found) => examination.found.push((name, found)),
-            Finding::Refused(reason) => {
-                warn!(library = name, reason, "cannot probe the library");
-                examination.refused.push((name, reason));
-            }
+            Finding::Refused(reason) => examination.refused.push((name, reason)),
         }
     }
     examination

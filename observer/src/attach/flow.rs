@@ -68,20 +68,31 @@ pub struct Flow {
     pub tails: BTreeSet<u64>,
 }
 
-/// A jump that is met.
+/// A step from one instruction to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Jump {
+pub struct Step {
     /// Where it leads.
     pub target: u64,
-    /// It is taken only under a condition.
-    pub conditional: bool,
+    /// What it is.
+    pub way: Way,
+}
+
+/// How one instruction comes after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It lies behind it: where another function begins there, the one before did not return.
+    Next,
+    /// A jump.
+    Jump,
+    /// A jump under a condition.
+    ConditionalJump,
 }
 
 type Constants = [Option<u64>; 16];
 
-/// Follows every way from `entry`, along the jumps that `is_inside` says to stay within the function.
+/// Follows every way from `entry`, along the steps that `is_inside` says to stay within the function.
 /// `None` if it is no code, or there is too much of it.
-pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Jump) -> bool) -> Option<Flow> {
+pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Step) -> bool) -> Option<Flow> {
     let mut flow = Flow::default();
     let mut infos = InstructionInfoFactory::new();
     let mut seen: HashMap<u64, HashSet<Constants>> = HashMap::new();
@@ -127,20 +138,14 @@ pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Jump) -> bool) -> Option<F
             match kind {
                 FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {}
                 FlowControl::ConditionalBranch => {
-                    let conditional = true;
-                    if is_inside(Jump {
-                        target,
-                        conditional,
-                    }) {
+                    let way = Way::ConditionalJump;
+                    if is_inside(Step { target, way }) {
                         ways.push((target, constants));
                     }
                 }
                 FlowControl::UnconditionalBranch => {
-                    let conditional = false;
-                    if !is_inside(Jump {
-                        target,
-                        conditional,
-                    }) {
+                    let way = Way::Jump;
+                    if !is_inside(Step { target, way }) {
                         flow.tails.insert(target);
                         flow.calls.insert(CallSite {
                             at: address,
@@ -159,6 +164,12 @@ pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Jump) -> bool) -> Option<F
                 _ => break,
             }
             address = instruction.next_ip();
+            if !is_inside(Step {
+                target: address,
+                way: Way::Next,
+            }) {
+                break;
+            }
         }
     }
     Some(flow)

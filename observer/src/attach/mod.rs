@@ -13,6 +13,7 @@ pub mod bpf;
 pub mod elf;
 pub mod examine;
 pub mod flow;
+pub mod functions;
 pub mod link;
 pub mod processes;
 pub mod scan;

@@ -4,7 +4,7 @@
 
 use std::{io, ops::Range};
 
-use memchr::memmem;
+use aho_corasick::AhoCorasick;
 
 use super::elf::Elf;
 
@@ -14,13 +14,75 @@ const PIECE: usize = 1 << 20;
 /// Longest string that is looked at, in bytes.
 const LONGEST: usize = 512;
 
-/// A string that ends with a NUL, and where it begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A string that ends with a NUL, in which a needle is the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text {
-    /// Address of its first byte, as linked.
+    /// Address of the needle, as linked.
     pub address: u64,
-    /// Its bytes without the NUL.
-    pub bytes: Vec<u8>,
+    /// Address of the whole string's first byte.
+    pub start: u64,
+    /// The needle's index.
+    pub needle: usize,
+}
+
+/// What a file says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Clues {
+    texts: Vec<Text>,
+    references: Vec<Reference>,
+}
+
+impl Clues {
+    /// Looks for strings that end in one of `needles`, and for what refers to them.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn find(elf: &Elf, needles: &[&[u8]]) -> io::Result<Self> {
+        let texts = strings(elf, needles)?;
+        let mut targets: Vec<u64> = texts
+            .iter()
+            .flat_map(|text| [text.address, text.start])
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let references = references(elf, &targets)?;
+        Ok(Self { texts, references })
+    }
+
+    /// Those of some needles, numbered from 0.
+    pub fn of(&self, needles: Range<usize>) -> Self {
+        let texts: Vec<Text> = self
+            .texts
+            .iter()
+            .filter(|text| needles.contains(&text.needle))
+            .map(|text| Text {
+                needle: text.needle - needles.start,
+                ..*text
+            })
+            .collect();
+        let refers = |reference: &&Reference| {
+            texts
+                .iter()
+                .any(|text| text.address == reference.target || text.start == reference.target)
+        };
+        let references = self.references.iter().filter(refers).copied().collect();
+        Self { texts, references }
+    }
+
+    /// The strings that end in a needle.
+    pub fn texts(&self, needle: usize) -> impl Iterator<Item = &Text> {
+        self.texts.iter().filter(move |text| text.needle == needle)
+    }
+
+    /// The instructions that refer to one of these addresses, sorted.
+    pub fn references(&self, targets: &[u64]) -> Vec<u64> {
+        self.references
+            .iter()
+            .filter(|reference| targets.contains(&reference.target))
+            .map(|reference| reference.at)
+            .collect()
+    }
 }
 
 /// An operand of an instruction that is the address of something.
@@ -54,40 +116,34 @@ pub enum BranchKind {
     Conditional,
 }
 
-/// The strings in the data, or between the code, that end in one of `endings`, each of which begins with
-/// `common`.
+/// The strings, in the data or between the code, that end in one of `needles`.
 ///
 /// # Errors
 ///
 /// The file cannot be read.
-pub fn strings(elf: &Elf, common: &[u8], endings: &[&[u8]]) -> io::Result<Vec<Text>> {
-    let finder = memmem::Finder::new(common);
+pub fn strings(elf: &Elf, needles: &[&[u8]]) -> io::Result<Vec<Text>> {
+    let finder = AhoCorasick::new(needles).map_err(io::Error::other)?;
     let mut found = Vec::new();
     for segment in elf.readable() {
         pieces(elf, segment, LONGEST, |address, piece, fresh| {
-            for at in finder.find_iter(piece) {
-                if !fresh.contains(&at) {
+            for hit in finder.find_overlapping_iter(piece) {
+                let at = hit.start();
+                if !fresh.contains(&at) || piece.get(hit.end()) != Some(&0) {
                     continue;
                 }
-                let rest = &piece[at..];
-                let Some(ending) = endings
-                    .iter()
-                    .find(|ending| rest.starts_with(ending) && rest.get(ending.len()) == Some(&0))
-                else {
-                    continue;
-                };
                 let start = piece[..at]
                     .iter()
                     .rposition(|byte| !(0x20..0x7f).contains(byte))
                     .map_or(0, |before| before + 1);
                 found.push(Text {
-                    address: address + start as u64,
-                    bytes: piece[start..at + ending.len()].to_vec(),
+                    address: address + at as u64,
+                    start: address + start as u64,
+                    needle: hit.pattern().as_usize(),
                 });
             }
         })?;
     }
-    found.sort_by_key(|text| text.address);
+    found.sort_unstable();
     found.dedup();
     Ok(found)
 }

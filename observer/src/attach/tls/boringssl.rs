@@ -6,16 +6,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::{Range, RangeInclusive},
+    ops::RangeInclusive,
 };
 
 use observer_common::{Cookie, count, function};
 
 use super::{Family, Finding, Found, Library, Probe};
 use crate::attach::{
-    elf::{Elf, UnwindTable},
-    flow::{CallSite, Flow, Jump, flow},
-    scan::{self, BranchKind},
+    elf::Elf,
+    flow::CallSite,
+    functions::{self, Function},
+    scan::Clues,
     site::{self, Needs},
 };
 
@@ -37,9 +38,6 @@ const WRITE_LINES: u64 = 60;
 /// Lines from the error of `SSL_read`, or of the helper within it, to the first of `SSL_write`.
 const READ_LINES: RangeInclusive<u64> = 10..=60;
 
-/// Bytes before a reference in which the function that it is in begins.
-const WINDOW: u64 = 0x1800;
-
 /// See the module.
 pub(super) struct BoringSsl;
 
@@ -48,12 +46,16 @@ impl Library for BoringSsl {
         "BoringSSL"
     }
 
-    fn find(&self, elf: &Elf) -> Finding {
+    fn needles(&self) -> &'static [&'static [u8]] {
+        &[b"ssl/ssl_lib.c", b"ssl/ssl_lib.cc"]
+    }
+
+    fn find(&self, elf: &Elf, clues: &Clues) -> Finding {
         // With symbols it is found as OpenSSL is.
         if elf.function("SSL_write").is_some() && elf.function("SSL_read").is_some() {
             return Finding::Absent;
         }
-        match Search::new(elf) {
+        match Search::new(elf, clues) {
             Ok(Some(search)) => match search.functions() {
                 Ok((read, write)) => found(elf, read, write),
                 Err(reason) => Finding::Refused(reason),
@@ -106,29 +108,17 @@ struct Raises {
 
 impl Search {
     /// `None` if the file does not hold the library.
-    fn new(elf: &Elf) -> std::io::Result<Option<Self>> {
-        let names = scan::strings(
-            elf,
-            b"ssl/ssl_lib.c",
-            &[b"ssl/ssl_lib.c", b"ssl/ssl_lib.cc"],
-        )?;
-        let names: Vec<u64> = names.iter().map(|name| name.address).collect();
-        let references = scan::references(elf, &names)?;
+    fn new(elf: &Elf, clues: &Clues) -> std::io::Result<Option<Self>> {
+        let texts = [0, 1].into_iter().flat_map(|needle| clues.texts(needle));
+        let names: Vec<u64> = texts.map(|text| text.start).collect();
+        let references = clues.references(&names);
         if references.is_empty() {
             return Ok(None);
         }
-        let references: Vec<u64> = references.iter().map(|reference| reference.at).collect();
-        let table = elf.unwind_table();
-        // Some files have a table for a part of their functions only.
-        let covered = references.iter().all(|at| table.range(elf, *at).is_some());
-        let flows = if covered {
-            with_table(elf, &table, &references)?
-        } else {
-            without_table(elf, &references)?
-        };
+        let flows = functions::referring(elf, &references)?;
         let raises = raiser(&flows, &names);
         let mut functions = BTreeMap::new();
-        for (entry, (flow, called)) in flows {
+        for (entry, Function { flow, called }) in flows {
             let errors: BTreeSet<(u64, u64)> = flow
                 .calls
                 .iter()
@@ -147,7 +137,8 @@ impl Search {
                 );
             }
         }
-        Ok(Some(Self { functions }))
+        // OpenSSL has a file of this name too.
+        Ok((!functions.is_empty()).then_some(Self { functions }))
     }
 
     /// `SSL_read` and `SSL_write`.
@@ -207,10 +198,10 @@ fn error(call: &CallSite, names: &[u64]) -> Option<(u64, u64)> {
 }
 
 /// `ERR_put_error`: what most calls with an error lead to.
-fn raiser(flows: &BTreeMap<u64, (Flow, bool)>, names: &[u64]) -> Option<u64> {
+fn raiser(flows: &BTreeMap<u64, Function>, names: &[u64]) -> Option<u64> {
     let mut targets: BTreeMap<u64, usize> = BTreeMap::new();
-    for (flow, _) in flows.values() {
-        for call in &flow.calls {
+    for function in flows.values() {
+        for call in &function.flow.calls {
             if error(call, names).is_some() {
                 *targets.entry(call.target).or_default() += 1;
             }
@@ -247,103 +238,4 @@ fn is_read(errors: &BTreeSet<(u64, u64)>, write: u64) -> bool {
         && write
             .checked_sub(line)
             .is_some_and(|lines| READ_LINES.contains(&lines))
-}
-
-/// The functions with a reference, by the table of the unwinder.
-fn with_table(
-    elf: &Elf,
-    table: &UnwindTable,
-    references: &[u64],
-) -> std::io::Result<BTreeMap<u64, (Flow, bool)>> {
-    let mut ranges: Vec<Range<u64>> = references
-        .iter()
-        .filter_map(|at| table.range(elf, *at))
-        .collect();
-    ranges.sort_by_key(|range| range.start);
-    ranges.dedup();
-    let branches = scan::branches(elf, &ranges)?;
-    let mut entries: BTreeSet<u64> = ranges.iter().map(|range| range.start).collect();
-    let mut called: BTreeSet<u64> = BTreeSet::new();
-    for branch in &branches {
-        let (Some(from), Some(into)) =
-            (table.range(elf, branch.at), table.range(elf, branch.target))
-        else {
-            continue;
-        };
-        if branch.kind == BranchKind::Call && branch.target == into.start {
-            called.insert(into.start);
-        }
-        // A part that was put elsewhere because it is rarely executed.
-        if branch.kind == BranchKind::Conditional && from != into {
-            entries.remove(&into.start);
-            entries.insert(from.start);
-        }
-    }
-    Ok(entries
-        .into_iter()
-        .filter_map(|entry| {
-            let inside = |jump: Jump| jump.conditional || !table.is_start(jump.target);
-            Some((entry, (flow(elf, entry, &inside)?, called.contains(&entry))))
-        })
-        .collect())
-}
-
-/// The functions with a reference, by what is called and by what lies between them.
-fn without_table(elf: &Elf, references: &[u64]) -> std::io::Result<BTreeMap<u64, (Flow, bool)>> {
-    let mut windows: Vec<Range<u64>> = Vec::new();
-    for at in references {
-        let window = at.saturating_sub(WINDOW)..at + 1;
-        match windows.last_mut() {
-            Some(last) if window.start <= last.end => last.end = window.end,
-            _ => windows.push(window),
-        }
-    }
-    let called: BTreeSet<u64> = scan::branches(elf, &windows)?
-        .into_iter()
-        .filter(|branch| branch.kind == BranchKind::Call)
-        .map(|branch| branch.target)
-        .collect();
-    let mut entries = called.clone();
-    for window in &windows {
-        entries.extend(padded(elf, window)?);
-    }
-    let mut flows: BTreeMap<u64, (Flow, bool)> = BTreeMap::new();
-    for at in references {
-        if flows
-            .values()
-            .any(|(flow, _)| flow.instructions.contains(at))
-        {
-            continue;
-        }
-        let before: Vec<u64> = entries
-            .range(at.saturating_sub(WINDOW)..=*at)
-            .rev()
-            .copied()
-            .collect();
-        for entry in before {
-            let inside = |jump: Jump| {
-                jump.conditional
-                    || jump.target.abs_diff(entry) < 2 * WINDOW && !called.contains(&jump.target)
-            };
-            if let Some(flow) = flow(elf, entry, &inside)
-                && flow.instructions.contains(at)
-            {
-                flows.insert(entry, (flow, called.contains(&entry)));
-                break;
-            }
-        }
-    }
-    Ok(flows)
-}
-
-/// Addresses behind `int3`, with which linkers fill the room between functions.
-fn padded(elf: &Elf, window: &Range<u64>) -> std::io::Result<Vec<u64>> {
-    let length = usize::try_from(window.end - window.start).map_err(std::io::Error::other)?;
-    let code = elf.code(window.start, length)?;
-    Ok((window.start..)
-        .zip(code.windows(2))
-        .filter(|(_, pair)| pair[0] == 0xcc && pair[1] != 0xcc)
-        .map(|(address, _)| address + 1)
-        .filter(|address| address % 16 == 0)
-        .collect())
 }

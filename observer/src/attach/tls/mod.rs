@@ -2,16 +2,21 @@
 
 mod boringssl;
 mod openssl;
+mod openssl_static;
 
 use std::path::{Path, PathBuf};
 
 use observer_common::Cookie;
 use serde::{Deserialize, Serialize};
 
-use crate::attach::{elf::Elf, site::Site};
+use crate::attach::{elf::Elf, scan::Clues, site::Site};
 
 /// Every library that observer knows.
-pub const LIBRARIES: &[&dyn Library] = &[&openssl::OpenSsl, &boringssl::BoringSsl];
+pub const LIBRARIES: &[&dyn Library] = &[
+    &openssl::OpenSsl,
+    &openssl_static::OpenSslStatic,
+    &boringssl::BoringSsl,
+];
 
 /// How to find the functions through which a TLS library's plaintext passes.
 pub trait Library: Sync {
@@ -24,8 +29,13 @@ pub trait Library: Sync {
         Vec::new()
     }
 
-    /// Looks for the library in a file.
-    fn find(&self, elf: &Elf) -> Finding;
+    /// Strings, or ends of strings, by which the library is known where there are no symbols.
+    fn needles(&self) -> &'static [&'static [u8]] {
+        &[]
+    }
+
+    /// Looks for the library in a file. `clues` knows the needles by the order of [`Self::needles`].
+    fn find(&self, elf: &Elf, clues: &Clues) -> Finding;
 }
 
 /// Whether a function of this name may be one that a library looks for.

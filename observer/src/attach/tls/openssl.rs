@@ -11,6 +11,7 @@ use observer_common::{Cookie, function};
 use super::{Family, Finding, Found, Library, Probe};
 use crate::attach::{
     elf::Elf,
+    scan::Clues,
     site::{self, Needs, Site},
 };
 
@@ -28,9 +29,12 @@ const FOLDERS: &[&str] = &[
     "usr/local/lib64",
 ];
 
-/// The functions, what each does and what its probe needs. One that reads and one that writes must be
+/// A function: its name, what it does and what its probe needs.
+pub(super) type Function = (&'static str, u8, Needs);
+
+/// The functions. One that reads and one that writes must be
 /// there.
-const FUNCTIONS: &[(&str, u8, Needs)] = &[
+const FUNCTIONS: &[Function] = &[
     ("SSL_write", function::WRITE, Needs::Transfer),
     ("SSL_write_ex", function::WRITE, Needs::TransferEx),
     ("SSL_read", function::READ, Needs::Transfer),
@@ -58,57 +62,65 @@ impl Library for OpenSsl {
             .collect()
     }
 
-    fn find(&self, elf: &Elf) -> Finding {
-        let found: Vec<Place> = FUNCTIONS
+    fn find(&self, elf: &Elf, _: &Clues) -> Finding {
+        let functions: Vec<(&Function, u64)> = FUNCTIONS
             .iter()
-            .filter_map(|&(name, function, needs)| {
-                let address = elf.function(name)?;
-                Some(Place {
-                    name,
-                    function,
-                    needs,
-                    address,
-                    own: site::direct(elf, address, needs),
-                    inner: site::inner(elf, address, needs),
-                })
-            })
+            .filter_map(|function| Some((function, elf.function(function.0)?)))
             .collect();
-        let has = |kind| found.iter().any(|place| place.function == kind);
+        let has = |kind| functions.iter().any(|(function, _)| function.1 == kind);
         if !has(function::WRITE) || !has(function::READ) {
             return Finding::Absent;
         }
-        let mut probes: Vec<Probe> = Vec::new();
-        for one in &found {
-            let site = match (&one.inner, &one.own) {
-                // Also where this one could do without: one probe instead of two, one in the other.
-                (Some(inner), _) if is_confirmed(inner, &found) && is_needed(inner, &found) => {
-                    inner.clone()
-                }
-                (_, Some(own)) => own.clone(),
-                (_, None) => site::entry(elf, one.address, one.needs),
-            };
-            let cookie = Cookie::new(one.function, site.count);
-            if let Some(probe) = probes.iter_mut().find(|probe| probe.site == site) {
-                probe.functions.push(one.name.to_owned());
-                continue;
-            }
-            let Some(offset) = elf.file_offset(site.address) else {
-                return Finding::Refused(format!("{} is not in the file", one.name));
-            };
-            probes.push(Probe {
-                functions: vec![one.name.to_owned()],
-                site,
-                offset,
-                cookie,
-                returns: one.needs != Needs::First,
-                family: Family::C,
-            });
-        }
-        Finding::Found(Found {
-            how: "symbols".to_owned(),
-            probes,
+        probes(elf, &functions).map_or_else(Finding::Refused, |probes| {
+            Finding::Found(Found {
+                how: "symbols".to_owned(),
+                probes,
+            })
         })
     }
+}
+
+/// The places to probe for these functions.
+pub(super) fn probes(elf: &Elf, functions: &[(&Function, u64)]) -> Result<Vec<Probe>, String> {
+    let found: Vec<Place> = functions
+        .iter()
+        .map(|&(&(name, function, needs), address)| Place {
+            name,
+            function,
+            needs,
+            address,
+            own: site::direct(elf, address, needs),
+            inner: site::inner(elf, address, needs),
+        })
+        .collect();
+    let mut probes: Vec<Probe> = Vec::new();
+    for one in &found {
+        let site = match (&one.inner, &one.own) {
+            // Also where this one could do without: one probe instead of two, one in the other.
+            (Some(inner), _) if is_confirmed(inner, &found) && is_needed(inner, &found) => {
+                inner.clone()
+            }
+            (_, Some(own)) => own.clone(),
+            (_, None) => site::entry(elf, one.address, one.needs),
+        };
+        let cookie = Cookie::new(one.function, site.count);
+        if let Some(probe) = probes.iter_mut().find(|probe| probe.site == site) {
+            probe.functions.push(one.name.to_owned());
+            continue;
+        }
+        let offset = elf
+            .file_offset(site.address)
+            .ok_or_else(|| format!("{} is not in the file", one.name))?;
+        probes.push(Probe {
+            functions: vec![one.name.to_owned()],
+            site,
+            offset,
+            cookie,
+            returns: one.needs != Needs::First,
+            family: Family::C,
+        });
+    }
+    Ok(probes)
 }
 
 /// Whether a file is the library, by its name.
