@@ -219,6 +219,8 @@ pub mod go {
     pub const READ_RETURN: u8 = 3;
     /// `func (c *Conn) Close() error`, behind the check of the stack
     pub const CLOSE: u8 = 4;
+    /// The check of the stack in `Write`: it comes before each [`WRITE`], once more where the stack grows
+    pub const WRITE_CHECK: u8 = 5;
 }
 
 /// What a probed function of aws-lc does (openssl/aead.h; [`Cookie::function`]).

@@ -15,7 +15,7 @@ use observer_common::{Cookie, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SEN
 use crate::{
     calls,
     connection::{self, Transfer},
-    maps::{GOROUTINE_CALLS, OpenCall, TaskKey, current, lost, stopped, watched},
+    maps::{GOROUTINE_CALLS, OpenCall, TaskKey, WRITERS, current, lost, stopped, watched},
     registers::{self, GoRegisters, stack_pointer},
 };
 
@@ -59,9 +59,18 @@ pub fn go_call(context: ProbeContext) -> u32 {
         direction: SENT,
         half: 0,
     };
+    let key = TaskKey {
+        task: g,
+        tgid: u64::from(tgid),
+    };
+    if cookie.function == go::WRITE_CHECK {
+        let _ = WRITERS.insert(key, 1, 0);
+        return 0;
+    }
     if cookie.function == go::WRITE {
-        // It writes all or breaks the connection.
-        if third == 0 {
+        // Where one file has probes under two paths, the second finds this done. `Write` writes all or
+        // breaks the connection.
+        if WRITERS.remove(key).is_err() || third == 0 {
             return 0;
         }
     } else {
@@ -71,10 +80,6 @@ pub fn go_call(context: ProbeContext) -> u32 {
             return 0;
         };
         let stack = stack_pointer(context.regs).wrapping_sub(end);
-        let key = TaskKey {
-            task: g,
-            tgid: u64::from(tgid),
-        };
         if cookie.function == go::READ {
             let call = OpenCall {
                 cookie: number,

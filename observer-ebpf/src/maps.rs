@@ -29,6 +29,10 @@ pub static CALLS: HashMap<u64, OpenCalls> =
 pub static GOROUTINE_CALLS: LruHashMap<TaskKey, OpenCalls> =
     LruHashMap::with_max_entries(1 << 14, 0);
 
+/// Goroutines that are about to write.
+#[map]
+pub static WRITERS: LruHashMap<TaskKey, u8> = LruHashMap::with_max_entries(1 << 14, 0);
+
 /// The sockets that a thread (`pid_tgid`) uses.
 #[map]
 pub static THREADS: LruHashMap<u64, ThreadSockets> = LruHashMap::with_max_entries(1 << 14, 0);

@@ -567,7 +567,7 @@ fn walk(
 /// (`branch_setup_xol_ops` and `push_setup_xol_ops` in arch/x86/kernel/uprobes.c, the same since
 /// Linux 5.15). Long nops are left out: only newer kernels emulate them, and the optimised five-byte
 /// one writes below the stack pointer.
-fn is_emulated(instruction: &Instruction) -> bool {
+pub(super) fn is_emulated(instruction: &Instruction) -> bool {
     match instruction.code() {
         Code::Push_r64 => {
             // At most a REX prefix with nothing but B.
@@ -588,6 +588,6 @@ fn size(size: MemorySize) -> i64 {
     }
 }
 
-fn name(instruction: &Instruction) -> String {
+pub(super) fn name(instruction: &Instruction) -> String {
     format!("{:?}", instruction.mnemonic()).to_lowercase()
 }

@@ -1,6 +1,7 @@
 //! The TLS libraries that can be watched: one file each, and one line in [`LIBRARIES`].
 
 mod boringssl;
+mod go;
 mod openssl;
 mod openssl_static;
 
@@ -16,6 +17,7 @@ pub const LIBRARIES: &[&dyn Library] = &[
     &openssl::OpenSsl,
     &openssl_static::OpenSslStatic,
     &boringssl::BoringSsl,
+    &go::Go,
 ];
 
 /// How to find the functions through which a TLS library's plaintext passes.
