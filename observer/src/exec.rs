@@ -6,8 +6,13 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    fs::File,
+    io::{self, Read as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
 };
 
@@ -24,6 +29,52 @@ pub const GATE: &str = "__gate";
 /// Exit codes of shells for a command that cannot be executed or found (POSIX.1-2017, 2.8.2).
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+
+/// Interpreters within interpreters that are looked through (`BINPRM_BUF_SIZE` and execve(2) allow four).
+const INTERPRETERS: usize = 4;
+
+/// The files that will be executed for a command: the program, or the script and its interpreters
+/// (execve(2)). What cannot be found is left out.
+pub fn files(command: &OsStr) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut next = find(command);
+    while let Some(path) = next.take()
+        && files.len() < INTERPRETERS
+    {
+        next = interpreter(&path);
+        files.push(path);
+    }
+    files
+}
+
+/// Where a command is, as execvp(3) looks for it.
+fn find(command: &OsStr) -> Option<PathBuf> {
+    if command.as_encoded_bytes().contains(&b'/') {
+        return Some(PathBuf::from(command));
+    }
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders)
+        .map(|folder| folder.join(command))
+        .find(|path| path.is_file())
+}
+
+/// The interpreter that a script names, behind `env` too.
+fn interpreter(script: &Path) -> Option<PathBuf> {
+    let mut head = [0; 256];
+    let length = File::open(script).ok()?.read(&mut head).ok()?;
+    let line = head.get(..length)?.strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let mut words = line
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty())
+        .map(OsStr::from_bytes);
+    let first = Path::new(words.next()?);
+    if first.file_name() == Some(OsStr::new("env")) {
+        let command = words.find(|word| !word.as_bytes().starts_with(b"-"))?;
+        return find(command);
+    }
+    Some(first.to_owned())
+}
 
 /// A command that waits behind the gate, or runs.
 pub struct Gated {
@@ -131,5 +182,26 @@ pub fn gate(command: &[OsString]) -> u8 {
         NOT_FOUND
     } else {
         NOT_EXECUTABLE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_script_leads_to_its_interpreter() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        for line in ["#!/bin/sh -e\n", "#! /usr/bin/env -S sh\necho"] {
+            fs::write(&script, line).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+            let files = files(script.as_os_str());
+            assert_eq!(files[0], script);
+            assert_eq!(files[1].file_name(), Some(OsStr::new("sh")), "{line}");
+        }
+        assert!(files(OsStr::new("no-such-command")).is_empty());
     }
 }

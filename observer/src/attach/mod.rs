@@ -287,6 +287,15 @@ impl Attacher {
         }
     }
 
+    /// Probes files that will be executed, so that their first call is not missed.
+    pub fn expect(&mut self, files: &[PathBuf]) {
+        for path in files {
+            if let Ok(file) = File::open(path) {
+                self.probe(file, path, None, Urgency::Now, false);
+            }
+        }
+    }
+
     /// Probes whatever a process has mapped. That it is gone, or a file cannot be probed, does not
     /// concern the others.
     pub fn scan(&mut self, pid: Pid) {
