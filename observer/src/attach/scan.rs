@@ -19,7 +19,8 @@ const LONGEST: usize = 512;
 pub struct Text {
     /// Address of the needle, as linked.
     pub address: u64,
-    /// Address of the whole string's first byte.
+    /// Address of the first byte of the text that it ends: where the string begins, or, where others
+    /// without a NUL lie before it, one of them.
     pub start: u64,
     /// The needle's index.
     pub needle: usize,
@@ -40,13 +41,9 @@ impl Clues {
     /// The file cannot be read.
     pub fn find(elf: &Elf, needles: &[&[u8]]) -> io::Result<Self> {
         let texts = strings(elf, needles)?;
-        let mut targets: Vec<u64> = texts
-            .iter()
-            .flat_map(|text| [text.address, text.start])
-            .collect();
-        targets.sort_unstable();
-        targets.dedup();
-        let references = references(elf, &targets)?;
+        let mut targets: Vec<Range<u64>> = texts.iter().map(Text::range).collect();
+        targets.sort_unstable_by_key(|range| range.start);
+        let references = references(elf, &joined(targets))?;
         Ok(Self { texts, references })
     }
 
@@ -64,7 +61,7 @@ impl Clues {
         let refers = |reference: &&Reference| {
             texts
                 .iter()
-                .any(|text| text.address == reference.target || text.start == reference.target)
+                .any(|text| text.range().contains(&reference.target))
         };
         let references = self.references.iter().filter(refers).copied().collect();
         Self { texts, references }
@@ -75,14 +72,32 @@ impl Clues {
         self.texts.iter().filter(move |text| text.needle == needle)
     }
 
-    /// The instructions that refer to one of these addresses, sorted.
-    pub fn references(&self, targets: &[u64]) -> Vec<u64> {
-        self.references
-            .iter()
-            .filter(|reference| targets.contains(&reference.target))
-            .map(|reference| reference.at)
-            .collect()
+    /// The references to strings that end in a needle, by the address of the instruction.
+    pub fn references(&self, needle: usize) -> impl Iterator<Item = &Reference> {
+        self.references.iter().filter(move |reference| {
+            self.texts(needle)
+                .any(|text| text.range().contains(&reference.target))
+        })
     }
+}
+
+impl Text {
+    /// Where the string may begin.
+    fn range(&self) -> Range<u64> {
+        self.start..self.address + 1
+    }
+}
+
+/// Sorted ranges, without overlaps.
+fn joined(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// An operand of an instruction that is the address of something.
@@ -148,15 +163,24 @@ pub fn strings(elf: &Elf, needles: &[&[u8]]) -> io::Result<Vec<Text>> {
     Ok(found)
 }
 
-/// The instructions that put one of these addresses into a register: `lea r64, [rip + d32]`, or
-/// `mov r32, imm32` where the file is linked to a fixed address. `targets` is sorted.
+/// The instructions that put an address of these ranges into a register: `lea r64, [rip + d32]`, or
+/// `mov r32, imm32` where the file is linked to a fixed address. `targets` is sorted and without overlaps.
 ///
 /// # Errors
 ///
 /// The file cannot be read.
-pub fn references(elf: &Elf, targets: &[u64]) -> io::Result<Vec<Reference>> {
-    let (Some(&first), Some(&last)) = (targets.first(), targets.last()) else {
+pub fn references(elf: &Elf, targets: &[Range<u64>]) -> io::Result<Vec<Reference>> {
+    let (Some(first), Some(last)) = (
+        targets.first().map(|range| range.start),
+        targets.last().map(|range| range.end),
+    ) else {
         return Ok(Vec::new());
+    };
+    let hit = |target: u64| {
+        let place = targets.partition_point(|range| range.end <= target);
+        targets
+            .get(place)
+            .is_some_and(|range| range.contains(&target))
     };
     let span = last - first;
     let fixed = elf.is_fixed() && u32::try_from(last).is_ok();
@@ -171,7 +195,7 @@ pub fn references(elf: &Elf, targets: &[u64]) -> io::Result<Vec<Reference>> {
                     .wrapping_add_signed(i64::from(word.cast_signed()));
                 if relative <= span {
                     let target = first + relative;
-                    if targets.binary_search(&target).is_ok()
+                    if hit(target)
                         && let Some(start) = load_relative(piece, at)
                     {
                         found.push(Reference {
@@ -183,7 +207,7 @@ pub fn references(elf: &Elf, targets: &[u64]) -> io::Result<Vec<Reference>> {
                 let absolute = u64::from(word).wrapping_sub(first);
                 if fixed && absolute <= span {
                     let target = first + absolute;
-                    if targets.binary_search(&target).is_ok()
+                    if hit(target)
                         && let Some(start) = load_absolute(piece, at)
                     {
                         found.push(Reference {

@@ -109,12 +109,19 @@ struct Raises {
 impl Search {
     /// `None` if the file does not hold the library.
     fn new(elf: &Elf, clues: &Clues) -> std::io::Result<Option<Self>> {
-        let texts = [0, 1].into_iter().flat_map(|needle| clues.texts(needle));
-        let names: Vec<u64> = texts.map(|text| text.start).collect();
-        let references = clues.references(&names);
+        let mut references: Vec<u64> = Vec::new();
+        let mut names: BTreeSet<u64> = BTreeSet::new();
+        for reference in [0, 1]
+            .into_iter()
+            .flat_map(|needle| clues.references(needle))
+        {
+            references.push(reference.at);
+            names.insert(reference.target);
+        }
         if references.is_empty() {
             return Ok(None);
         }
+        references.sort_unstable();
         let flows = functions::referring(elf, &references)?;
         let raises = raiser(&flows, &names);
         let mut functions = BTreeMap::new();
@@ -182,7 +189,7 @@ impl Search {
 
 /// Line and reason of an error, if the call raises one: `(library, 0, reason, file, line)`, or, where the
 /// compiler has dropped the unused argument, `(library, reason, file, line)`.
-fn error(call: &CallSite, names: &[u64]) -> Option<(u64, u64)> {
+fn error(call: &CallSite, names: &BTreeSet<u64>) -> Option<(u64, u64)> {
     let is_name = |value: Option<u64>| value.is_some_and(|value| names.contains(&value));
     let [library, second, third, fourth, fifth, _] = call.arguments;
     if library? != SSL {
@@ -198,7 +205,7 @@ fn error(call: &CallSite, names: &[u64]) -> Option<(u64, u64)> {
 }
 
 /// `ERR_put_error`: what most calls with an error lead to.
-fn raiser(flows: &BTreeMap<u64, Function>, names: &[u64]) -> Option<u64> {
+fn raiser(flows: &BTreeMap<u64, Function>, names: &BTreeSet<u64>) -> Option<u64> {
     let mut targets: BTreeMap<u64, usize> = BTreeMap::new();
     for function in flows.values() {
         for call in &function.flow.calls {

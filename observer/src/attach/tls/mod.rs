@@ -1,5 +1,6 @@
 //! The TLS libraries that can be watched: one file each, and one line in [`LIBRARIES`].
 
+mod aws_lc;
 mod boringssl;
 mod go;
 mod openssl;
@@ -18,6 +19,7 @@ pub const LIBRARIES: &[&dyn Library] = &[
     &openssl_static::OpenSslStatic,
     &boringssl::BoringSsl,
     &go::Go,
+    &aws_lc::AwsLc,
 ];
 
 /// How to find the functions through which a TLS library's plaintext passes.
@@ -42,7 +44,7 @@ pub trait Library: Sync {
 
 /// Whether a function of this name may be one that a library looks for.
 pub fn is_wanted(name: &str) -> bool {
-    name.starts_with("SSL_")
+    name.starts_with("SSL_") || name.starts_with("aws_lc_") && name.contains("_EVP_AEAD_CTX_")
 }
 
 /// What a file holds of a library.

@@ -114,8 +114,8 @@ fn entries(elf: &Elf, clues: &Clues) -> std::io::Result<BTreeMap<Raiser, BTreeSe
     for (number, raiser) in RAISERS.into_iter().enumerate() {
         names.extend(clues.texts(number).map(|text| (text.address, raiser)));
     }
-    let files: Vec<u64> = clues.texts(FILE).map(|text| text.start).collect();
-    let references = clues.references(&files);
+    let files: BTreeSet<u64> = clues.references(FILE).map(|one| one.target).collect();
+    let references: Vec<u64> = clues.references(FILE).map(|one| one.at).collect();
     let mut entries: BTreeMap<Raiser, BTreeSet<u64>> = BTreeMap::new();
     if references.is_empty() {
         return Ok(entries);
@@ -132,7 +132,11 @@ fn entries(elf: &Elf, clues: &Clues) -> std::io::Result<BTreeMap<Raiser, BTreeSe
 }
 
 /// `ERR_set_debug(file, line, func)`
-fn by_name(call: &CallSite, files: &[u64], names: &BTreeMap<u64, Raiser>) -> Option<Raiser> {
+fn by_name(
+    call: &CallSite,
+    files: &BTreeSet<u64>,
+    names: &BTreeMap<u64, Raiser>,
+) -> Option<Raiser> {
     let [file, _, name, ..] = call.arguments;
     if !files.contains(&file?) {
         return None;
@@ -141,7 +145,7 @@ fn by_name(call: &CallSite, files: &[u64], names: &BTreeMap<u64, Raiser>) -> Opt
 }
 
 /// `ERR_put_error(lib, func, reason, file, line)`
-fn by_number(call: &CallSite, files: &[u64]) -> Option<Raiser> {
+fn by_number(call: &CallSite, files: &BTreeSet<u64>) -> Option<Raiser> {
     let [library, function, _, file, ..] = call.arguments;
     if library? != SSL || !files.contains(&file?) {
         return None;
