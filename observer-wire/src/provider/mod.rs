@@ -8,6 +8,7 @@ mod calls;
 mod gemini;
 mod hosts;
 mod openai;
+mod openai_responses;
 mod preview;
 mod repr;
 mod sdk;
@@ -20,7 +21,12 @@ use self::builder::CallBuilder;
 use crate::{body::json::Select, http::RequestHead};
 
 /// Every format, in the order in which they are asked.
-const PROVIDERS: &[&dyn Provider] = &[&gemini::Gemini, &anthropic::Anthropic, &openai::OpenAi];
+const PROVIDERS: &[&dyn Provider] = &[
+    &gemini::Gemini,
+    &anthropic::Anthropic,
+    &openai_responses::OpenAiResponses,
+    &openai::OpenAi,
+];
 
 /// A format of requests and responses.
 trait Provider: Sync {

@@ -1,0 +1,243 @@
+//! OpenAI Responses (openai-python 3.54 `types/responses`), and servers that speak it.
+
+use http::Method;
+use serde_json::Value;
+
+use super::{
+    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    hosts, is_filled, preview, text,
+};
+use crate::{
+    body::json::{Keep, Select},
+    http::RequestHead,
+};
+
+/// The end of the path.
+const PATH: &str = "/responses";
+
+/// How many messages are shown.
+const SHOWN: usize = 2;
+
+const USAGE: Select = Select::Object(&[
+    ("input_tokens", Select::Scalar),
+    ("output_tokens", Select::Scalar),
+    (
+        "input_tokens_details",
+        Select::Object(&[("cached_tokens", Select::Scalar)]),
+    ),
+    (
+        "output_tokens_details",
+        Select::Object(&[("reasoning_tokens", Select::Scalar)]),
+    ),
+]);
+
+macro_rules! response {
+    ($text:expr) => {
+        Select::Object(&[
+            ("object", Select::Scalar),
+            ("model", Select::Scalar),
+            ("status", Select::Scalar),
+            ("usage", USAGE),
+            ("error", Select::All),
+            (
+                "incomplete_details",
+                Select::Object(&[("reason", Select::Scalar)]),
+            ),
+            (
+                "output",
+                Select::Array(
+                    Keep::All,
+                    &Select::Object(&[
+                        ("type", Select::Scalar),
+                        ("name", Select::Scalar),
+                        (
+                            "content",
+                            Select::Array(Keep::All, &Select::Object(&[("text", $text)])),
+                        ),
+                    ]),
+                ),
+            ),
+        ])
+    };
+}
+
+macro_rules! selection {
+    ($input:expr, $text:expr, $events_text:expr) => {
+        Selection {
+            request: Select::Object(&[
+                ("model", Select::Scalar),
+                ("temperature", Select::Scalar),
+                ("stream", Select::Scalar),
+                ("input", $input),
+            ]),
+            response: response!($text),
+            event: Select::Object(&[
+                ("type", Select::Scalar),
+                ("delta", $events_text),
+                ("code", Select::Scalar),
+                ("message", Select::Scalar),
+                ("response", response!(Select::Mark)),
+            ]),
+        }
+    };
+}
+
+static WITHOUT_CONTENT: Selection = selection!(Select::Mark, Select::Mark, Select::Mark);
+static WITH_CONTENT: Selection = selection!(
+    Select::Either(
+        &Select::Scalar,
+        &Select::Array(
+            Keep::Ends(SHOWN, is_shown),
+            &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
+        )
+    ),
+    Select::Scalar,
+    Select::Scalar
+);
+
+/// See the module.
+pub(super) struct OpenAiResponses;
+
+impl Provider for OpenAiResponses {
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        if head.method != Method::POST || !head.path.ends_with(PATH) {
+            return None;
+        }
+        let known = hosts::provider(head.host.as_deref().unwrap_or_default());
+        Some(Recognized {
+            provider: known.unwrap_or("openai"),
+            operation: "chat",
+            model: None,
+            stream: false,
+            certainty: match known {
+                Some(_) => Certainty::Certain,
+                None => Certainty::Likely,
+            },
+        })
+    }
+
+    fn selection(&self, content: bool) -> &'static Selection {
+        if content {
+            &WITH_CONTENT
+        } else {
+            &WITHOUT_CONTENT
+        }
+    }
+
+    fn is_request(&self, document: &Value) -> bool {
+        document.get("model").is_some_and(Value::is_string) && document.get("input").is_some()
+    }
+
+    fn is_response(&self, document: &Value) -> bool {
+        text(document, "object") == Some("response")
+            || text(document, "type").is_some_and(|kind| kind.starts_with("response."))
+    }
+
+    fn request(&self, document: &Value, call: &mut CallBuilder) {
+        call.request_model(text(document, "model"));
+        call.temperature(document.get("temperature"));
+        call.stream(document.get("stream").and_then(Value::as_bool) == Some(true));
+        let Some(limit) = call.input_limit() else {
+            return;
+        };
+        match document.get("input") {
+            Some(Value::String(input)) => {
+                let shown: String = input.chars().take(limit).collect();
+                call.input(&shown);
+            }
+            Some(Value::Array(messages)) => {
+                let messages: Vec<&Value> = messages.iter().filter(|one| is_shown(one)).collect();
+                let shown: Vec<String> = messages[messages.len().saturating_sub(SHOWN)..]
+                    .iter()
+                    .map(|message| {
+                        let role = text(message, "role").unwrap_or_default();
+                        preview::message(role, message.get("content"), limit)
+                    })
+                    .collect();
+                if !shown.is_empty() {
+                    call.input(&shown.join("\n"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn response(&self, document: &Value, call: &mut CallBuilder) {
+        outcome(document, call);
+        for item in elements(document, "output") {
+            for part in elements(item, "content") {
+                call.output(text(part, "text").unwrap_or_default());
+            }
+        }
+    }
+
+    fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+        let Event::Json(document) = data else {
+            return;
+        };
+        let kind = text(document, "type").unwrap_or_default();
+        match kind {
+            "response.completed" | "response.incomplete" => {
+                if let Some(response) = document.get("response") {
+                    outcome(response, call);
+                }
+                call.terminal();
+            }
+            "response.failed" => {
+                if let Some(response) = document.get("response") {
+                    outcome(response, call);
+                    call.stream_error(response);
+                }
+                call.terminal();
+            }
+            "error" => {
+                call.stream_error(document);
+                call.terminal();
+            }
+            "response.created" => {
+                let model = document.get("response").and_then(|one| text(one, "model"));
+                call.response_model(model);
+            }
+            _ if kind.ends_with(".delta") && is_filled(document, "delta") => {
+                call.token();
+                if kind == "response.output_text.delta" {
+                    call.output(text(document, "delta").unwrap_or_default());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_shown(message: &Value) -> bool {
+    matches!(text(message, "role"), Some("system" | "developer" | "user"))
+}
+
+/// What a response object says, but its text.
+fn outcome(response: &Value, call: &mut CallBuilder) {
+    call.response_model(text(response, "model"));
+    if let Some(usage) = response.get("usage").filter(|usage| usage.is_object()) {
+        let tokens = call.usage();
+        tokens.prompt = counter(usage, "input_tokens").or(tokens.prompt);
+        tokens.completion = counter(usage, "output_tokens").or(tokens.completion);
+        tokens.cached = usage
+            .get("input_tokens_details")
+            .and_then(|details| counter(details, "cached_tokens"))
+            .or(tokens.cached);
+        tokens.reasoning = usage
+            .get("output_tokens_details")
+            .and_then(|details| counter(details, "reasoning_tokens"))
+            .or(tokens.reasoning);
+    }
+    for item in elements(response, "output") {
+        // Each item that is not a message or reasoning calls a tool: `function_call`, `web_search_call`.
+        let kind = text(item, "type").unwrap_or_default();
+        if kind.ends_with("_call") {
+            call.another_tool_call(text(item, "name").or(Some(kind)));
+        }
+    }
+    let reason = response
+        .get("incomplete_details")
+        .and_then(|details| text(details, "reason"));
+    call.finish_reason(0, reason.or_else(|| text(response, "status")));
+}
