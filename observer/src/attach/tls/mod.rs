@@ -2,6 +2,7 @@
 
 mod aws_lc;
 mod boringssl;
+mod gnutls;
 mod go;
 mod openssl;
 mod openssl_static;
@@ -19,6 +20,7 @@ pub const LIBRARIES: &[&dyn Library] = &[
     &openssl_static::OpenSslStatic,
     &boringssl::BoringSsl,
     &go::Go,
+    &gnutls::GnuTls,
     &aws_lc::AwsLc,
 ];
 
@@ -44,7 +46,9 @@ pub trait Library: Sync {
 
 /// Whether a function of this name may be one that a library looks for.
 pub fn is_wanted(name: &str) -> bool {
-    name.starts_with("SSL_") || name.starts_with("aws_lc_") && name.contains("_EVP_AEAD_CTX_")
+    name.starts_with("SSL_")
+        || name.starts_with("gnutls_")
+        || name.starts_with("aws_lc_") && name.contains("_EVP_AEAD_CTX_")
 }
 
 /// What a file holds of a library.
