@@ -35,37 +35,70 @@ pub fn python() -> anyhow::Result<PathBuf> {
 ///
 /// As [`python`].
 pub fn environment(name: &str, requirements: &str) -> anyhow::Result<PathBuf> {
+    let folder = prepared(name, requirements, |folder| {
+        run(Command::new("python3").args(["-m", "venv"]).arg(folder))
+            .context("cannot make a virtual environment: install Python 3 with venv (`apt-get install python3-venv`)")?;
+        let list = folder.join("requirements.txt");
+        fs::write(&list, requirements)?;
+        run(Command::new(folder.join("bin/python"))
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "-r",
+            ])
+            .arg(&list))
+        .context("cannot install the clients from PyPI")
+    })?;
+    Ok(folder.join("bin/python"))
+}
+
+/// A folder with packages of npm in `node_modules`, such as `openai@6.1.0`. Their install scripts do not
+/// run.
+///
+/// # Errors
+///
+/// There is no npm, or a package cannot be had.
+pub fn npm(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    prepared(name, &packages.join(" "), |folder| {
+        fs::create_dir_all(folder)?;
+        run(Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .args(["--force", "--no-save", "--prefix"])
+            .arg(folder)
+            .args(packages))
+        .context("cannot install packages from npm")
+    })
+}
+
+/// A folder of build results that is made when it is first asked for, by `make`, and again when `input`
+/// changes: a folder that does not exist yet is handed to it.
+///
+/// # Errors
+///
+/// It cannot be made.
+pub fn prepared(
+    name: &str,
+    input: &str,
+    make: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    requirements.hash(&mut hasher);
+    input.hash(&mut hasher);
     let parent = target().join("e2e");
     fs::create_dir_all(&parent)?;
     let place = parent.join(format!("{name}-{:016x}", hasher.finish()));
-    let python = place.join("bin/python");
     let done = place.join("complete");
     // Tests run side by side: one makes it, the others wait.
     let lock = File::create(parent.join(format!("{name}.lock")))?;
     lock.lock()?;
-    if done.exists() {
-        return Ok(python);
+    if !done.exists() {
+        let _ = fs::remove_dir_all(&place);
+        make(&place)?;
+        fs::write(done, "")?;
     }
-    let _ = fs::remove_dir_all(&place);
-    run(Command::new("python3").args(["-m", "venv"]).arg(&place))
-        .context("cannot make a virtual environment: install Python 3 with venv (`apt-get install python3-venv`)")?;
-    let list = place.join("requirements.txt");
-    fs::write(&list, requirements)?;
-    run(Command::new(&python)
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ])
-        .arg(&list))
-    .context("cannot install the clients from PyPI")?;
-    fs::write(done, "")?;
-    Ok(python)
+    Ok(place)
 }
 
 /// The folder of build results.
@@ -80,7 +113,12 @@ pub fn target() -> PathBuf {
     )
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
+/// Runs a command whose output matters only if it fails.
+///
+/// # Errors
+///
+/// It cannot be run, or fails: with what it wrote to standard error.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;

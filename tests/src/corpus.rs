@@ -7,9 +7,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
-use crate::clients;
+use crate::clients::{self, run};
 
 /// A wheel: project, version, platform tag and Python version.
 type Wheel = (&'static str, &'static str, &'static str, &'static str);
@@ -153,15 +153,5 @@ fn fetch((project, version, platform, python): Wheel, folder: &Path) -> anyhow::
         .arg(folder))?;
     fs::remove_file(wheel)?;
     fs::write(folder.join("complete"), "")?;
-    Ok(())
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.output()?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
     Ok(())
 }

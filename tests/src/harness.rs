@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{clients, provider::Provider};
+use crate::{clients, coverage, provider::Provider};
 
 /// How long a start or a stop may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -221,6 +221,58 @@ impl Scene {
         assert_eq!(calls.len(), truth.len(), "more records than calls");
     }
 
+    /// Runs a client under `observer exec` that makes `made` calls or more, notes the coverage, and asserts
+    /// that each call was recorded once and that every field is right. The environment of the client trusts
+    /// the provider as [`command`](Self::command) sees to.
+    ///
+    /// # Panics
+    ///
+    /// It is not so.
+    pub fn cover(
+        &self,
+        row: &coverage::Row<'_>,
+        made: usize,
+        options: &[&str],
+        command: &[OsString],
+    ) -> Run {
+        let before = self.provider.truth().len();
+        let run = self.exec(options, command);
+        let truth: Vec<Value> = self
+            .provider
+            .truth()
+            .split_off(before)
+            .into_iter()
+            .filter(|truth| truth["llm_call"] == true)
+            .collect();
+        let is_right = |truth: &&Value| {
+            let mut records = run
+                .calls
+                .iter()
+                .filter(|call| call["request_id"] == truth["request_id"]);
+            let first = records.next();
+            records.next().is_none()
+                && first.is_some_and(|call| FIELDS.iter().all(|field| call[field] == truth[field]))
+        };
+        let captured = truth.iter().filter(is_right).count();
+        coverage::note(row, captured, truth.len());
+        assert!(
+            truth.len() >= made,
+            "the client made {} calls of {made}: {}",
+            truth.len(),
+            run.stderr
+        );
+        assert_eq!(
+            captured,
+            truth.len(),
+            "{:#?}\nagainst {truth:#?}\n{}",
+            run.calls,
+            run.stderr
+        );
+        assert_eq!(run.calls.len(), truth.len(), "more records than calls");
+        run.assert_clean();
+        run
+    }
+
     /// How long the client took for a call, the longest if several have the same name.
     fn longest(&self, truth: &Value) -> Option<Duration> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,6 +286,7 @@ impl Scene {
     fn trust(&self, process: &mut Command) {
         process
             .env("SSL_CERT_FILE", self.provider.ca())
+            .env("NODE_EXTRA_CA_CERTS", self.provider.ca())
             .env("PYTHONUNBUFFERED", "1")
             .env("NO_PROXY", "*");
     }

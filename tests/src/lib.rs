@@ -5,6 +5,7 @@
 
 pub mod clients;
 pub mod corpus;
+pub mod coverage;
 pub mod guest;
 pub mod harness;
 pub mod provider;
