@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use crate::attach::{
     Attacher, Watch,
-    examine::{Examination, examine_file},
+    boundary::Start,
+    examine::{Examination, Located, examine_file},
     processes::{self, Identity, Pid, Stamp},
     site::Cost,
     system,
@@ -95,6 +96,10 @@ pub struct ProbeReport {
     pub site: String,
     /// `emulated` or `single-stepped`.
     pub cost: &'static str,
+    /// By what the start of the function is known that the instruction is in.
+    pub proved_by: Start,
+    /// `certain`, `sure` or `likely`: how strong that is.
+    pub confidence: &'static str,
 }
 
 /// Checks the machine and, if they are given, a process and a file.
@@ -256,18 +261,24 @@ impl Report {
 
     fn libraries(&mut self, path: &Path, examination: Examination) {
         let path = path.display().to_string();
-        for (library, found) in examination.found {
+        for located in examination.found {
+            let Located {
+                library,
+                found,
+                starts,
+            } = located;
             self.add(
                 true,
                 "TLS",
                 format!("{library} in {path}, found by {}", found.how),
             );
-            self.details(found.probes.iter().map(line));
+            let probes = || found.probes.iter().zip(starts.iter().copied());
+            self.details(probes().map(line));
             self.libraries.push(LibraryReport {
                 library,
                 path: path.clone(),
+                probes: probes().map(ProbeReport::from).collect(),
                 found_by: found.how,
-                probes: found.probes.iter().map(ProbeReport::from).collect(),
             });
         }
         for (library, reason) in examination.refused {
@@ -293,7 +304,7 @@ impl Report {
     }
 }
 
-fn line(probe: &Probe) -> String {
+fn line((probe, start): (&Probe, Start)) -> String {
     let names = probe.functions.join(", ");
     let site = &probe.site;
     let place = format!(
@@ -302,16 +313,18 @@ fn line(probe: &Probe) -> String {
         probe.offset,
         if probe.returns { " and return" } else { "" }
     );
-    match site.cost {
-        Cost::Emulated => format!("{names:<24} {place}, cheap (emulated)"),
-        Cost::SingleStepped => {
-            format!("{names:<24} {place}, slow: no cheaper place could be proved right")
-        }
-    }
+    let cost = match site.cost {
+        Cost::Emulated => "cheap (emulated)",
+        Cost::SingleStepped => "slow: no cheaper place could be proved right",
+    };
+    format!(
+        "{names:<24} {place}, {cost}; {} by {start}",
+        start.confidence()
+    )
 }
 
-impl From<&Probe> for ProbeReport {
-    fn from(probe: &Probe) -> Self {
+impl From<(&Probe, Start)> for ProbeReport {
+    fn from((probe, start): (&Probe, Start)) -> Self {
         Self {
             function: probe.functions.join(","),
             offset: probe.offset,
@@ -326,6 +339,8 @@ impl From<&Probe> for ProbeReport {
             r#return: probe.returns,
             site: probe.site.instruction.clone(),
             cost: probe.site.cost.as_str(),
+            proved_by: start,
+            confidence: start.confidence(),
         }
     }
 }

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use super::{
+    boundary::{Prover, Start},
     elf::Elf,
     processes::FileId,
     scan::Clues,
@@ -43,7 +44,7 @@ const REMEMBERED: usize = 4_096;
 const MEMORY_FILE: u64 = 1 << 20;
 
 /// Changes whenever files are examined in another way.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of code that are compared before remembered probes are used again.
 const CODE: usize = 16;
@@ -52,9 +53,20 @@ const CODE: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Examination {
     /// Those that can be probed.
-    pub found: Vec<(String, Found)>,
+    pub found: Vec<Located>,
     /// Those that cannot, and why, as a sentence for the user.
     pub refused: Vec<(String, String)>,
+}
+
+/// A TLS library that was found, with every place proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Located {
+    /// Its name.
+    pub library: String,
+    /// The places.
+    pub found: Found,
+    /// By what the start of the function is known that a place is in, for each of them.
+    pub starts: Vec<Start>,
 }
 
 impl Examination {
@@ -320,7 +332,7 @@ fn codes(examination: &Examination, elf: &Elf) -> Option<Vec<[u8; CODE]>> {
     let probes = examination
         .found
         .iter()
-        .flat_map(|(_, found)| &found.probes);
+        .flat_map(|located| &located.found.probes);
     probes
         .map(|probe| {
             let mut code = [0; CODE];
@@ -360,6 +372,7 @@ fn examine(elf: &Elf) -> Examination {
         Clues::default()
     });
     let mut examination = Examination::default();
+    let mut prover = Prover::new(elf);
     let mut first = 0;
     for library in LIBRARIES {
         let name = library.name().to_owned();
@@ -367,7 +380,14 @@ fn examine(elf: &Elf) -> Examination {
         first += library.needles().len();
         match library.find(elf, &of_library) {
             Finding::Absent => {}
-            Finding::Found(found) => examination.found.push((name, found)),
+            Finding::Found(found) => match prover.prove(&found.probes) {
+                Ok(starts) => examination.found.push(Located {
+                    library: name,
+                    found,
+                    starts,
+                }),
+                Err(reason) => examination.refused.push((name, reason)),
+            },
             Finding::Refused(reason) => examination.refused.push((name, reason)),
         }
     }

@@ -5,6 +5,7 @@
 //! as there is a second process they stand for everyone, and the programs let the watched processes
 //! pass: a child could be through with its first call before probes of its own would be in.
 
+pub mod boundary;
 #[expect(
     unsafe_code,
     reason = "bpf(2) and perf_event_open(2) have no safe interface"
@@ -471,7 +472,7 @@ impl Attacher {
                     warn!(path = %path.display(), library, reason, "cannot probe the library");
                 }
                 let found = examination.found.into_iter();
-                found.flat_map(|(_, found)| found.probes).collect()
+                found.flat_map(|located| located.found.probes).collect()
             }
             Err(reason) => {
                 debug!(path = %path.display(), reason, "nothing to probe");
