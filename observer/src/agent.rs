@@ -366,8 +366,9 @@ impl Pipeline {
             Event::Process { pid, tid, step, at } => match step {
                 Step::Exec => {
                     // The old program's connections are gone, and it may have another name now.
-                    self.close_process(pid, at);
-                    self.processes.remove(&pid);
+                    if self.processes.remove(&pid).is_some() {
+                        self.close_process(pid, at);
+                    }
                     push_new(&mut chores.scan, pid);
                 }
                 Step::Exit => {

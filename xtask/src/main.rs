@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod coverage;
 mod demo;
 mod run;
 mod test;

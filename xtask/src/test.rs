@@ -5,7 +5,7 @@ use std::{env, fs, process::Command};
 use anyhow::{Context as _, bail};
 
 use crate::{
-    root,
+    coverage, root,
     run::{cargo, cargo_command, command, is_root, output, target},
     toolchain,
 };
@@ -37,6 +37,9 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
              `sudo -E env PATH=$PATH cargo xtask test`"
         );
     }
+    if filter.is_empty() {
+        coverage::begin()?;
+    }
     let mut end_to_end =
         cargo_command(["test", "--package", "observer-e2e", "--no-fail-fast", "--"]);
     end_to_end
@@ -44,7 +47,11 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
         .arg("--test-threads=2")
         .args(filter)
         .env("OBSERVER_BIN", target().join("release/observer"));
-    command(&mut end_to_end)
+    command(&mut end_to_end)?;
+    if filter.is_empty() {
+        coverage::write()?;
+    }
+    Ok(())
 }
 
 /// What CI asks for beside the tests.

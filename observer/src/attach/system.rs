@@ -189,20 +189,6 @@ fn offset_in(format: &str, field: &str) -> Option<u32> {
         .ok()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_field_is_found_in_old_and_new_formats() {
-        let old = "\tfield:char child_comm[16];\toffset:28;\tsize:16;\tsigned:0;\n\tfield:pid_t child_pid;\toffset:44;\tsize:4;\tsigned:1;\n";
-        let new = "\tfield:__data_loc char[] child_comm;\toffset:16;\tsize:4;\tsigned:0;\n\tfield:pid_t child_pid;\toffset:20;\tsize:4;\tsigned:1;\n";
-        assert_eq!(offset_in(old, "child_pid"), Some(44));
-        assert_eq!(offset_in(new, "child_pid"), Some(20));
-        assert_eq!(offset_in(new, "nothing"), None);
-    }
-}
-
 /// Where to keep what took long to find out (XDG Base Directory Specification; file-hierarchy(7)): as root
 /// in the system's cache, else in the user's.
 pub fn cache_folder() -> Option<PathBuf> {
@@ -215,4 +201,18 @@ pub fn cache_folder() -> Option<PathBuf> {
             .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?
     };
     Some(folder.join("observer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_field_is_found_in_old_and_new_formats() {
+        let old = "\tfield:char child_comm[16];\toffset:28;\tsize:16;\tsigned:0;\n\tfield:pid_t child_pid;\toffset:44;\tsize:4;\tsigned:1;\n";
+        let new = "\tfield:__data_loc char[] child_comm;\toffset:16;\tsize:4;\tsigned:0;\n\tfield:pid_t child_pid;\toffset:20;\tsize:4;\tsigned:1;\n";
+        assert_eq!(offset_in(old, "child_pid"), Some(44));
+        assert_eq!(offset_in(new, "child_pid"), Some(20));
+        assert_eq!(offset_in(new, "nothing"), None);
+    }
 }
