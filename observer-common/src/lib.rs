@@ -36,11 +36,8 @@ pub const KIND_FORK: u32 = 6;
 pub const KIND_EXEC: u32 = 7;
 /// [`ProcessRecord`]: the thread `tid` of `tgid` exits.
 pub const KIND_EXIT: u32 = 8;
-/// [`ProcessRecord`]: `tgid` mapped a file as executable.
-pub const KIND_MAP: u32 = 9;
-
 /// [`BindRecord`]: a direction of a connection has been seen at a socket.
-pub const KIND_BIND: u32 = 10;
+pub const KIND_BIND: u32 = 9;
 
 /// [`DataRecord::direction`]: written by the process.
 pub const SENT: u32 = 0;
@@ -143,7 +140,7 @@ pub struct BindRecord {
     derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
 )]
 pub struct ProcessRecord {
-    /// [`KIND_FORK`], [`KIND_EXEC`], [`KIND_EXIT`] or [`KIND_MAP`].
+    /// [`KIND_FORK`], [`KIND_EXEC`] or [`KIND_EXIT`].
     pub kind: u32,
     /// The created task for [`KIND_FORK`], else 0.
     pub other: u32,

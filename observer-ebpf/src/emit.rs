@@ -11,8 +11,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_user, bpf_ringbuf_output},
 };
 use observer_common::{
-    BindRecord, CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES, KIND_DATA,
-    KIND_MAP, Loss, ProcessRecord,
+    BindRecord, CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES, KIND_DATA, Loss,
+    ProcessRecord,
 };
 
 use crate::maps::{EVENTS, SCRATCH, Scratch, lost, take, wake_agent};
@@ -89,14 +89,8 @@ pub fn bind(record: BindRecord) {
 pub fn process(record: ProcessRecord) {
     match EVENTS.reserve::<ProcessRecord>(0) {
         Some(mut entry) => {
-            let kind = record.kind;
             entry.write(record);
-            // The library that was mapped is used soon: its probes cannot wait.
-            entry.submit(if kind == KIND_MAP {
-                u64::from(BPF_RB_FORCE_WAKEUP)
-            } else {
-                wakeup()
-            });
+            entry.submit(wakeup());
         }
         None => lost(Loss::ProcessEvent, 0),
     }

@@ -63,11 +63,6 @@ static VERDICT_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
-/// Threads that are about to map a file as executable.
-#[map]
-pub static MAPPING: HashMap<u64, u8> =
-    HashMap::with_max_entries(1 << 14, 1 /* BPF_F_NO_PREALLOC */);
-
 /// What the agent tells: `observer_common::agent`.
 #[map]
 static AGENT: Array<u32> = Array::with_max_entries(2, 0);

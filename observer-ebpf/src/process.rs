@@ -1,22 +1,12 @@
-//! Tracepoints for the life of processes: who forks, executes, exits, and maps code.
+//! Tracepoints for the life of processes: who forks, executes and exits.
 
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext};
-use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAP, Loss, ProcessRecord};
+use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, Loss, ProcessRecord};
 
 use crate::{
     emit,
-    maps::{
-        CALLS, MAPPING, SPEAKERS, WATCHED, current, fork_child_pid_offset, lost, watch_all, watched,
-    },
+    maps::{CALLS, SPEAKERS, WATCHED, current, fork_child_pid_offset, lost, watch_all, watched},
 };
-
-/// `PROT_EXEC` (asm-generic/mman-common.h).
-const PROT_EXEC: u64 = 4;
-
-/// Offsets of the arguments of a `syscalls/sys_enter_*` and of the result of a `sys_exit_*`
-/// tracepoint (include/trace/events/syscalls.h).
-const SYSCALL_ARGUMENTS: usize = 16;
-const SYSCALL_RESULT: usize = 16;
 
 /// `sched/sched_process_fork`, in the parent. Threads count as tasks too.
 #[tracepoint]
@@ -41,8 +31,8 @@ pub fn process_fork(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn process_exec(_context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
-    // A program without a dynamic linker maps nothing: this is all that is heard of its start.
-    if watched(tgid) {
+    // SAFETY: the value is not read, only its presence matters.
+    if (watch_all() && unsafe { SPEAKERS.get(tgid) }.is_some()) || (!watch_all() && watched(tgid)) {
         report(KIND_EXEC, 0, tgid, tid);
     }
     0
@@ -53,7 +43,6 @@ pub fn process_exec(_context: TracePointContext) -> u32 {
 pub fn process_exit(_context: TracePointContext) -> u32 {
     let (tgid, tid, thread) = current();
     let _ = CALLS.remove(thread);
-    let _ = MAPPING.remove(thread);
     // SAFETY: the value is not read, only its presence matters.
     let speaker = unsafe { SPEAKERS.get(tgid) }.is_some();
     if speaker || (!watch_all() && watched(tgid)) {
@@ -62,43 +51,6 @@ pub fn process_exit(_context: TracePointContext) -> u32 {
     if tid != tgid {
         // A thread got here by process_fork, which cannot tell it from a process.
         let _ = WATCHED.remove(tid);
-    }
-    0
-}
-
-/// `syscalls/sys_enter_mmap`.
-#[tracepoint]
-pub fn mmap_enter(context: TracePointContext) -> u32 {
-    let (tgid, _, thread) = current();
-    // SAFETY: the layout is that of the tracepoint.
-    let (Ok(protection), Ok(file)) = (unsafe {
-        (
-            context.read_at::<u64>(SYSCALL_ARGUMENTS + 2 * 8),
-            context.read_at::<u64>(SYSCALL_ARGUMENTS + 4 * 8),
-        )
-    }) else {
-        return 0;
-    };
-    if protection & PROT_EXEC != 0 && (file as i32) >= 0 && watched(tgid) {
-        let _ = MAPPING.insert(thread, 1, 0);
-    }
-    0
-}
-
-/// `syscalls/sys_exit_mmap`: only now the mapping is there to be looked at.
-#[tracepoint]
-pub fn mmap_exit(context: TracePointContext) -> u32 {
-    let (tgid, tid, thread) = current();
-    if MAPPING.remove(thread).is_err() {
-        return 0;
-    }
-    // SAFETY: the layout is that of the tracepoint.
-    let Ok(result) = (unsafe { context.read_at::<i64>(SYSCALL_RESULT) }) else {
-        return 0;
-    };
-    // Results from -4095 are errors.
-    if !(-4095..0).contains(&result) {
-        report(KIND_MAP, 0, tgid, tid);
     }
     0
 }

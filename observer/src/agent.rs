@@ -35,6 +35,9 @@ const BATCH: usize = 4_096;
 /// How often idle traces and dead processes are looked for.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long the agent rests when it was woken for nothing.
+const IN_VAIN: Duration = Duration::from_millis(1);
+
 /// How often every known process is looked after.
 const ROLL_CALL: Duration = Duration::from_secs(5);
 
@@ -160,16 +163,20 @@ impl Agent {
         self.capture
             .wake_for(signals.get_read())
             .context("cannot wait for signals")?;
-        if let Some(bell) = self.attacher.bell() {
+        for bell in self.attacher.bells() {
             self.capture
                 .wake_for(bell)
-                .context("cannot wait for what is examined")?;
+                .context("cannot wait for what processes map")?;
         }
         let mut last_tick = Instant::now();
         let mut last_roll_call = Instant::now();
         loop {
             let handled = self.drain(BATCH);
             self.attacher.take_examined();
+            if self.attacher.take_mapped() && handled == 0 {
+                // Whoever makes code all the time must not have the agent run all the time.
+                std::thread::sleep(IN_VAIN);
+            }
             if let Some(number) = signals.pending().next() {
                 return Ok(Outcome::Signal(number));
             }
@@ -379,7 +386,6 @@ impl Pipeline {
                     }
                 }
                 Step::Fork(child) => chores.children.push(child),
-                Step::Map => push_new(&mut chores.scan, pid),
             },
         }
     }

@@ -6,7 +6,7 @@
 use std::{
     ffi::{CStr, c_long},
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
 use aya_obj::generated::bpf_insn;
@@ -28,6 +28,12 @@ const KPROBE: u32 = 2;
 const PERF_EVENT: u32 = 41;
 /// `BPF_F_UPROBE_MULTI_RETURN`
 const MULTI_RETURN: u32 = 1;
+
+/// A descriptor that its owner hands out as a number only.
+pub fn borrow(owner: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: the owner is borrowed for as long, and has the descriptor open.
+    unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
+}
 
 /// Bytes of the verifier's log.
 const LOG_BYTES: usize = 1 << 20;

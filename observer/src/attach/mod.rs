@@ -16,6 +16,7 @@ pub mod examine;
 pub mod flow;
 pub mod functions;
 pub mod link;
+pub mod mappings;
 pub mod processes;
 pub mod scan;
 pub mod site;
@@ -39,6 +40,7 @@ use tracing::{debug, warn};
 use self::{
     examine::{Examination, Examiner, Urgency},
     link::{Linker, Links, Point, Refusal, Rung},
+    mappings::{Heard, Mappings},
     processes::{FileId, MappedFile, Pid, Stamp},
     tls::{Family, LIBRARIES, Probe},
 };
@@ -51,8 +53,6 @@ const TRACEPOINTS: &[(&str, &str, &str)] = &[
     ("process_exit", "sched", "sched_process_exit"),
     ("process_fork", "sched", "sched_process_fork"),
     ("process_exec", "sched", "sched_process_exec"),
-    ("mmap_exit", "syscalls", "sys_exit_mmap"),
-    ("mmap_enter", "syscalls", "sys_enter_mmap"),
 ];
 
 /// Tracepoints that tell which socket a connection's keys belong to, where a library keeps one for each
@@ -126,6 +126,7 @@ pub struct Attacher {
     /// The tracepoints of sockets stand.
     follows_sockets: bool,
     linker: Linker,
+    mappings: Mappings,
     watch: Watch,
     watched: BpfHashMap<MapData, u32, u8>,
     members: HashSet<Pid>,
@@ -219,8 +220,13 @@ impl Attacher {
         for &(program, category, name) in TRACEPOINTS {
             trace(&mut programs, program, category, &[name])?;
         }
+        let mappings = Mappings::open().map_err(|error| Error::Attach {
+            place: "the perf events of mappings".to_owned(),
+            source: error.into(),
+        })?;
         let attacher = Self {
             programs,
+            mappings,
             follows_sockets: false,
             linker,
             watch,
@@ -325,11 +331,7 @@ impl Attacher {
         self.widen();
         self.probe_usual_files(Path::new("/"), None);
         if self.watch == Watch::All {
-            for pid in processes::all() {
-                if pid.0 != std::process::id() {
-                    self.scan(pid);
-                }
-            }
+            self.scan_again();
         }
         self.verdict()
     }
@@ -444,6 +446,42 @@ impl Attacher {
         }
     }
 
+    /// Probes what the watched processes have mapped meanwhile. Returns whether the kernel had anything to
+    /// say of no interest only.
+    pub fn take_mapped(&mut self) -> bool {
+        let Heard { pids, lost, others } = self.mappings.take();
+        let vain = others > 0 && pids.is_empty() && !lost;
+        if lost {
+            warn!("mappings were not heard of in time: looking at every process");
+            self.scan_again();
+            return false;
+        }
+        for pid in pids {
+            // A child is in the map as soon as it is born.
+            let watched = match self.watch {
+                Watch::All => pid.0 != std::process::id(),
+                Watch::Processes => self.watched.get(&pid.0, 0).is_ok(),
+            };
+            if watched {
+                self.scan(pid);
+            }
+        }
+        vain
+    }
+
+    /// Looks at every watched process.
+    fn scan_again(&mut self) {
+        let pids: Vec<Pid> = match self.watch {
+            Watch::All => processes::all(),
+            Watch::Processes => self.members.iter().copied().collect(),
+        };
+        for pid in pids {
+            if pid.0 != std::process::id() {
+                self.scan(pid);
+            }
+        }
+    }
+
     /// From here on files are examined by a thread, which has the rights that this one has now.
     ///
     /// # Errors
@@ -453,9 +491,12 @@ impl Attacher {
         self.examiner.go_on_in_background()
     }
 
-    /// Becomes readable when [`Self::take_examined`] has something to take in.
-    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
-        self.examiner.bell()
+    /// Become readable when [`Self::take_examined`] or [`Self::take_mapped`] has something to take in.
+    pub fn bells(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.examiner
+            .bell()
+            .into_iter()
+            .chain(self.mappings.descriptors())
     }
 
     fn examined(&mut self, waiting: Waiting, result: Result<Examination, String>) {

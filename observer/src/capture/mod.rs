@@ -9,7 +9,7 @@ use std::{io, time::Duration};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
 use observer_common::{
     BindRecord, CloseRecord, DataRecord, KIND_BIND, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT,
-    KIND_FORK, KIND_FREE, KIND_MAP, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT,
+    KIND_FORK, KIND_FREE, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT,
 };
 use observer_wire::{Close, Direction, Timestamp};
 use rustix::fd::AsFd;
@@ -107,8 +107,6 @@ pub enum Step {
     Exit,
     /// A task was created, a thread or a process.
     Fork(u32),
-    /// A file was mapped as executable.
-    Map,
 }
 
 /// Reads the records of the kernel programs, and tells the programs what to leave out.
@@ -278,7 +276,7 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 at: Timestamp(record.at),
             })
         }
-        KIND_FORK | KIND_EXEC | KIND_EXIT | KIND_MAP => {
+        KIND_FORK | KIND_EXEC | KIND_EXIT => {
             let (record, _) = ProcessRecord::read_from_prefix(record).ok()?;
             Some(Event::Process {
                 pid: Pid(record.tgid),
@@ -286,8 +284,7 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 step: match kind {
                     KIND_FORK => Step::Fork(record.other),
                     KIND_EXEC => Step::Exec,
-                    KIND_EXIT => Step::Exit,
-                    _ => Step::Map,
+                    _ => Step::Exit,
                 },
                 at: Timestamp(record.at),
             })
