@@ -1,7 +1,8 @@
 //! Finds the TLS libraries of files, each build once: in memory, and on disk where it took long.
 //!
 //! What is there at the start is examined at once, but for large files that nobody has named. Later files,
-//! and those, are examined by a thread, while the capture goes on.
+//! and those, are examined by threads, while the capture goes on: one for large files, so that no small one
+//! has to wait for them.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, SendError, Sender, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -96,7 +97,8 @@ pub struct Examiner {
 
 #[derive(Debug)]
 struct Worker {
-    jobs: Sender<Job>,
+    small: Sender<Job>,
+    large: Sender<Job>,
     results: Receiver<(FileId, Result<Examination, String>)>,
     /// A byte comes with each result.
     bell: UnixStream,
@@ -106,6 +108,7 @@ struct Worker {
 struct Job {
     id: FileId,
     file: File,
+    small: bool,
 }
 
 /// How urgent it is.
@@ -145,6 +148,7 @@ impl Examiner {
         }
         let job = Job {
             id,
+            small,
             file: match file.try_clone() {
                 Ok(file) => file,
                 Err(error) => return Some(Err(error.to_string())),
@@ -153,7 +157,7 @@ impl Examiner {
         match &self.worker {
             None => self.deferred.push(job),
             Some(worker) => {
-                if worker.jobs.send(job).is_err() {
+                if worker.send(job).is_err() {
                     return Some(Err("the thread that examines files has ended".to_owned()));
                 }
             }
@@ -161,37 +165,31 @@ impl Examiner {
         None
     }
 
-    /// Has a thread do the rest. It has the rights of the thread that calls this.
+    /// Has threads do the rest. They have the rights of the thread that calls this.
     ///
     /// # Errors
     ///
-    /// The thread cannot be started.
+    /// A thread cannot be started.
     pub fn go_on_in_background(&mut self) -> io::Result<()> {
-        let (jobs, todo) = channel::<Job>();
         let (done, results) = channel();
-        let (bell, mut ring) = UnixStream::pair()?;
+        let (bell, ring) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ring.set_nonblocking(true)?;
-        let mut memory = std::mem::take(&mut self.memory);
-        thread::Builder::new()
-            .name("observer-elf".to_owned())
-            .spawn(move || {
-                for Job { id, file } in todo {
-                    if done.send((id, memory.examine(&file))).is_err() {
-                        return;
-                    }
-                    // A full pipe wakes as well.
-                    let _ = ring.write(&[0]);
-                }
-            })?;
-        for job in self.deferred.drain(..) {
-            let _ = jobs.send(job);
-        }
-        self.worker = Some(Worker {
-            jobs,
+        let cache = self.memory.cache.clone();
+        let of_large = Memory {
+            builds: HashMap::new(),
+            cache,
+        };
+        let worker = Worker {
+            large: examine_in_thread(of_large, done.clone(), ring.try_clone()?)?,
+            small: examine_in_thread(std::mem::take(&mut self.memory), done, ring)?,
             results,
             bell,
-        });
+        };
+        for job in self.deferred.drain(..) {
+            let _ = worker.send(job);
+        }
+        self.worker = Some(worker);
         Ok(())
     }
 
@@ -206,6 +204,34 @@ impl Examiner {
         let _ = worker.bell.read(&mut [0; 64]);
         worker.results.try_recv().ok()
     }
+}
+
+impl Worker {
+    fn send(&self, job: Job) -> Result<(), SendError<Job>> {
+        let lane = if job.small { &self.small } else { &self.large };
+        lane.send(job)
+    }
+}
+
+/// A thread that examines what it is sent, and rings for each result.
+fn examine_in_thread(
+    mut memory: Memory,
+    done: Sender<(FileId, Result<Examination, String>)>,
+    mut ring: UnixStream,
+) -> io::Result<Sender<Job>> {
+    let (jobs, todo) = channel::<Job>();
+    thread::Builder::new()
+        .name("observer-elf".to_owned())
+        .spawn(move || {
+            for Job { id, file, .. } in todo {
+                if done.send((id, memory.examine(&file))).is_err() {
+                    return;
+                }
+                // A full pipe wakes as well.
+                let _ = ring.write(&[0]);
+            }
+        })?;
+    Ok(jobs)
 }
 
 /// What is known of builds.
