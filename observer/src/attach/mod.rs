@@ -507,6 +507,11 @@ impl Attacher {
             pids,
             mapped,
         } = waiting;
+        if Stamp::of(&file).ok().as_ref() != Some(&stamp) {
+            // What was found may be somewhere else by now. Whoever maps it next has it examined again.
+            debug!(path = %path.display(), "the file was changed while it was examined");
+            return;
+        }
         let probes: Vec<Probe> = match result {
             Ok(examination) => {
                 for (library, reason) in &examination.refused {
