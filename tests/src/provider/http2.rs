@@ -211,6 +211,12 @@ async fn write(
         respond.send_reset(Reason::INTERNAL_ERROR);
         return Ok(Ending::Cut);
     };
+    // A client that has everything but the end of the coding and of the framing may close.
+    let content = coded
+        .iter()
+        .take(parts.len())
+        .filter(|part| !part.is_empty())
+        .count();
     coded.retain(|part| !part.is_empty());
     let trailers = trailers(&answer.trailers, behaviour);
     let mut stream = respond.send_response(head, coded.is_empty() && trailers.is_empty())?;
@@ -234,18 +240,20 @@ async fn write(
             }
             return Ok(Ending::Cut);
         }
-        if streamed {
+        if streamed && index < content {
             pause(&mut stream, behaviour.pause("token-ms")).await?;
             if index == middle {
                 pause(&mut stream, behaviour.pause("pause-ms")).await?;
             }
         }
         let end = index + 1 == last && trailers.is_empty();
-        send(&mut stream, part, end, random).await?;
-        *sent = index + 1;
+        match send(&mut stream, part, end, random).await {
+            Err(error) if *sent < content => return Err(error),
+            _ => *sent = index + 1,
+        }
     }
     if !trailers.is_empty() {
-        stream.send_trailers(trailers)?;
+        let _ = stream.send_trailers(trailers);
     }
     Ok(Ending::Complete)
 }
