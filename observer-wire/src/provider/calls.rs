@@ -56,6 +56,8 @@ pub struct Calls {
     next: u64,
     verdict: Verdict,
     seen_request: bool,
+    /// Requests that were no calls.
+    strangers: u64,
 }
 
 /// An exchange that is, or may be, a call.
@@ -92,7 +94,7 @@ struct Document {
 
 /// The answer as far as it has come.
 struct Response {
-    status: StatusCode,
+    status: Option<StatusCode>,
     request_id: Option<String>,
     decoder: Decoder,
     body: Body,
@@ -103,6 +105,7 @@ enum Body {
     /// Elements of a JSON array.
     Elements(Parser),
     Error {
+        status: StatusCode,
         parser: Parser,
         raw: Vec<u8>,
     },
@@ -120,6 +123,7 @@ impl Calls {
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
+            strangers: 0,
         }
     }
 
@@ -137,8 +141,14 @@ impl Calls {
         self.seen_request
     }
 
+    /// How many requests were no calls.
+    pub fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
     /// What the first request that tells says, holds; but a call is a call.
     fn judge(&mut self, verdict: Verdict) {
+        self.strangers += u64::from(verdict == Verdict::Other);
         if self.verdict == Verdict::Undecided || verdict == Verdict::Llm {
             self.verdict = verdict;
         }
@@ -237,6 +247,7 @@ impl Calls {
                     active.response_gap();
                 }
             }
+            Event::ResponseTrailers { .. } => {}
             Event::End { exchange, end, at } => {
                 let Some(position) = self
                     .active
@@ -358,16 +369,18 @@ impl Active {
             .unwrap_or_default()
             .to_ascii_lowercase();
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
-        let body = if head.status.as_u16() >= 400 {
+        let failed = head.status.filter(|status| status.as_u16() >= 400);
+        let body = if let Some(status) = failed {
             let bounds = Limits {
                 string_chars: ERROR_CHARS,
                 kept_bytes: KEPT_BYTES,
             };
             Body::Error {
+                status,
                 parser: Parser::new(&Select::All, bounds),
                 raw: Vec::new(),
             }
-        } else if !head.status.is_success() {
+        } else if head.status.is_some_and(|status| !status.is_success()) {
             Body::Other
         } else if content_type.starts_with("text/event-stream") {
             self.builder.stream(true);
@@ -409,7 +422,7 @@ impl Active {
             Body::Events(parser, templates) => {
                 parser.push(bytes, &mut |event| reader.event(event, templates));
             }
-            Body::Error { parser, raw } => {
+            Body::Error { parser, raw, .. } => {
                 let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 parser.push(bytes, &mut |_| ());
@@ -443,7 +456,7 @@ impl Active {
         let mut error = None;
         let response = self.response.take();
         let (status, request_id) = match &response {
-            Some(response) => (Some(response.status), response.request_id.clone()),
+            Some(response) => (response.status, response.request_id.clone()),
             None => (None, None),
         };
         if let Some(response) = response {
@@ -534,17 +547,21 @@ impl Active {
                 self.lost |= parser.dropped() > 0;
                 None
             }
-            Body::Error { parser, raw } => {
+            Body::Error {
+                status: code,
+                parser,
+                raw,
+            } => {
                 let (document, status) = parser.finish(&mut |_| ());
                 let document = document.filter(|document| {
                     status == Status::Complete && (document.is_object() || document.is_array())
                 });
                 let raw = String::from_utf8_lossy(raw);
-                Some(self.builder.sdk().status_error(
-                    response.status,
-                    document.as_ref(),
-                    raw.trim(),
-                ))
+                Some(
+                    self.builder
+                        .sdk()
+                        .status_error(*code, document.as_ref(), raw.trim()),
+                )
             }
             Body::Other => {
                 self.whole = true;
@@ -563,7 +580,7 @@ impl Active {
             .map_or(0, |response| decoder_bytes(&response.decoder));
         let response = match self.response.as_ref().map(|response| &response.body) {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
-            Some(Body::Error { parser, raw }) => parser.memory() + raw.capacity(),
+            Some(Body::Error { parser, raw, .. }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser, templates)) => parser.memory() + templates.memory(),
             Some(Body::Other) | None => 0,
         };
