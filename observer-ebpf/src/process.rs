@@ -1,12 +1,13 @@
 //! Tracepoints for the life of processes: who forks, executes, exits, and maps code.
 
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext};
-use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAP, Loss, ProcessRecord};
+use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MAP, Loss, ProcessRecord, follow};
 
 use crate::{
     emit,
     maps::{
-        CALLS, MAPPING, SPEAKERS, WATCHED, current, fork_child_pid_offset, lost, watch_all, watched,
+        CALLS, MAPPING, RENEWED, SENDING, SPEAKERS, WATCHED, current, follows,
+        fork_child_pid_offset, lost, watch_all, watched,
     },
 };
 
@@ -22,7 +23,8 @@ const SYSCALL_RESULT: usize = 16;
 #[tracepoint]
 pub fn process_fork(context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
-    if watch_all() || !watched(tgid) {
+    let plaintext = follows() & follow::PLAINTEXT != 0;
+    if (watch_all() && !plaintext) || !watched(tgid) {
         return 0;
     }
     let offset = fork_child_pid_offset() as usize;
@@ -30,6 +32,12 @@ pub fn process_fork(context: TracePointContext) -> u32 {
     let Ok(child) = (unsafe { context.read_at::<u32>(offset) }) else {
         return 0;
     };
+    if plaintext {
+        renew(child);
+    }
+    if watch_all() {
+        return 0;
+    }
     if WATCHED.insert(child, 1, 0).is_err() {
         lost(Loss::Untracked, 0);
     }
@@ -41,6 +49,9 @@ pub fn process_fork(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn process_exec(_context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
+    if follows() & follow::PLAINTEXT != 0 && watched(tgid) {
+        renew(tgid);
+    }
     // SAFETY: the value is not read, only its presence matters.
     if (watch_all() && unsafe { SPEAKERS.get(tgid) }.is_some()) || (!watch_all() && watched(tgid)) {
         report(KIND_EXEC, 0, tgid, tid);
@@ -54,6 +65,7 @@ pub fn process_exit(_context: TracePointContext) -> u32 {
     let (tgid, tid, thread) = current();
     let _ = CALLS.remove(thread);
     let _ = MAPPING.remove(thread);
+    let _ = SENDING.remove(thread);
     // SAFETY: the value is not read, only its presence matters.
     let speaker = unsafe { SPEAKERS.get(tgid) }.is_some();
     if speaker || (!watch_all() && watched(tgid)) {
@@ -101,6 +113,13 @@ pub fn mmap_exit(context: TracePointContext) -> u32 {
         report(KIND_MAP, 0, tgid, tid);
     }
     0
+}
+
+/// What is known of the process's file descriptors holds no more.
+#[inline(always)]
+fn renew(tgid: u32) {
+    // SAFETY: a helper without arguments.
+    let _ = RENEWED.insert(tgid, unsafe { bpf_ktime_get_boot_ns() }, 0);
 }
 
 #[inline(always)]
