@@ -68,6 +68,11 @@ enum Responses {
     Seeking,
 }
 
+/// Whether bytes at the start of a write begin a request.
+pub(super) fn begins_request(bytes: &[u8]) -> bool {
+    head::begins_request(bytes)
+}
+
 impl Connection {
     /// Takes the next bytes of a direction. `bytes` are those of one write or read of the process or
     /// of a part of it.
