@@ -197,6 +197,8 @@ pub struct File {
 #[repr(C)]
 pub struct Walk {
     pub entered_at: u64,
+    /// The only buffer, if there is one.
+    pub buffer: u64,
     /// The next `struct mmsghdr`, and how many there are.
     pub message: u64,
     pub messages: u64,

@@ -78,7 +78,9 @@ impl Call {
         if self.moves(self.fd, direction, flags)
             && let Some(walk) = self.walk(direction, socket)
         {
-            piece(walk, address, self.result as u64);
+            walk.buffer = address;
+            walk.left = self.result as u64;
+            step(0, ptr::null_mut());
         }
     }
 
@@ -180,6 +182,7 @@ impl Call {
         let walk = unsafe { &mut *WALK.get_ptr_mut(0)? };
         *walk = Walk {
             entered_at,
+            buffer: 0,
             message: 0,
             messages: 0,
             vector: 0,
@@ -346,6 +349,11 @@ extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
         walk.left = u64::from(length);
         return i64::from(!enter(walk, message));
     }
+    if walk.buffer != 0 {
+        piece(walk, walk.buffer, walk.left);
+        walk.left = 0;
+        return 1;
+    }
     if walk.vectors == 0 {
         return 1;
     }
@@ -397,8 +405,8 @@ fn enter(walk: &mut Walk, message: u64) -> bool {
     }
 }
 
-/// Bytes that have passed.
-#[inline(never)]
+/// Bytes that have passed. Inlined: with a frame more the stack would be too small for Linux 6.1.
+#[inline(always)]
 fn piece(walk: &Walk, address: u64, bytes: u64) {
     let object = followed(walk, address, bytes);
     if object == 0 {

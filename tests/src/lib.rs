@@ -7,5 +7,6 @@ pub mod clients;
 pub mod corpus;
 pub mod coverage;
 pub mod guest;
+pub mod front;
 pub mod harness;
 pub mod provider;
