@@ -93,7 +93,7 @@ impl Call {
             walk.vector = address;
             walk.vectors = count;
             walk.left = self.result as u64;
-            through(walk);
+            through();
         }
     }
 
@@ -105,7 +105,7 @@ impl Call {
         {
             walk.left = self.result as u64;
             if enter(walk, address) {
-                through(walk);
+                through();
             }
         }
     }
@@ -119,7 +119,7 @@ impl Call {
         {
             walk.message = address;
             walk.messages = self.result as u64;
-            through(walk);
+            through();
         }
     }
 
@@ -315,13 +315,18 @@ extern "C" fn close_one(index: u32, range: *mut Range) -> i64 {
     0
 }
 
-/// Goes through the buffers.
+/// Goes through the buffers of `WALK`.
 #[inline(always)]
-fn through(walk: &mut Walk) {
+fn through() {
     // SAFETY: the callback has the signature that bpf_loop asks for and uses no context.
     unsafe { bpf_loop(STEPS, step as *mut c_void, ptr::null_mut(), 0) };
-    if walk.left > 0 || walk.messages > 0 {
-        lost(Loss::Untracked, walk.left);
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: see `Call::walk`.
+    let (left, messages) = unsafe { ((*walk).left, (*walk).messages) };
+    if left > 0 || messages > 0 {
+        lost(Loss::Untracked, left);
     }
 }
 

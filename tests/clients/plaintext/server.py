@@ -65,15 +65,16 @@ def ask(url: str, model: str, prompt: str) -> dict:
     connection = http.client.HTTPConnection(parts.hostname, parts.port)
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}]})
     connection.request("POST", CHAT, body, {"content-type": "application/json"})
-    answer = json.loads(connection.getresponse().read())
+    answer = connection.getresponse()
+    text = answer.read()
     connection.close()
-    return answer
+    return json.loads(text) if answer.headers["content-type"] == "application/json" else {}
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("what", choices=["serve", "both", "ask"])
-    options.add_argument("argument", nargs="?")
+    options.add_argument("argument", nargs="?", help="whom to ask")
     options.add_argument("--count", type=int, default=1)
     options.add_argument("--forked", action="store_true")
     options.add_argument("--upstream")
