@@ -60,7 +60,7 @@ pub struct DataRecord {
     pub tgid: u32,
     /// Thread id in the initial PID namespace.
     pub tid: u32,
-    /// Address of the connection's object in the process (`SSL *`).
+    /// Address of the connection's object in the process (`SSL *`), or a name of [`plain`].
     pub ssl: u64,
     /// When the connection was first seen: tells connections apart that reuse an address.
     pub generation: u64,
@@ -246,6 +246,19 @@ pub mod count {
     pub const ARGUMENT_3_OR_4: u8 = 3;
 }
 
+/// How connections without TLS are named: in place of an address ([`DataRecord::ssl`]) there are these
+/// bits, a part of the time at which the socket was first seen, and the file descriptor.
+pub mod plain {
+    /// Marks such a name. No address of user space has this bit.
+    pub const MARK: u64 = 1 << 61;
+    /// The descriptor was not seen to be made, and may be no socket.
+    pub const UNPROVED: u64 = 1 << 60;
+    /// Bits of the file descriptor; those of the time lie above.
+    pub const FD_BITS: u32 = 24;
+    /// Bits of the time.
+    pub const TIME_BITS: u32 = 36;
+}
+
 /// What the agent tells the programs: indexes into the map `AGENT`.
 pub mod agent {
     /// What it does, so that a program knows whether to wake it: one of the values below.
@@ -260,6 +273,14 @@ pub mod agent {
     pub const DOZING: u32 = 1;
     /// [`STATE`]: it sleeps until it is woken.
     pub const ASLEEP: u32 = 2;
+}
+
+/// What system calls are looked at for: bits of the one value in the map `FOLLOW`.
+pub mod follow {
+    /// Which socket a key of [`aead`](super::aead) belongs to.
+    pub const KEYS: u32 = 1;
+    /// HTTP that passes through sockets as it is.
+    pub const PLAINTEXT: u32 = 2;
 }
 
 /// Names a connection: the key of the map `VERDICTS`.
@@ -278,9 +299,9 @@ pub struct ConnectionKey {
 pub struct Verdict {
     /// As in [`DataRecord::generation`].
     pub generation: u64,
-    /// Bytes that the process had written when the agent found so: what has been written since may be
-    /// a request that changes its mind.
-    pub sent: u64,
+    /// Bytes of the requests' direction that had passed when the agent found so: what has passed since may
+    /// be a request that changes its mind.
+    pub asked: u64,
 }
 
 /// Causes of loss: indexes into the map `LOST`, two counters each: events, then bytes.
@@ -296,15 +317,18 @@ pub enum Loss {
     Untracked = 2,
     /// A step in the life of a process could not be reported: the ring buffer was full.
     ProcessEvent = 3,
+    /// Bytes passed through a socket without a buffer of the process: sendfile(2), splice(2), MSG_TRUNC.
+    Unbuffered = 4,
 }
 
 impl Loss {
     /// All causes, in the order of their index.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::RingFull,
         Self::Fault,
         Self::Untracked,
         Self::ProcessEvent,
+        Self::Unbuffered,
     ];
 
     /// A short name for messages.
@@ -314,6 +338,7 @@ impl Loss {
             Self::Fault => "memory not readable",
             Self::Untracked => "call not tracked",
             Self::ProcessEvent => "process event dropped",
+            Self::Unbuffered => "passed without a buffer",
         }
     }
 }

@@ -31,6 +31,13 @@ pub struct Transfer {
 /// Takes note of the bytes and sends them.
 #[inline(always)]
 pub fn transferred(transfer: &Transfer) {
+    let asks = transfer.direction == SENT && request::is_llm(transfer.buffer, transfer.bytes);
+    passed(transfer, asks);
+}
+
+/// Takes note of the bytes, which begin like a request to an LLM or not, and sends them.
+#[inline(always)]
+pub fn passed(transfer: &Transfer, asks: bool) {
     let Transfer {
         bytes,
         tgid,
@@ -66,11 +73,15 @@ pub fn transferred(transfer: &Transfer) {
             connection
         }
     };
-    // SAFETY: a map value. The library allows one call at a time on a connection.
+    // SAFETY: a map value. The library allows one call at a time on a connection, a socket one in each
+    // direction, which has its own position.
     let connection = unsafe { &mut *connection };
-    let asks = direction == SENT && request::is_llm(transfer.buffer, bytes);
     if asks {
-        connection.asked_at = connection.sent + 1;
+        connection.asked_at = 1 + if direction == SENT {
+            connection.sent
+        } else {
+            connection.received
+        };
     }
     let verdicts = verdict_count();
     if connection.verdicts != verdicts {
@@ -78,7 +89,7 @@ pub fn transferred(transfer: &Transfer) {
         // SAFETY: the value is copied at once.
         if let Some(verdict) = unsafe { VERDICTS.get(key) }.copied() {
             let applies =
-                verdict.generation == connection.generation && verdict.sent >= connection.asked_at;
+                verdict.generation == connection.generation && verdict.asked >= connection.asked_at;
             if applies {
                 connection.ignored = 1;
             }
@@ -131,6 +142,29 @@ pub fn transferred(transfer: &Transfer) {
         task: transfer.task,
         half: transfer.half,
     });
+}
+
+/// Takes note of bytes that cannot be had.
+#[inline(always)]
+pub fn skipped(object: u64, tgid: u32, direction: u32, bytes: u64) {
+    let key = ConnectionKey {
+        ssl: object,
+        tgid: u64::from(tgid),
+    };
+    let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
+        return;
+    };
+    // SAFETY: as above.
+    let connection = unsafe { &mut *connection };
+    if connection.ignored != 0 {
+        return;
+    }
+    if direction == SENT {
+        connection.sent += bytes;
+    } else {
+        connection.received += bytes;
+    }
+    lost(Loss::Unbuffered, bytes);
 }
 
 /// Reports the end of a connection if bytes of it have been seen.

@@ -1,5 +1,5 @@
 //! The BPF programs of observer: uprobes on the functions of a TLS library through which plaintext
-//! passes, and tracepoints for the life of processes.
+//! passes, tracepoints for the life of processes, and for system calls on sockets.
 //!
 //! Uprobe programs can be preempted, and another thread can then run the same program on the same
 //! CPU. So state lies in maps under the thread or the connection, counters are atomic, and plaintext goes
@@ -16,10 +16,12 @@ mod connection;
 mod emit;
 mod go;
 mod maps;
+mod plaintext;
 mod process;
 mod registers;
 mod request;
 mod sockets;
+mod syscalls;
 mod tls;
 
 #[panic_handler]

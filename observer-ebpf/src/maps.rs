@@ -45,6 +45,27 @@ pub static HALVES: LruHashMap<ConnectionKey, u32> = LruHashMap::with_max_entries
 #[map]
 pub static SOCKETS: LruHashMap<FileKey, Pair> = LruHashMap::with_max_entries(1 << 14, 0);
 
+/// What is known of file descriptors, where plaintext is followed.
+#[map]
+pub static FILES: LruHashMap<FileKey, File> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// How many descriptors a connection has beside the first, if any.
+#[map]
+pub static ALIASES: LruHashMap<ConnectionKey, u64> = LruHashMap::with_max_entries(1 << 12, 0);
+
+/// Since when `FILES` holds of a process: it was forked, or has executed another program.
+#[map]
+pub static RENEWED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// When a thread (`pid_tgid`) has entered the system call by which it sends.
+#[map]
+pub static SENDING: HashMap<u64, u64> =
+    HashMap::with_max_entries(1 << 16, 1 /* BPF_F_NO_PREALLOC */);
+
+/// The system call whose buffers are being walked through.
+#[map]
+pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
 /// What is known of a connection.
 #[map]
 pub static CONNECTIONS: LruHashMap<ConnectionKey, Connection> =
@@ -66,6 +87,10 @@ pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14,
 /// What the agent tells: `observer_common::agent`.
 #[map]
 static AGENT: Array<u32> = Array::with_max_entries(2, 0);
+
+/// What system calls are looked at for: bits of `observer_common::follow`.
+#[map]
+static FOLLOW: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Where a record is put together whose length is not known beforehand.
 #[map]
@@ -105,8 +130,7 @@ pub struct Connection {
     pub write_since: u64,
     /// `VERDICT_COUNT` when `VERDICTS` was last looked into.
     pub verdicts: u64,
-    /// Where the last write began that looked like a request to an LLM: its position and 1; 0 if there
-    /// was none.
+    /// Where the last request began that looked like one to an LLM: its position and 1; 0 if there was none.
     pub asked_at: u64,
     /// Not 0: of no interest, nothing is copied.
     pub ignored: u64,
@@ -150,6 +174,41 @@ pub struct TaskKey {
 pub struct FileKey {
     pub tgid: u32,
     pub fd: u32,
+}
+
+/// What is known of a file descriptor.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct File {
+    /// What its connection is called: `observer_common::plain`.
+    pub object: u64,
+    /// When this was noted.
+    pub since: u64,
+    /// One of `plaintext::kind`.
+    pub kind: u64,
+}
+
+/// The buffers of a system call, as far as they have not been looked at.
+#[repr(C)]
+pub struct Walk {
+    pub entered_at: u64,
+    /// The only buffer, if there is one.
+    pub buffer: u64,
+    /// The next `struct mmsghdr`, and how many there are.
+    pub message: u64,
+    pub messages: u64,
+    /// The next `struct iovec`.
+    pub vector: u64,
+    pub vectors: u64,
+    /// Bytes of this message that have passed.
+    pub left: u64,
+    pub fd: u32,
+    pub direction: u32,
+    pub tgid: u32,
+    pub tid: u32,
+    /// Not 0: only a socket takes this system call.
+    pub socket: u32,
+    pub reserved: u32,
 }
 
 /// What a thread does at sockets.
@@ -205,6 +264,12 @@ pub fn stopped() -> bool {
     AGENT
         .get(agent::STOPPED)
         .is_some_and(|stopped| *stopped != 0)
+}
+
+/// What system calls are looked at for: bits of `observer_common::follow`.
+#[inline(always)]
+pub fn follows() -> u32 {
+    FOLLOW.get(0).copied().unwrap_or(0)
 }
 
 /// How many verdicts there have been.

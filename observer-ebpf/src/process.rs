@@ -1,18 +1,22 @@
 //! Tracepoints for the life of processes: who forks, executes and exits.
 
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext};
-use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, Loss, ProcessRecord};
+use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, Loss, ProcessRecord, follow};
 
 use crate::{
     emit,
-    maps::{CALLS, SPEAKERS, WATCHED, current, fork_child_pid_offset, lost, watch_all, watched},
+    maps::{
+        CALLS, RENEWED, SENDING, SPEAKERS, WATCHED, current, follows, fork_child_pid_offset, lost,
+        watch_all, watched,
+    },
 };
 
 /// `sched/sched_process_fork`, in the parent. Threads count as tasks too.
 #[tracepoint]
 pub fn process_fork(context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
-    if watch_all() || !watched(tgid) {
+    let plaintext = follows() & follow::PLAINTEXT != 0;
+    if (watch_all() && !plaintext) || !watched(tgid) {
         return 0;
     }
     let offset = fork_child_pid_offset() as usize;
@@ -20,6 +24,12 @@ pub fn process_fork(context: TracePointContext) -> u32 {
     let Ok(child) = (unsafe { context.read_at::<u32>(offset) }) else {
         return 0;
     };
+    if plaintext {
+        renew(child);
+    }
+    if watch_all() {
+        return 0;
+    }
     if WATCHED.insert(child, 1, 0).is_err() {
         lost(Loss::Untracked, 0);
     }
@@ -31,6 +41,9 @@ pub fn process_fork(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn process_exec(_context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
+    if follows() & follow::PLAINTEXT != 0 && watched(tgid) {
+        renew(tgid);
+    }
     // SAFETY: the value is not read, only its presence matters.
     if (watch_all() && unsafe { SPEAKERS.get(tgid) }.is_some()) || (!watch_all() && watched(tgid)) {
         report(KIND_EXEC, 0, tgid, tid);
@@ -43,6 +56,7 @@ pub fn process_exec(_context: TracePointContext) -> u32 {
 pub fn process_exit(_context: TracePointContext) -> u32 {
     let (tgid, tid, thread) = current();
     let _ = CALLS.remove(thread);
+    let _ = SENDING.remove(thread);
     // SAFETY: the value is not read, only its presence matters.
     let speaker = unsafe { SPEAKERS.get(tgid) }.is_some();
     if speaker || (!watch_all() && watched(tgid)) {
@@ -53,6 +67,13 @@ pub fn process_exit(_context: TracePointContext) -> u32 {
         let _ = WATCHED.remove(tid);
     }
     0
+}
+
+/// What is known of the process's file descriptors holds no more.
+#[inline(always)]
+fn renew(tgid: u32) {
+    // SAFETY: a helper without arguments.
+    let _ = RENEWED.insert(tgid, unsafe { bpf_ktime_get_boot_ns() }, 0);
 }
 
 #[inline(always)]

@@ -1,44 +1,30 @@
 //! Which socket the two keys of a connection belong to (see `aead`): after a record was sealed the thread
-//! writes it, and before one is opened the thread has read it.
+//! writes it, and before one is opened the thread has read it. `syscalls` tells of both.
 
-use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use observer_common::{BindRecord, ConnectionKey, RECEIVED, SENT};
 
 use crate::{
     connection, emit,
-    maps::{FileKey, HALVES, Pair, SOCKETS, THREADS, ThreadSockets, current, stopped, watched},
+    maps::{FileKey, HALVES, Pair, SOCKETS, THREADS, ThreadSockets, stopped},
 };
 
-/// Offset of the first argument in `syscalls/sys_enter_*`.
-const SYSCALL_ARGUMENTS: usize = 16;
-
-/// `syscalls/sys_enter_write` and the others that send.
-#[tracepoint]
-pub fn socket_write(context: TracePointContext) -> u32 {
-    let (tgid, _, thread) = current();
+/// The thread writes to a file descriptor.
+#[inline(always)]
+pub fn writes(thread: u64, tgid: u32, fd: u32) {
     let Some(state) = THREADS.get_ptr_mut(thread) else {
-        return 0;
+        return;
     };
     // SAFETY: a map value that only this thread uses.
     let sealing = unsafe { core::mem::take(&mut (*state).sealing) };
-    if sealing != 0
-        && let Some(fd) = descriptor(&context)
-    {
+    if sealing != 0 {
         bind(sealing, tgid, fd, SENT);
     }
-    0
 }
 
-/// `syscalls/sys_enter_read` and the others that receive.
-#[tracepoint]
-pub fn socket_read(context: TracePointContext) -> u32 {
-    let (tgid, _, thread) = current();
-    if !watched(tgid) {
-        return 0;
-    }
-    let Some(fd) = descriptor(&context) else {
-        return 0;
-    };
+/// The thread reads from a file descriptor.
+#[inline(always)]
+pub fn reads(thread: u64, fd: u32) {
     match THREADS.get_ptr_mut(thread) {
         // SAFETY: a map value that only this thread uses.
         Some(state) => unsafe { (*state).reading = u64::from(fd) + 1 },
@@ -50,23 +36,15 @@ pub fn socket_read(context: TracePointContext) -> u32 {
             let _ = THREADS.insert(thread, state, 0);
         }
     }
-    0
 }
 
-/// `syscalls/sys_enter_close`: what has passed through the descriptor is over.
-#[tracepoint]
-pub fn socket_close(context: TracePointContext) -> u32 {
-    let (tgid, tid, _) = current();
-    if stopped() {
-        return 0;
-    }
-    let Some(fd) = descriptor(&context) else {
-        return 0;
-    };
+/// A file descriptor is closed: what has passed through it is over.
+#[inline(always)]
+pub fn closed(tgid: u32, tid: u32, fd: u32) {
     let key = FileKey { tgid, fd };
     // SAFETY: the value is copied at once.
     let Some(pair) = (unsafe { SOCKETS.get(key) }).copied() else {
-        return 0;
+        return;
     };
     let _ = SOCKETS.remove(key);
     for half in [pair.sent, pair.received] {
@@ -78,7 +56,6 @@ pub fn socket_close(context: TracePointContext) -> u32 {
             });
         }
     }
-    0
 }
 
 /// The thread has sealed a record with this key, and will write it.
@@ -106,14 +83,6 @@ pub fn opened(thread: u64, key: u64, tgid: u32) {
     {
         bind(key, tgid, (state.reading - 1) as u32, RECEIVED);
     }
-}
-
-#[inline(always)]
-fn descriptor(context: &TracePointContext) -> Option<u32> {
-    // SAFETY: the layout is that of the tracepoint.
-    unsafe { context.read_at::<u64>(SYSCALL_ARGUMENTS) }
-        .ok()
-        .map(|fd| fd as u32)
 }
 
 /// Reports what the key belongs to, where that is new.

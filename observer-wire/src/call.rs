@@ -57,7 +57,7 @@ pub struct LlmCall {
     pub attempts: Option<u32>,
     /// Host that the request names.
     pub server_address: Option<String>,
-    /// Port that the request names, else 443.
+    /// Port that the request names, else 443, or 80 without TLS.
     pub server_port: Option<u16>,
     /// Path of the request target, without the query.
     pub url_path: String,
@@ -65,6 +65,14 @@ pub struct LlmCall {
     pub incomplete: Option<Incomplete>,
     /// The mark of the chunk with which the request began.
     pub origin: Origin,
+}
+
+impl LlmCall {
+    /// When its last byte passed, or where it broke off.
+    pub fn ended(&self) -> Timestamp {
+        let nanoseconds = u64::try_from(self.latency.as_nanos()).unwrap_or(u64::MAX);
+        Timestamp(self.start.0.saturating_add(nanoseconds))
+    }
 }
 
 /// Why part of a call is missing. [`as_str`](Incomplete::as_str) is what records say.

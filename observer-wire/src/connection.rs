@@ -47,6 +47,8 @@ pub enum CallEvent {
         at: Timestamp,
         /// The mark of the chunk that held it.
         origin: Origin,
+        /// Stands for the request's head: where both ends of a connection are followed, each sees the same.
+        fingerprint: u64,
     },
     /// The call is over.
     Ended {
@@ -87,8 +89,47 @@ pub enum Verdict {
     Other,
 }
 
+/// Which end of a connection a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It asks.
+    Client,
+    /// It answers.
+    Server,
+}
+
+impl Role {
+    /// The role by the first bytes of a connection: whoever sends a request is the client.
+    fn of(direction: Direction, bytes: &[u8]) -> Option<Self> {
+        let asks = http::begins_request(bytes);
+        if !asks && !bytes.starts_with(b"HTTP/") {
+            return None;
+        }
+        let client = if asks {
+            Direction::Sent
+        } else {
+            Direction::Received
+        };
+        Some(if direction == client {
+            Self::Client
+        } else {
+            Self::Server
+        })
+    }
+
+    /// A direction as the client sees it.
+    fn of_client(self, direction: Direction) -> Direction {
+        match self {
+            Self::Client => direction,
+            Self::Server => direction.opposite(),
+        }
+    }
+}
+
 /// Follows one connection of one process.
 pub struct Connection {
+    /// `None` until it is known.
+    role: Option<Role>,
     sent: Stream,
     received: Stream,
     http: http::Connection,
@@ -98,19 +139,36 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection of which nothing has been seen yet. The first bytes may come from the middle.
+    /// A connection by TLS of which nothing has been seen yet, of a client. The first bytes may come from
+    /// the middle.
     pub fn new(options: Options) -> Self {
+        Self::with(Some(Role::Client), Calls::new(options))
+    }
+
+    /// As [`new`](Self::new), without TLS and of a client or a server: the first bytes tell which.
+    pub fn plain(options: Options) -> Self {
+        Self::with(None, Calls::plain(options))
+    }
+
+    fn with(role: Option<Role>, calls: Calls) -> Self {
         Self {
+            role,
             sent: Stream::default(),
             received: Stream::default(),
             http: http::Connection::default(),
-            calls: Calls::new(options),
+            calls,
             unclaimed: 0,
         }
     }
 
     /// Takes the next chunk of either direction and reports what it brought about.
-    pub fn data(&mut self, chunk: Chunk<'_>, report: &mut dyn FnMut(CallEvent)) {
+    pub fn data(&mut self, mut chunk: Chunk<'_>, report: &mut dyn FnMut(CallEvent)) {
+        self.role = self.role.or_else(|| Role::of(chunk.direction, chunk.bytes));
+        let Some(role) = self.role else {
+            self.unclaimed += chunk.bytes.len() as u64;
+            return;
+        };
+        chunk.direction = role.of_client(chunk.direction);
         let stream = match chunk.direction {
             Direction::Received => &mut self.received,
             Direction::Sent => &mut self.sent,
@@ -145,6 +203,10 @@ impl Connection {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
+        let Some(role) = self.role else {
+            return;
+        };
+        let direction = role.of_client(direction);
         let stream = match direction {
             Direction::Received => &mut self.received,
             Direction::Sent => &mut self.sent,
@@ -171,6 +233,11 @@ impl Connection {
             self.expect(Direction::Sent, sent, at, report);
             self.expect(Direction::Received, received, at, report);
         }
+        let close = match (self.role, close) {
+            (Some(Role::Server), Close::Local) => Close::Peer { clean: true },
+            (Some(Role::Server), Close::Peer { .. }) => Close::Local,
+            _ => close,
+        };
         let calls = &mut self.calls;
         let mut handle = |event: http::Event<'_>| calls.handle(event, report);
         self.http.close(close, at, &mut handle);
@@ -190,6 +257,11 @@ impl Connection {
             }
             verdict => verdict,
         }
+    }
+
+    /// Which end of it the process is, if that is known.
+    pub fn role(&self) -> Option<Role> {
+        self.role
     }
 
     /// Bytes held in memory, roughly.

@@ -6,7 +6,8 @@
 //!
 //! Everything here is sans-IO: the caller hands over bytes with their times and takes values; there
 //! is no socket, clock, thread or `unsafe`. One [`Connection`] follows one TLS (or plain)
-//! connection of one process and reports each LLM call that the process makes on it as a client.
+//! connection of one process and reports each LLM call that the process makes on it as a client, or
+//! answers as a server.
 //!
 //! ```
 //! use observer_wire::{CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp};
@@ -49,4 +50,4 @@ mod connection;
 
 pub use call::LlmCall;
 pub use chunk::{Chunk, Close, Direction, Origin, Timestamp};
-pub use connection::{CallEvent, CallId, Connection, Options, Verdict};
+pub use connection::{CallEvent, CallId, Connection, Options, Role, Verdict};

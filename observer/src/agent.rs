@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::Context as _;
 use observer_wire::{
-    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Timestamp,
-    Verdict,
+    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Role,
+    Timestamp, Verdict,
 };
 use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
 use tracing::{debug, info};
@@ -20,10 +20,13 @@ use crate::{
         Attacher,
         processes::{self, Identity, Pid},
     },
-    capture::{Capture, ConnectionKey, Event, Step, loss::Losses},
+    capture::{self, Capture, ConnectionKey, Event, Step, loss::Losses},
     clock::{self, Clock},
     export::{Queue, Record},
-    trace::{CallContext, CallRecord, TraceRecord, Traces},
+    trace::{
+        CallContext, CallRecord, TraceRecord, Traces,
+        ends::{EndId, Ends, Side},
+    },
 };
 
 /// Connections that are followed at once; past it those that were silent for longest are let go.
@@ -101,6 +104,7 @@ struct Pipeline {
     connections: HashMap<(Pid, u64), Tracked>,
     processes: HashMap<Pid, Identity>,
     traces: Traces,
+    ends: Ends<Held>,
     clock: Clock,
     queue: Queue,
     calls: u64,
@@ -116,8 +120,22 @@ struct Pipeline {
 struct Tracked {
     generation: u64,
     connection: Box<Connection>,
-    contexts: HashMap<CallId, CallContext>,
+    calls: HashMap<CallId, Open>,
     last: Timestamp,
+}
+
+/// A call that is under way.
+struct Open {
+    context: CallContext,
+    end: EndId,
+}
+
+/// A call that is over.
+struct Held {
+    pid: Pid,
+    identity: Identity,
+    context: CallContext,
+    call: Box<LlmCall>,
 }
 
 /// What the attacher has to do about a batch of events.
@@ -137,6 +155,7 @@ impl Agent {
             connections: HashMap::new(),
             processes: HashMap::new(),
             traces: Traces::new(settings.trace_idle),
+            ends: Ends::default(),
             clock: Clock::new(),
             queue,
             calls: 0,
@@ -197,7 +216,9 @@ impl Agent {
             if handled == BATCH {
                 continue;
             }
-            let busy = !self.dying.is_empty() || !self.pipeline.traces.is_empty();
+            let busy = !self.dying.is_empty()
+                || !self.pipeline.traces.is_empty()
+                || self.pipeline.ends.is_holding();
             let wait = if busy { TICK } else { 10 * TICK };
             self.capture
                 .wait(handled, wait)
@@ -243,6 +264,7 @@ impl Agent {
         for key in keys {
             pipeline.forget(key, Close::Detached, None, now);
         }
+        pipeline.settle_ends(None);
         let mut ended = std::mem::take(&mut pipeline.ended);
         pipeline.traces.finish(&mut ended);
         pipeline.ended = ended;
@@ -324,9 +346,13 @@ impl Pipeline {
                 comm,
                 bytes,
             } => {
+                if !self.open(connection, at) {
+                    // Whatever has passed since.
+                    chores.ignore.push((connection, u64::MAX));
+                    return;
+                }
                 self.bytes += bytes.len() as u64;
                 self.identify(connection.pid, comm);
-                self.open(connection, at);
                 let chunk = Chunk {
                     direction,
                     offset,
@@ -339,12 +365,13 @@ impl Pipeline {
                     followed.expect(direction.opposite(), opposite, at, report);
                     followed.data(chunk, report);
                 });
-                let sent = match direction {
-                    Direction::Sent => offset + bytes.len() as u64,
-                    Direction::Received => opposite,
-                };
-                if self.leave_out(key, at) {
-                    chores.ignore.push((connection, sent));
+                if let Some(asks) = self.leave_out(key, at) {
+                    let asked = if asks == direction {
+                        offset + bytes.len() as u64
+                    } else {
+                        opposite
+                    };
+                    chores.ignore.push((connection, asked));
                 }
             }
             Event::Close {
@@ -391,6 +418,7 @@ impl Pipeline {
     }
 
     fn expire(&mut self) {
+        self.settle_ends(Some(clock::now()));
         self.traces.expire(clock::now(), &mut self.ended);
         self.send_traces();
     }
@@ -425,25 +453,40 @@ impl Pipeline {
         });
     }
 
-    /// Follows the connection, a new one if its address is reused.
-    fn open(&mut self, key: ConnectionKey, at: Timestamp) {
+    /// Follows the connection, a new one if its address is reused. Returns false if it is none.
+    fn open(&mut self, key: ConnectionKey, at: Timestamp) -> bool {
         let place = (key.pid, key.ssl);
         match self.connections.get(&place) {
-            Some(known) if known.generation == key.generation => return,
+            Some(known) if known.generation == key.generation => return true,
             // Its end was lost.
             Some(_) => self.forget(place, Close::Local, None, at),
             None if self.connections.len() >= CONNECTIONS => self.make_room(at),
             None => {}
         }
+        if let Some(fd) = key.unproved()
+            && !processes::is_socket(key.pid, fd)
+        {
+            debug!(pid = key.pid.0, fd, "no socket");
+            return false;
+        }
         self.connections.insert(
             place,
             Tracked {
                 generation: key.generation,
-                connection: Box::new(Connection::new(self.settings.wire)),
-                contexts: HashMap::new(),
+                connection: Box::new(self.new_connection(key.is_plain())),
+                calls: HashMap::new(),
                 last: at,
             },
         );
+        true
+    }
+
+    fn new_connection(&self, plain: bool) -> Connection {
+        if plain {
+            Connection::plain(self.settings.wire)
+        } else {
+            Connection::new(self.settings.wire)
+        }
     }
 
     /// Lets go of the sixteenth of the connections that was silent for longest.
@@ -472,18 +515,23 @@ impl Pipeline {
         self.connections.remove(&key);
     }
 
-    /// Whether the programs have to be told now that this connection is of no interest.
-    fn leave_out(&mut self, key: (Pid, u64), at: Timestamp) -> bool {
-        let Some(tracked) = self.connections.get_mut(&key) else {
-            return false;
-        };
+    /// Whether the programs have to be told now that this connection is of no interest: the direction in
+    /// which its requests go.
+    fn leave_out(&mut self, key: (Pid, u64), at: Timestamp) -> Option<Direction> {
+        let plain = capture::is_plain(key.1);
+        let fresh = self.new_connection(plain);
+        let tracked = self.connections.get_mut(&key)?;
         tracked.last = at;
         if self.settings.all_hosts || tracked.connection.verdict() != Verdict::Other {
-            return false;
+            return None;
         }
+        let asks = match tracked.connection.role() {
+            Some(Role::Server) => Direction::Received,
+            _ => Direction::Sent,
+        };
         // What is on its way may still begin a call.
-        *tracked.connection = Connection::new(self.settings.wire);
-        true
+        *tracked.connection = fresh;
+        Some(asks)
     }
 
     fn advance(
@@ -507,7 +555,12 @@ impl Pipeline {
         };
         let pid = key.0;
         match event {
-            CallEvent::Started { call, at, origin } => {
+            CallEvent::Started {
+                call,
+                at,
+                origin,
+                fingerprint,
+            } => {
                 let (tid, _) = executed_by(origin);
                 let utc = self.clock.utc(at);
                 let unknown = Identity::default();
@@ -515,28 +568,62 @@ impl Pipeline {
                 let context =
                     self.traces
                         .call_started(pid, tid, at, utc, identity, &mut self.ended);
-                tracked.contexts.insert(call, context);
+                let role = tracked.connection.role().unwrap_or(Role::Client);
+                let end = self.ends.started(pid, role, fingerprint, at);
+                tracked.calls.insert(call, Open { context, end });
             }
             CallEvent::Dismissed { call } => {
-                if let Some(context) = tracked.contexts.remove(&call) {
-                    self.traces.call_dismissed(&context, &mut self.ended);
+                if let Some(open) = tracked.calls.remove(&call) {
+                    self.ends.dismissed(open.end);
+                    self.traces.call_dismissed(&open.context, &mut self.ended);
                 }
             }
             CallEvent::Ended { call, record } => {
-                let Some(context) = tracked.contexts.remove(&call) else {
+                let Some(Open { context, end }) = tracked.calls.remove(&call) else {
                     return;
                 };
-                if self.wanted(&record) {
-                    self.calls += 1;
-                    let call = self.record(pid, &context, &record);
-                    self.queue.send(Record::Call(Box::new(call)));
-                    self.traces.call_ended(&context, &record, &mut self.ended);
-                } else {
-                    self.traces.call_dismissed(&context, &mut self.ended);
+                let at = record.ended();
+                let held = Held {
+                    pid,
+                    identity: self.processes.get(&pid).cloned().unwrap_or_default(),
+                    context,
+                    call: record,
+                };
+                if let Some(held) = self.ends.ended(end, at, held) {
+                    self.conclude(held);
                 }
             }
         }
         self.send_traces();
+    }
+
+    /// Decides about calls of servers, all of them without a time.
+    fn settle_ends(&mut self, now: Option<Timestamp>) {
+        for (held, verdict) in self.ends.settle(now) {
+            match verdict {
+                Side::Alone => self.conclude(held),
+                Side::Other => self.traces.call_dismissed(&held.context, &mut self.ended),
+            }
+        }
+        self.send_traces();
+    }
+
+    /// A call is over, and is recorded where it is seen now.
+    fn conclude(&mut self, held: Held) {
+        let Held {
+            pid,
+            identity,
+            context,
+            call,
+        } = held;
+        if self.wanted(&call) {
+            self.calls += 1;
+            let record = self.record(pid, identity, &context, &call);
+            self.queue.send(Record::Call(Box::new(record)));
+            self.traces.call_ended(&context, &call, &mut self.ended);
+        } else {
+            self.traces.call_dismissed(&context, &mut self.ended);
+        }
     }
 
     fn wanted(&self, call: &LlmCall) -> bool {
@@ -551,8 +638,13 @@ impl Pipeline {
         }
     }
 
-    fn record(&mut self, pid: Pid, context: &CallContext, call: &LlmCall) -> CallRecord {
-        let identity = self.processes.get(&pid).cloned().unwrap_or_default();
+    fn record(
+        &mut self,
+        pid: Pid,
+        identity: Identity,
+        context: &CallContext,
+        call: &LlmCall,
+    ) -> CallRecord {
         let call = call.clone();
         let (tid, goroutine) = executed_by(call.origin);
         CallRecord {

@@ -184,7 +184,8 @@ impl Report {
             },
         );
         match Attacher::new(Watch::Processes, TEST_RING, None) {
-            Ok((attacher, _)) => {
+            Ok((mut attacher, _)) => {
+                let plaintext = attacher.capture_plaintext();
                 let (rung, refusals) = attacher.rung();
                 self.attach_by = Some(rung.as_str());
                 self.add(true, "uprobes", format!("by {rung}"));
@@ -194,6 +195,14 @@ impl Report {
                     "programs",
                     "accepted by the verifier and attached for a test",
                 );
+                match plaintext {
+                    Ok(()) => self.add(
+                        true,
+                        "plain HTTP",
+                        "by system calls on sockets; what passes by io_uring is not seen",
+                    ),
+                    Err(error) => self.add(false, "plain HTTP", error.to_string()),
+                }
             }
             Err(error) => self.add(false, "programs", error.to_string()),
         }

@@ -117,6 +117,13 @@ struct WatchOptions {
     /// Look into every connection, also those that are no LLM provider's
     #[arg(long, env = "OBSERVER_ALL_HOSTS")]
     all_hosts: bool,
+    /// Also look into connections without TLS with --all, as is usual with --pid and exec: local servers
+    /// such as Ollama, vLLM, llama.cpp or LiteLLM
+    #[arg(long, env = "OBSERVER_PLAINTEXT")]
+    plaintext: bool,
+    /// Look into no connection without TLS
+    #[arg(long, conflicts_with = "plaintext", env = "OBSERVER_NO_PLAINTEXT")]
+    no_plaintext: bool,
     /// End a trace when its thread has made no call for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
     trace_idle: f64,
@@ -286,6 +293,11 @@ impl WatchOptions {
         }
     }
 
+    /// System calls cost everybody more, so the whole machine pays for plain HTTP only if it is asked to.
+    fn watches_plaintext(&self, watch: Watch) -> bool {
+        !self.no_plaintext && (self.plaintext || watch == Watch::Processes)
+    }
+
     fn exporter(&self) -> anyhow::Result<Box<dyn Exporter>> {
         export::open(self.format, self.output.as_deref())
     }
@@ -298,7 +310,10 @@ impl WatchOptions {
         // Within range and a power of two: `ring` has seen to it.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let bytes = (self.ring_buffer * f64::from(1 << 20)) as u32;
-        let (attacher, sources) = Attacher::new(watch, bytes, self.attach_by)?;
+        let (mut attacher, sources) = Attacher::new(watch, bytes, self.attach_by)?;
+        if self.watches_plaintext(watch) {
+            attacher.capture_plaintext()?;
+        }
         let capture = Capture::new(sources).context("cannot wait for records")?;
         Ok((attacher, capture))
     }

@@ -15,6 +15,11 @@ use ::http::{HeaderMap, Method, StatusCode};
 
 use crate::chunk::{Origin, Timestamp};
 
+/// Whether bytes begin a request: of HTTP/1, or the preface of HTTP/2 (RFC 9113 section 3.4).
+pub(crate) fn begins_request(bytes: &[u8]) -> bool {
+    h1::begins_request(bytes) || bytes.starts_with(b"PRI * HTTP/2.0")
+}
+
 /// Numbers the exchanges of one connection from 0 in the order of their requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);

@@ -1,6 +1,10 @@
 //! From HTTP exchanges to calls.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
@@ -25,6 +29,9 @@ use crate::{
 
 /// Port of https (RFC 9110 section 4.2.2).
 const HTTPS_PORT: u16 = 443;
+
+/// Port of http (RFC 9110 section 4.2.1).
+const HTTP_PORT: u16 = 80;
 
 /// Bytes that are kept of one body, beside previews.
 const KEPT_BYTES: usize = 48 * 1024;
@@ -52,6 +59,8 @@ const REQUEST_ID: &[&str] = &[
 /// The calls of one connection.
 pub struct Calls {
     options: Options,
+    /// Where a request names no port.
+    usual_port: u16,
     active: Vec<Active>,
     next: u64,
     verdict: Verdict,
@@ -84,6 +93,7 @@ struct Active {
     lost: bool,
     unparsable: bool,
     origin: Origin,
+    fingerprint: u64,
 }
 
 /// A body that is one JSON document.
@@ -115,10 +125,20 @@ enum Body {
 }
 
 impl Calls {
-    /// No calls yet.
+    /// No calls yet, by TLS.
     pub fn new(options: Options) -> Self {
+        Self::with(options, HTTPS_PORT)
+    }
+
+    /// No calls yet, without TLS.
+    pub fn plain(options: Options) -> Self {
+        Self::with(options, HTTP_PORT)
+    }
+
+    fn with(options: Options, usual_port: u16) -> Self {
         Self {
             options,
+            usual_port,
             active: Vec::new(),
             next: 0,
             verdict: Verdict::Undecided,
@@ -181,6 +201,7 @@ impl Calls {
                             call: active.call,
                             at,
                             origin,
+                            fingerprint: active.fingerprint,
                         });
                     }
                     self.active.push(active);
@@ -217,9 +238,12 @@ impl Calls {
                         self.judge(Verdict::Other);
                     } else if !active.announced {
                         active.announced = true;
-                        let (call, at, origin) =
-                            (active.call, active.builder.started_at(), active.origin);
-                        report(CallEvent::Started { call, at, origin });
+                        report(CallEvent::Started {
+                            call: active.call,
+                            at: active.builder.started_at(),
+                            origin: active.origin,
+                            fingerprint: active.fingerprint,
+                        });
                     }
                 }
             }
@@ -310,7 +334,10 @@ impl Calls {
                 .and_then(|count| count.parse::<u32>().ok())
                 .map(|count| count.saturating_add(1)),
             server_address: head.host.clone(),
-            server_port: head.host.as_ref().map(|_| head.port.unwrap_or(HTTPS_PORT)),
+            server_port: head
+                .host
+                .as_ref()
+                .map(|_| head.port.unwrap_or(self.usual_port)),
             url_path: head.path[..head.path.floor_char_boundary(PATH_BYTES)].to_owned(),
             sdk: Sdk::of(&head.headers),
         };
@@ -345,6 +372,7 @@ impl Calls {
             lost: false,
             unparsable: false,
             origin,
+            fingerprint: fingerprint(head),
         })
     }
 }
@@ -740,6 +768,17 @@ fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits
             kept_bytes: KEPT_BYTES,
         }
     }
+}
+
+/// A hash of a request's head, without its credentials.
+fn fingerprint(head: &RequestHead) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (head.method.as_str(), &head.path, &head.query).hash(&mut hasher);
+    (&head.host, head.port).hash(&mut hasher);
+    for (name, value) in &head.headers {
+        (name.as_str(), value.as_bytes()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn content_encoding(headers: &HeaderMap) -> String {

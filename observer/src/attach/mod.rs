@@ -33,8 +33,9 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap as BpfHashMap, MapData, RingBuf},
-    programs::{ProgramError, TracePoint},
+    programs::{ProgramError, RawTracePoint, TracePoint},
 };
+use observer_common::follow;
 use tracing::{debug, warn};
 
 use self::{
@@ -55,29 +56,8 @@ const TRACEPOINTS: &[(&str, &str, &str)] = &[
     ("process_exec", "sched", "sched_process_exec"),
 ];
 
-/// Tracepoints that tell which socket a connection's keys belong to, where a library keeps one for each
-/// direction: program, names.
-const SOCKET_TRACEPOINTS: &[(&str, &[&str])] = &[
-    (
-        "socket_read",
-        &[
-            "sys_enter_read",
-            "sys_enter_readv",
-            "sys_enter_recvfrom",
-            "sys_enter_recvmsg",
-        ],
-    ),
-    (
-        "socket_write",
-        &[
-            "sys_enter_write",
-            "sys_enter_writev",
-            "sys_enter_sendto",
-            "sys_enter_sendmsg",
-        ],
-    ),
-    ("socket_close", &["sys_enter_close"]),
-];
+/// Raw tracepoints that see the system calls on sockets: program, name.
+const SYSCALLS: &[(&str, &str)] = &[("syscall_enter", "sys_enter"), ("syscall_exit", "sys_exit")];
 
 /// Files remembered as "nothing to probe here", so that they are not read again.
 const REMEMBERED_FILES: usize = 65_536;
@@ -123,8 +103,9 @@ pub enum Watch {
 pub struct Attacher {
     /// Holds the tracepoints.
     programs: Ebpf,
-    /// The tracepoints of sockets stand.
-    follows_sockets: bool,
+    /// What system calls are looked at for: bits of `observer_common::follow`, by which their programs go.
+    follow: Array<MapData, u32>,
+    follows: u32,
     linker: Linker,
     mappings: Mappings,
     watch: Watch,
@@ -217,6 +198,7 @@ impl Attacher {
             verdict_count: take_map(&mut programs, "VERDICT_COUNT", Array::try_from)?,
         };
         let watched = take_map(&mut programs, "WATCHED", BpfHashMap::try_from)?;
+        let follow = take_map(&mut programs, "FOLLOW", Array::try_from)?;
         for &(program, category, name) in TRACEPOINTS {
             trace(&mut programs, program, category, &[name])?;
         }
@@ -227,7 +209,8 @@ impl Attacher {
         let attacher = Self {
             programs,
             mappings,
-            follows_sockets: false,
+            follow,
+            follows: 0,
             linker,
             watch,
             watched,
@@ -241,6 +224,15 @@ impl Attacher {
             refused: None,
         };
         Ok((attacher, sources))
+    }
+
+    /// Also captures HTTP that passes through sockets as it is.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the programs.
+    pub fn capture_plaintext(&mut self) -> Result<(), Error> {
+        self.look_for(follow::PLAINTEXT)
     }
 
     /// Watches processes and the children that they have and will have.
@@ -363,17 +355,20 @@ impl Attacher {
         }
     }
 
-    /// Follows sockets from now on, if one of the probes needs it.
-    fn follow_sockets(&mut self, probes: &[Probe]) {
-        if self.follows_sockets || !probes.iter().any(|probe| probe.family == Family::Aead) {
-            return;
+    /// Looks at system calls for this too, from now on: bits of `observer_common::follow`.
+    fn look_for(&mut self, what: u32) -> Result<(), Error> {
+        if self.follows & what == what {
+            return Ok(());
         }
-        self.follows_sockets = true;
-        for &(program, names) in SOCKET_TRACEPOINTS {
-            if let Err(error) = trace(&mut self.programs, program, "syscalls", names) {
-                warn!(%error, "cannot tell which keys belong to one connection");
+        if self.follows == 0 {
+            for &(program, name) in SYSCALLS {
+                trace_raw(&mut self.programs, program, name)?;
             }
         }
+        self.follows |= what;
+        self.follow
+            .set(0, self.follows, 0)
+            .map_err(|error| Error::Load(error.into()))
     }
 
     /// From probes for one process to probes for everyone.
@@ -533,7 +528,11 @@ impl Attacher {
             return;
         }
         self.mapped |= mapped;
-        self.follow_sockets(&probes);
+        if probes.iter().any(|probe| probe.family == Family::Aead)
+            && let Err(error) = self.look_for(follow::KEYS)
+        {
+            warn!(%error, "cannot tell which keys belong to one connection");
+        }
         let mut probed = Probed {
             file,
             path,
@@ -630,6 +629,23 @@ fn trace(
                 source: error.into(),
             })?;
     }
+    Ok(())
+}
+
+/// Loads a program and attaches it to a raw tracepoint.
+fn trace_raw(programs: &mut Ebpf, program: &'static str, name: &'static str) -> Result<(), Error> {
+    let tracepoint: &mut RawTracePoint = programs
+        .program_mut(program)
+        .ok_or_else(|| missing(program))?
+        .try_into()
+        .map_err(|error: ProgramError| Error::Load(error.into()))?;
+    tracepoint
+        .load()
+        .map_err(|error| Error::Load(error.into()))?;
+    tracepoint.attach(name).map_err(|error| Error::Attach {
+        place: format!("the raw tracepoint {name}"),
+        source: error.into(),
+    })?;
     Ok(())
 }
 

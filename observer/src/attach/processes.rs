@@ -3,7 +3,7 @@
 use std::{
     fmt,
     fs::{self, File},
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::PathBuf,
 };
 
@@ -107,6 +107,12 @@ pub fn is_process(id: u32) -> bool {
     process(Pid(id))
         .and_then(|process| process.status())
         .is_ok_and(|status| u32::try_from(status.tgid) == Ok(id))
+}
+
+/// Whether a process has a socket at this file descriptor.
+pub fn is_socket(pid: Pid, fd: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+        .is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"socket:["))
 }
 
 /// All processes.

@@ -9,7 +9,7 @@ use std::{io, time::Duration};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
 use observer_common::{
     BindRecord, CloseRecord, DataRecord, KIND_BIND, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT,
-    KIND_FORK, KIND_FREE, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT,
+    KIND_FORK, KIND_FREE, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT, plain,
 };
 use observer_wire::{Close, Direction, Timestamp};
 use rustix::fd::AsFd;
@@ -31,6 +31,26 @@ pub struct ConnectionKey {
     pub ssl: u64,
     /// When it was first seen, in nanoseconds of boot time.
     pub generation: u64,
+}
+
+impl ConnectionKey {
+    /// Whether it is a connection without TLS.
+    pub fn is_plain(self) -> bool {
+        is_plain(self.ssl)
+    }
+
+    /// The file descriptor of a connection without TLS that may be no socket.
+    pub fn unproved(self) -> Option<u32> {
+        let unproved = self.is_plain() && self.ssl & plain::UNPROVED != 0;
+        unproved
+            .then(|| u32::try_from(self.ssl & ((1 << plain::FD_BITS) - 1)).ok())
+            .flatten()
+    }
+}
+
+/// Whether this is the name of a connection without TLS.
+pub fn is_plain(ssl: u64) -> bool {
+    ssl & plain::MARK != 0
 }
 
 /// Something that happened in a watched process.
@@ -178,14 +198,14 @@ impl Capture {
     }
 
     /// Has the programs copy nothing more of a connection, unless a request of it begins like one to an
-    /// LLM. `sent` is how much the process had written of what led to this.
-    pub fn ignore(&mut self, connection: ConnectionKey, sent: u64) {
+    /// LLM. `asked` is how much had passed in the direction of requests of what led to this.
+    pub fn ignore(&mut self, connection: ConnectionKey, asked: u64) {
         if join::is_joined(connection) {
             return;
         }
         // As `observer_common::ConnectionKey` and `Verdict`.
         let key = [connection.ssl, u64::from(connection.pid.0)];
-        let verdict = [connection.generation, sent];
+        let verdict = [connection.generation, asked];
         self.verdicts_given += 1;
         let told = self
             .verdicts

@@ -1,6 +1,7 @@
 //! Which run of an agent a call belongs to, and the records of both.
 
 pub mod attribution;
+pub mod ends;
 pub mod record;
 
 pub use attribution::{CallContext, Traces};

@@ -78,7 +78,7 @@ pub struct CallRecord {
     pub container_id: Option<String>,
     /// Host that the request names.
     pub server_address: Option<String>,
-    /// Port that the request names, else 443.
+    /// Port that the request names, else 443, or 80 without TLS.
     pub server_port: Option<u16>,
     /// Path of the request.
     pub url_path: String,

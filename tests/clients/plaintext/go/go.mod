@@ -1,0 +1,3 @@
+module observer.test/plaintext
+
+go 1.21
