@@ -13,7 +13,7 @@ use crate::{
 pub struct Transfer {
     /// Address of what stands for the connection in the process.
     pub object: u64,
-    /// Where the bytes are.
+    /// Where the bytes are. 0 for those of the write that is repeated.
     pub buffer: u64,
     /// How many. 0 for a write that has to be repeated.
     pub bytes: u64,
@@ -50,6 +50,7 @@ pub fn transferred(transfer: &Transfer) {
                 sent: 0,
                 received: 0,
                 write_since: 0,
+                write_buffer: 0,
                 verdicts: verdict_count(),
                 asked_at: 0,
                 ignored: 0,
@@ -68,7 +69,13 @@ pub fn transferred(transfer: &Transfer) {
     };
     // SAFETY: a map value. The library allows one call at a time on a connection.
     let connection = unsafe { &mut *connection };
-    let asks = direction == SENT && request::is_llm(transfer.buffer, bytes);
+    // GnuTLS lets a write be repeated without saying again what.
+    let buffer = if transfer.buffer == 0 {
+        connection.write_buffer
+    } else {
+        transfer.buffer
+    };
+    let asks = direction == SENT && request::is_llm(buffer, bytes);
     if asks {
         connection.asked_at = connection.sent + 1;
     }
@@ -102,6 +109,7 @@ pub fn transferred(transfer: &Transfer) {
             connection.write_since = transfer.entered_at;
         }
         if bytes == 0 {
+            connection.write_buffer = buffer;
             return;
         }
         let offset = connection.sent;
@@ -118,7 +126,7 @@ pub fn transferred(transfer: &Transfer) {
         (offset, connection.sent, unsafe { bpf_ktime_get_boot_ns() })
     };
     emit::plaintext(&mut Plaintext {
-        address: transfer.buffer,
+        address: buffer,
         bytes,
         ssl: transfer.object,
         generation: connection.generation,

@@ -1,4 +1,7 @@
 //! GnuTLS (gnutls/gnutls.h): wget, glib-networking, curl's GnuTLS build.
+//!
+//! What programs that are clients of HTTP do not use is left out: `gnutls_record_recv_packet`, whose bytes
+//! are fetched by other functions, and early data.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +61,7 @@ impl Library for GnuTls {
                 functions: vec![name.to_owned()],
                 site,
                 offset,
-                cookie: Cookie::new(function, count::RESULT),
+                cookie: Cookie::new(function, count::RESULT_OR_GNUTLS_ERROR),
                 returns: needs != Needs::First,
                 family: Family::C,
             });
