@@ -209,6 +209,8 @@ pub mod function {
     pub const READ_TO_END: u8 = 6;
     /// `SSL *SSL_new(SSL_CTX *ctx)`, where it is not known what frees a connection
     pub const NEW: u8 = 7;
+    /// A function that writes what has been written before and was kept back: `gnutls_record_uncork`
+    pub const FLUSH: u8 = 8;
 }
 
 /// What a probe in Go's `crypto/tls` is at ([`Cookie::function`]).

@@ -127,9 +127,13 @@ fn returned(call: &OpenCall, result: u64, tgid: u32, tid: u32) {
         return;
     }
     let cookie = Cookie::from_u64(call.cookie);
-    if cookie.function == function::NEW {
-        connection::freed(result, tgid, tid);
-        return;
+    match cookie.function {
+        function::NEW => {
+            connection::freed(result, tgid, tid);
+            return;
+        }
+        function::FLUSH => return,
+        _ => {}
     }
     let result = result as i32;
     if cookie.function == function::GET_ERROR {
@@ -149,10 +153,7 @@ fn returned(call: &OpenCall, result: u64, tgid: u32, tid: u32) {
     };
     let bytes = if result <= 0 {
         0
-    } else if matches!(
-        cookie.count,
-        count::RESULT | count::RESULT_OR_GNUTLS_ERROR
-    ) {
+    } else if matches!(cookie.count, count::RESULT | count::RESULT_OR_GNUTLS_ERROR) {
         result as u64
     } else {
         // SAFETY: the helper checks the address.

@@ -5,13 +5,13 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    process::Command,
+    time::Duration,
 };
 
 use observer_e2e::{
     clients,
     coverage::Row,
-    harness::{Run, Scene, binary, output},
+    harness::{Run, Scene, assert_matches, output},
 };
 use serde_json::Value;
 
@@ -40,7 +40,10 @@ impl Node {
     fn new(runtime: &'static str, path: PathBuf) -> Self {
         let (status, versions, error) = output(
             &path,
-            &["-p", "process.versions.node + ' ' + process.versions.openssl"],
+            &[
+                "-p",
+                "process.versions.node + ' ' + process.versions.openssl",
+            ],
         );
         assert_eq!(status, 0, "{}: {error}", path.display());
         let (version, openssl) = versions.trim().split_once(' ').unwrap();
@@ -108,10 +111,8 @@ fn node_of_every_version() {
     for version in NODES {
         let node = Node::of_npm(version);
         let scene = Scene::new();
-        let script = node.command(&scene, &modules, &["--count", "2"]);
-        let stream = node.command(&scene, &modules, &["--count", "2", "--stream"]);
-        let both = in_turn(&[script, stream]);
-        let run = scene.cover(&node.row(), 4, &[], &both);
+        let command = node.command(&scene, &modules, &["--mode", "both", "--count", "2"]);
+        let run = scene.cover(&node.row(), 4, &[], &command);
         assert_no_error(&run);
     }
 }
@@ -121,17 +122,18 @@ fn node_with_every_sdk() {
     let modules = sdks();
     let node = Node::new("Node.js", "/usr/bin/node".into());
     let scene = Scene::new();
-    let mut commands = Vec::new();
-    for sdk in ["openai", "anthropic", "google", "fetch", "https"] {
-        for mode in [&["--count", "3"][..], &["--count", "2", "--stream"]] {
-            let mut arguments = vec!["--sdk", sdk, "--case", sdk];
-            arguments.extend(mode);
-            commands.push(node.command(&scene, &modules, &arguments));
-        }
-    }
-    let run = scene.cover(&node.row(), 25, &[], &in_turn(&commands));
+    let arguments = [
+        "--sdk",
+        "openai,anthropic,google,fetch,https",
+        "--mode",
+        "both",
+        "--count",
+        "3",
+    ];
+    let command = node.command(&scene, &modules, &arguments);
+    let run = scene.cover(&node.row(), 30, &[], &command);
     assert_no_error(&run);
-    assert_eq!(run.calls.len(), 25);
+    assert_eq!(run.calls.len(), 30);
 }
 
 #[test]
@@ -140,25 +142,20 @@ fn twenty_calls_of_node_at_once() {
     let node = Node::of_npm(NODES[4]);
     let scene = Scene::new();
     let arguments = [
+        "--sdk",
+        "openai,https,anthropic",
+        "--mode",
+        "stream",
         "--concurrent",
         "20",
         "--count",
-        "3",
-        "--stream",
-        "--behaviour",
-        "events=40; token-ms=2",
+        "2",
     ];
-    let mut calls = Vec::new();
-    for sdk in ["openai", "https", "anthropic"] {
-        let mut arguments = arguments.to_vec();
-        arguments.extend(["--sdk", sdk, "--case", sdk]);
-        let run = scene.exec(&[], &node.command(&scene, &modules, &arguments));
-        run.assert_clean();
-        assert_no_error(&run);
-        assert_eq!(run.calls.len(), 60);
-        calls.extend(run.calls);
-    }
-    scene.assert_truth(&calls);
+    let run = scene.exec(&[], &node.command(&scene, &modules, &arguments));
+    run.assert_clean();
+    assert_no_error(&run);
+    assert_eq!(run.calls.len(), 120);
+    scene.assert_truth(&run.calls);
 }
 
 #[test]
@@ -166,14 +163,8 @@ fn large_prompts_of_node() {
     let modules = sdks();
     let node = Node::new("Node.js", "/usr/bin/node".into());
     let scene = Scene::new();
-    let run = scene.exec(
-        &[],
-        &node.command(
-            &scene,
-            &modules,
-            &["--bytes", "8388608", "--behaviour", "bytes=1000000"],
-        ),
-    );
+    let arguments = ["--bytes", "8388608", "--behaviour", "bytes=1000000"];
+    let run = scene.exec(&[], &node.command(&scene, &modules, &arguments));
     run.assert_clean();
     assert_no_error(&run);
     scene.assert_truth(&run.calls);
@@ -184,31 +175,27 @@ fn node_that_runs_already() {
     let modules = sdks();
     let node = Node::new("Node.js", "/usr/bin/node".into());
     let scene = Scene::new();
-    let mut client = scene.start(&node.command(
-        &scene,
-        &modules,
-        &["--wait", "--count", "3", "--concurrent", "5"],
-    ));
+    let arguments = ["--wait", "--count", "3", "--concurrent", "5"];
+    let mut client = scene.start(&node.command(&scene, &modules, &arguments));
     assert_eq!(client.line(), "waiting");
     let observer = scene.watch(&["--pid", &client.pid()]);
     client.go_on();
     assert!(client.wait().0.success());
     let run = observer.wait();
     run.assert_clean();
-    assert_eq!(run.calls.len(), 15);
-    scene.assert_truth(&run.calls);
+    assert_each_once(&scene, &run.calls, 15);
 }
 
-/// Commands one after the other, as one.
-fn in_turn(commands: &[Vec<OsString>]) -> Vec<OsString> {
-    let mut script = OsString::from("set -e");
-    for command in commands {
-        script.push("\n");
-        for word in command {
-            let word = word.to_str().unwrap();
-            assert!(!word.contains('\''), "{word}");
-            script.push(format!("'{word}' "));
-        }
+/// Asserts that these are the calls that the provider has seen, whatever they took.
+fn assert_each_once(scene: &Scene, calls: &[Value], made: usize) {
+    let truth = scene.provider.truth();
+    assert_eq!((calls.len(), truth.len()), (made, made), "{calls:#?}");
+    for truth in &truth {
+        let mut records = calls
+            .iter()
+            .filter(|call| call["request_id"] == truth["request_id"]);
+        let record = records.next().unwrap();
+        assert!(records.next().is_none(), "twice: {truth:#}");
+        assert_matches(record, truth, Some(Duration::from_secs(60)));
     }
-    ["sh".into(), "-c".into(), script].into()
 }

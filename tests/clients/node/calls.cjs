@@ -1,7 +1,7 @@
 // Makes calls with an SDK of npm or by Node's own means, and prints what the client saw of each as JSON
 // lines. For Node 16 and later.
 //
-//     node calls.cjs URL [--modules FOLDER] [--sdk NAME] [--stream] [--count N] [--concurrent N] ...
+//     node calls.cjs URL [--modules FOLDER] [--sdk NAME,…] [--mode plain|stream|both] [--count N] …
 
 "use strict";
 
@@ -21,14 +21,12 @@ function parse(words) {
     url: words.shift(),
     modules: process.cwd(),
     sdk: "openai",
-    case: "case",
     behaviour: "",
-    stream: false,
+    mode: "plain",
     wait: false,
     count: 1,
     concurrent: 1,
     bytes: 0,
-    every: 0,
   };
   while (words.length > 0) {
     const name = words.shift().replace(/^--/, "");
@@ -44,16 +42,16 @@ function load(name) {
 }
 
 /** The body of a chat completion. */
-function chat() {
+function chat(stream) {
   const content = "What's the capital of France? 漢字 😀" + "x".repeat(options.bytes);
   const body = { model: "gpt-4o", messages: [{ role: "user", content }] };
-  if (options.stream) Object.assign(body, { stream: true, stream_options: { include_usage: true } });
+  if (stream) Object.assign(body, { stream: true, stream_options: { include_usage: true } });
   return body;
 }
 
 /** The text of a chat completion, or of a stream of it. */
-function textOf(answer) {
-  if (!options.stream) return JSON.parse(answer).choices[0].message.content;
+function textOf(answer, stream) {
+  if (!stream) return JSON.parse(answer).choices[0].message.content;
   return answer
     .split("\n")
     .filter((line) => line.startsWith("data: {"))
@@ -66,9 +64,9 @@ const SDKS = {
   openai() {
     const OpenAI = load("openai");
     const client = new OpenAI({ apiKey, baseURL: `${options.url}/v1`, maxRetries: 0, defaultHeaders: headers });
-    return async (name) => {
-      const answer = await client.chat.completions.create(chat(), { headers: { "x-test-case": name } });
-      if (!options.stream) return answer.choices[0].message.content;
+    return async (name, stream) => {
+      const answer = await client.chat.completions.create(chat(stream), { headers: { "x-test-case": name } });
+      if (!stream) return answer.choices[0].message.content;
       let text = "";
       for await (const event of answer) text += event.choices[0]?.delta?.content ?? "";
       return text;
@@ -78,10 +76,10 @@ const SDKS = {
   anthropic() {
     const Anthropic = load("@anthropic-ai/sdk");
     const client = new Anthropic({ apiKey, baseURL: options.url, maxRetries: 0, defaultHeaders: headers });
-    return async (name) => {
-      const request = { model: "claude-sonnet-5", max_tokens: 1024, messages: chat().messages, stream: options.stream };
+    return async (name, stream) => {
+      const request = { model: "claude-sonnet-5", max_tokens: 1024, messages: chat(stream).messages, stream };
       const answer = await client.messages.create(request, { headers: { "x-test-case": name } });
-      if (!options.stream) return answer.content.map((block) => block.text ?? "").join("");
+      if (!stream) return answer.content.map((block) => block.text ?? "").join("");
       let text = "";
       for await (const event of answer) text += event.delta?.text ?? "";
       return text;
@@ -91,10 +89,10 @@ const SDKS = {
   google() {
     const { GoogleGenAI } = load("@google/genai");
     const client = new GoogleGenAI({ apiKey, httpOptions: { baseUrl: options.url } });
-    return async (name) => {
+    return async (name, stream) => {
       const config = { httpOptions: { headers: { ...headers, "x-test-case": name } } };
-      const request = { model: "gemini-2.5-flash", contents: chat().messages[0].content, config };
-      if (!options.stream) return (await client.models.generateContent(request)).text;
+      const request = { model: "gemini-2.5-flash", contents: chat(stream).messages[0].content, config };
+      if (!stream) return (await client.models.generateContent(request)).text;
       let text = "";
       for await (const event of await client.models.generateContentStream(request)) text += event.text ?? "";
       return text;
@@ -102,19 +100,19 @@ const SDKS = {
   },
 
   fetch() {
-    return async (name) => {
+    return async (name, stream) => {
       const answer = await fetch(options.url + CHAT, {
         method: "POST",
         headers: { ...headers, "x-test-case": name, "content-type": "application/json" },
-        body: JSON.stringify(chat()),
+        body: JSON.stringify(chat(stream)),
       });
-      return textOf(await answer.text());
+      return textOf(await answer.text(), stream);
     };
   },
 
   https() {
     const agent = new https.Agent({ keepAlive: true });
-    return (name) =>
+    return (name, stream) =>
       new Promise((resolve, reject) => {
         const request = https.request(options.url + CHAT, {
           agent,
@@ -126,9 +124,9 @@ const SDKS = {
           const parts = [];
           response.on("data", (part) => parts.push(part));
           response.on("error", reject);
-          response.on("end", () => resolve(textOf(Buffer.concat(parts).toString())));
+          response.on("end", () => resolve(textOf(Buffer.concat(parts).toString(), stream)));
         });
-        request.end(JSON.stringify(chat()));
+        request.end(JSON.stringify(chat(stream)));
       });
   },
 };
@@ -140,23 +138,29 @@ async function main() {
     await new Promise((resolve) => lines.once("line", resolve));
     lines.close();
   }
-  const call = SDKS[options.sdk]();
-  const one = async (name) => {
-    const started = process.hrtime.bigint();
-    const seen = { case: name, text: "", error_type: null };
-    try {
-      seen.text = await call(name);
-    } catch (error) {
-      seen.error_type = `${error.constructor.name}: ${error.message} ${error.cause ?? ""}`;
+  const modes = { plain: [false], stream: [true], both: [false, true] }[options.mode];
+  for (const sdk of options.sdk.split(",")) {
+    const call = SDKS[sdk]();
+    for (const stream of modes) {
+      for (let number = 0; number < options.count; number++) {
+        const lanes = Array.from({ length: options.concurrent }, (_, lane) => lane);
+        const name = `${sdk}/${stream ? "stream" : "plain"}/${number}`;
+        await Promise.all(lanes.map((lane) => report(`${name}/${lane}`, (name) => call(name, stream))));
+      }
     }
-    console.log(JSON.stringify({ ...seen, elapsed_ns: Number(process.hrtime.bigint() - started) }));
-  };
-  for (let number = 0; number < options.count; number++) {
-    const names = Array.from({ length: options.concurrent }, (_, lane) => `${options.case}/${number}/${lane}`);
-    await Promise.all(names.map(one));
-    if (options.every > 0) await new Promise((resolve) => setTimeout(resolve, options.every));
   }
-  process.exit(0);
+}
+
+/** Makes a call and prints what came of it. */
+async function report(name, call) {
+  const started = process.hrtime.bigint();
+  const seen = { case: name, text: "", error_type: null };
+  try {
+    seen.text = (await call(name)).slice(0, 100);
+  } catch (error) {
+    seen.error_type = `${error.constructor.name}: ${error.message} ${error.cause ?? ""}`;
+  }
+  console.log(JSON.stringify({ ...seen, elapsed_ns: Number(process.hrtime.bigint() - started) }));
 }
 
 main();

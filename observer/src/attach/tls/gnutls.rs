@@ -25,6 +25,11 @@ const FUNCTIONS: &[(&str, u8, Needs)] = &[
         function::READ_TO_END,
         Needs::Transfer,
     ),
+    (
+        "gnutls_record_uncork",
+        function::FLUSH,
+        Needs::FirstAndResult,
+    ),
     ("gnutls_bye", function::SHUTDOWN, Needs::First),
     ("gnutls_deinit", function::FREE, Needs::First),
 ];

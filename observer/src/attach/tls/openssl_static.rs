@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use observer_common::{Cookie, count, function};
+use observer_common::function;
 
 use super::{
-    Finding, Found, Library, Probe,
+    Finding, Found, Library,
     openssl::{self, Function},
 };
 use crate::attach::{elf::Elf, flow::CallSite, functions, scan::Clues, site::Needs};
@@ -39,14 +39,18 @@ struct Direction {
     ex: &'static str,
     /// What that is.
     function_ex: u8,
+    /// What the probes of the inner one and of that one need.
+    needs: Needs,
 }
 
+/// Since OpenSSL 3.3 `ssl_write_internal` takes flags, as `SSL_write_ex2` does.
 const SENT: Direction = Direction {
     inner: WRITE_INTERNAL,
     function: function::WRITE,
     outer: WRITE,
     ex: "SSL_write_ex",
     function_ex: function::WRITE,
+    needs: Needs::TransferFlags,
 };
 
 /// The result 0 tells the end of the connection, but in `SSL_read_ex`, where it also tells that there is
@@ -57,6 +61,7 @@ const RECEIVED: Direction = Direction {
     outer: READ,
     ex: "SSL_read_ex",
     function_ex: function::READ,
+    needs: Needs::TransferEx,
 };
 
 /// The functions, in the order of the needles.
@@ -74,6 +79,9 @@ const NEEDLES: &[&[u8]] = &[
     READ_INTERNAL.0,
     b"ssl/ssl_lib.c",
 ];
+
+/// Functions that a compiler may put another one into.
+const COPIES: usize = 4;
 
 /// See the module.
 pub(super) struct OpenSslStatic;
@@ -111,24 +119,24 @@ impl Library for OpenSslStatic {
             (SHUTDOWN, "SSL_shutdown", function::SHUTDOWN, Needs::First),
             (NEW, "SSL_new", function::NEW, Needs::FirstAndResult),
         ] {
-            if let Some(address) = raisers.only(raiser) {
-                functions.push(((name, function, needs), address));
+            // The compiler may have put it into a few others, such as SSL_dup, which do the same.
+            let entries = raisers.of(raiser);
+            if entries.len() <= COPIES {
+                functions.extend(
+                    entries
+                        .iter()
+                        .map(|address| ((name, function, needs), *address)),
+                );
             }
         }
         let functions: Vec<(&Function, u64)> = functions
             .iter()
             .map(|(function, address)| (function, *address))
             .collect();
-        let either = |mut probe: Probe| {
-            if probe.cookie == Cookie::new(function::WRITE, count::ARGUMENT_3) {
-                probe.cookie.count = count::ARGUMENT_3_OR_4;
-            }
-            probe
-        };
         openssl::probes(elf, &functions).map_or_else(Finding::Refused, |probes| {
             Finding::Found(Found {
                 how: "the errors that its functions raise; there are no symbols".to_owned(),
-                probes: probes.into_iter().map(either).collect(),
+                probes,
             })
         })
     }
@@ -191,9 +199,9 @@ impl Raisers {
             }
             // The compiler has put it into its callers: SSL_read, and those with the arguments of
             // SSL_read_ex.
-            (callers, Some(outer)) if callers.contains(&outer) => {
+            (callers, Some(outer)) if callers.contains(&outer) && callers.len() <= COPIES => {
                 let others = callers.iter().filter(|caller| **caller != outer);
-                let ex = (direction.ex, direction.function_ex, Needs::TransferEx);
+                let ex = (direction.ex, direction.function_ex, direction.needs);
                 Some(
                     [(plain, outer)]
                         .into_iter()
