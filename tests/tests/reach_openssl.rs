@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use observer_e2e::{
     clients,
     coverage::Row,
@@ -184,6 +188,172 @@ fn node_that_runs_already() {
     let run = observer.wait();
     run.assert_clean();
     assert_each_once(&scene, &run.calls, 15);
+}
+
+/// A way to link a program to Debian's OpenSSL.
+struct Linkage {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    stripped: bool,
+}
+
+const STATIC: &[&str] = &["-l:libssl.a", "-l:libcrypto.a", "-pthread", "-ldl"];
+
+const LINKAGES: &[Linkage] = &[
+    Linkage {
+        name: "static-pie",
+        arguments: &[],
+        stripped: false,
+    },
+    Linkage {
+        name: "static-pie-stripped",
+        arguments: &[],
+        stripped: true,
+    },
+    Linkage {
+        name: "static-fixed-stripped",
+        arguments: &["-no-pie"],
+        stripped: true,
+    },
+    Linkage {
+        name: "static-without-unwind-table-stripped",
+        arguments: &["-no-pie", "-Wl,--no-eh-frame-hdr"],
+        stripped: true,
+    },
+    Linkage {
+        name: "static-libc-stripped",
+        arguments: &["-static"],
+        stripped: true,
+    },
+];
+
+impl Linkage {
+    /// The program `clients/static/client.c`, linked so.
+    fn build(&self) -> PathBuf {
+        let source = clients::script("static/client.c");
+        let mut input = self.arguments.join(" ");
+        for file in ["static/client.c", "static/seccomp.h"] {
+            input += &fs::read_to_string(clients::script(file)).unwrap();
+        }
+        let folder = clients::prepared(self.name, &input, |folder| {
+            fs::create_dir_all(folder)?;
+            let program = folder.join("client");
+            clients::run(
+                Command::new("cc")
+                    .args(["-D_GNU_SOURCE", "-O1", "-o"])
+                    .args([&program, &source])
+                    .args(self.arguments)
+                    .args(STATIC),
+            )
+            .context("cannot link to OpenSSL statically: apt-get install libssl-dev")?;
+            if self.stripped {
+                clients::run(Command::new("strip").arg("-s").arg(&program))?;
+            }
+            Ok(())
+        });
+        folder
+            .unwrap_or_else(|error| panic!("{error:#}"))
+            .join("client")
+    }
+}
+
+/// A command that runs a program of `clients/` written in C.
+fn c_client(scene: &Scene, program: &Path, arguments: &[&str]) -> Vec<OsString> {
+    let mut command = vec![program.into(), scene.provider.port().to_string().into()];
+    command.extend(arguments.iter().map(OsString::from));
+    command
+}
+
+#[test]
+fn programs_with_openssl_inside() {
+    for linkage in LINKAGES {
+        let program = linkage.build();
+        let (_, version, _) = output(&program, &["0"]);
+        let version: Value = serde_json::from_str(version.lines().next().unwrap()).unwrap();
+        let scene = Scene::new();
+        let row = Row {
+            runtime: "C program",
+            version: linkage.name,
+            library: &library(&version),
+            linkage: "static",
+            symbols: if linkage.stripped {
+                "stripped"
+            } else {
+                "symbols"
+            },
+            http: "1.1",
+        };
+        let plain = ["--calls", "3", "--connections", "3"];
+        scene.cover(&row, 9, &[], &c_client(&scene, &program, &plain));
+        let mut calls = Vec::new();
+        let scene = Scene::new();
+        for arguments in [
+            &["--ex", "--stream", "--calls", "2", "--connections", "3"][..],
+            &["--no-shutdown", "--calls", "2", "--connections", "3"],
+            &["--peek"],
+            &["--peek", "--ex", "--stream"],
+            &["--nonblocking", "--bytes", "4000000"],
+            &["--nonblocking", "--bytes", "4000000", "--ex"],
+            &["--nonblocking", "--bytes", "4000000", "--partial"],
+            &["--nonblocking", "--bytes", "4000000", "--partial", "--ex"],
+        ] {
+            let case = format!("{}/{}", linkage.name, arguments.join(""));
+            let mut arguments = arguments.to_vec();
+            arguments.extend(["--case", &case]);
+            let run = scene.exec(&[], &c_client(&scene, &program, &arguments));
+            run.assert_clean();
+            calls.extend(run.calls);
+        }
+        assert_each_once(&scene, &calls, 18);
+    }
+}
+
+/// The name and number of a library that says, such as `OpenSSL 3.0.19 27 Jan 2026`, who it is.
+fn library(version: &Value) -> String {
+    let words: Vec<&str> = version["library"].as_str().unwrap().split(' ').collect();
+    words[..2].join(" ")
+}
+
+#[test]
+fn connections_of_stripped_openssl_end() {
+    for linkage in [&LINKAGES[0], &LINKAGES[1]] {
+        let program = linkage.build();
+        let scene = Scene::new();
+        let reasons = |arguments: &[&str]| -> Vec<Value> {
+            let mut all = vec!["--stream", "--connections", "4", "--no-shutdown"];
+            all.extend(arguments);
+            let run = scene.exec(&[], &c_client(&scene, &program, &all));
+            run.assert_clean();
+            // At one address one after the other.
+            let addresses: HashSet<String> = run
+                .client
+                .iter()
+                .filter_map(|seen| Some(seen["ssl"].as_str()?.to_owned()))
+                .collect();
+            assert_eq!(addresses.len(), 1, "{:#?}", run.client);
+            run.calls
+                .iter()
+                .map(|call| call["incomplete"].clone())
+                .collect()
+        };
+        assert_eq!(
+            reasons(&["--behaviour", "events=30; cut=3"]),
+            ["server_disconnected"; 4]
+        );
+        assert_eq!(
+            reasons(&["--behaviour", "events=30; cut-clean=3"]),
+            ["server_disconnected"; 4]
+        );
+        let left = reasons(&["--leave-after", "3", "--behaviour", "events=30; token-ms=2"]);
+        assert_eq!(left[..3], ["client_cancelled"; 3]);
+        // What frees a connection has no name if there are no symbols.
+        let last = if linkage.stripped {
+            "process_exited"
+        } else {
+            "client_cancelled"
+        };
+        assert_eq!(left[3..], [last]);
+    }
 }
 
 /// Asserts that these are the calls that the provider has seen, whatever they took.
