@@ -42,6 +42,9 @@ const REMEMBERED: usize = 4_096;
 /// Largest file of the memory on disk, in bytes.
 const MEMORY_FILE: u64 = 1 << 20;
 
+/// Changes whenever files are examined in another way.
+const VERSION: u32 = 3;
+
 /// Bytes of code that are compared before remembered probes are used again.
 const CODE: usize = 16;
 
@@ -64,8 +67,7 @@ impl Examination {
 /// What the memory on disk holds of a build.
 #[derive(Serialize, Deserialize)]
 struct Remembered {
-    /// See [`build`].
-    build: String,
+    version: u32,
     examination: Examination,
     /// The code at each probe.
     code: Vec<[u8; CODE]>,
@@ -249,7 +251,7 @@ impl Memory {
             .read_to_end(&mut text)
             .ok()?;
         let remembered: Remembered = serde_json::from_slice(&text).ok()?;
-        let same = remembered.build == build()
+        let same = remembered.version == VERSION
             && codes(&remembered.examination, elf).as_ref() == Some(&remembered.code);
         same.then_some(remembered.examination)
     }
@@ -270,7 +272,7 @@ impl Memory {
             )));
         }
         let text = serde_json::to_vec(&Remembered {
-            build: build(),
+            version: VERSION,
             examination: examination.clone(),
             code,
         })?;
@@ -285,17 +287,6 @@ impl Memory {
         file.write_all(&text)?;
         fs::rename(partial, path)
     }
-}
-
-/// Tells builds of observer apart: another one may examine files in another way.
-fn build() -> String {
-    fs::metadata("/proc/self/exe").map_or_else(
-        |_| env!("CARGO_PKG_VERSION").to_owned(),
-        |metadata| {
-            let (size, time) = (metadata.size(), metadata.mtime());
-            format!("{size} {time}.{:09}", metadata.mtime_nsec())
-        },
-    )
 }
 
 /// Whether nobody else can write there.

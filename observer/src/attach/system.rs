@@ -31,8 +31,12 @@ const CAPABILITIES: &[(CapabilitySet, &str, CapabilitySet)] = &[
     ),
 ];
 
-/// What it can do without: libraries in folders that only their owner may read.
-const HELPFUL: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
+/// What it can do without: libraries in folders that only their owner may read, and those that are deleted as
+/// soon as they are mapped, as Java's.
+const HELPFUL: &[(CapabilitySet, &str)] = &[
+    (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+    (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
+];
 
 /// What is missing on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +126,9 @@ fn has_filtered_returns(release: &str) -> bool {
 /// As capset(2).
 pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
     let sets = capabilities(None)?;
-    let mut kept = CAPABILITIES
-        .iter()
-        .fold(HELPFUL, |kept, (capability, _, _)| kept | *capability);
+    let mut kept = CapabilitySet::empty();
+    kept.extend(CAPABILITIES.iter().map(|(capability, _, _)| *capability));
+    kept.extend(HELPFUL.iter().map(|(capability, _)| *capability));
     if rung == Rung::Perf
         || !sets
             .permitted
@@ -145,10 +149,8 @@ pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
         .iter()
         .map(|&(capability, name, _)| (capability, name));
     Ok(names
-        .chain([
-            (HELPFUL, "CAP_DAC_READ_SEARCH"),
-            (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
-        ])
+        .chain(HELPFUL.iter().copied())
+        .chain([(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN")])
         .filter(|(capability, _)| kept.contains(*capability))
         .map(|(_, name)| name)
         .collect())
