@@ -204,6 +204,10 @@ pub mod function {
     /// As [`READ`], where the result 0 says that the peer has closed: `SSL_read` of BoringSSL,
     /// `gnutls_record_recv`
     pub const READ_TO_END: u8 = 6;
+    /// `SSL *SSL_new(SSL_CTX *ctx)`, where it is not known what frees a connection
+    pub const NEW: u8 = 7;
+    /// A function that writes what has been written before and was kept back: `gnutls_record_uncork`
+    pub const FLUSH: u8 = 8;
 }
 
 /// What a probe in Go's `crypto/tls` is at ([`Cookie::function`]).
@@ -244,6 +248,8 @@ pub mod count {
     /// As [`ARGUMENT_3`], or as [`ARGUMENT_4`] where the fourth argument is no address but flags:
     /// `ssl_write_internal` before and since OpenSSL 3.3
     pub const ARGUMENT_3_OR_4: u8 = 3;
+    /// As [`RESULT`], and a negative result is an error of GnuTLS.
+    pub const RESULT_OR_GNUTLS_ERROR: u8 = 4;
 }
 
 /// How connections without TLS are named: in place of an address ([`DataRecord::ssl`]) there are these

@@ -1,6 +1,6 @@
 //! Calls of a library that have been entered and not yet left.
 
-use observer_common::{Loss, NESTED_CALLS};
+use observer_common::{Cookie, Loss, NESTED_CALLS, function};
 
 use crate::maps::{CALLS, OpenCall, OpenCalls, lost};
 
@@ -51,9 +51,15 @@ pub fn leave(thread: u64, stack: u64) -> Option<OpenCall> {
         .and_then(|open| pop(unsafe { &mut *open }, stack))
 }
 
-/// Adds a call.
+/// Adds a call, unless its bytes have been counted before.
 #[inline(always)]
 pub fn push(open: &mut OpenCalls, call: &OpenCall) -> bool {
+    for slot in &open.calls {
+        let flushes = Cookie::from_u64(slot.cookie).function == function::FLUSH;
+        if flushes && slot.ssl == call.ssl && slot.stack > call.stack {
+            return false;
+        }
+    }
     for slot in &mut open.calls {
         // Of calls on the same object, one inside the other, the innermost counts. A frame at or
         // below this one is gone: its return was never seen.

@@ -13,7 +13,7 @@ use crate::{
 pub struct Transfer {
     /// Address of what stands for the connection in the process.
     pub object: u64,
-    /// Where the bytes are.
+    /// Where the bytes are. 0 for those of the write that is repeated.
     pub buffer: u64,
     /// How many. 0 for a write that has to be repeated.
     pub bytes: u64,
@@ -57,6 +57,7 @@ pub fn passed(transfer: &Transfer, asks: bool) {
                 sent: 0,
                 received: 0,
                 write_since: 0,
+                write_buffer: 0,
                 verdicts: verdict_count(),
                 asked_at: 0,
                 ignored: 0,
@@ -76,6 +77,13 @@ pub fn passed(transfer: &Transfer, asks: bool) {
     // SAFETY: a map value. The library allows one call at a time on a connection, a socket one in each
     // direction, which has its own position.
     let connection = unsafe { &mut *connection };
+    // GnuTLS lets a write be repeated without saying again what.
+    let (buffer, asks) = if transfer.buffer == 0 {
+        let buffer = connection.write_buffer;
+        (buffer, direction == SENT && request::is_llm(buffer, bytes))
+    } else {
+        (transfer.buffer, asks)
+    };
     if asks {
         connection.asked_at = 1 + if direction == SENT {
             connection.sent
@@ -113,6 +121,7 @@ pub fn passed(transfer: &Transfer, asks: bool) {
             connection.write_since = transfer.entered_at;
         }
         if bytes == 0 {
+            connection.write_buffer = buffer;
             return;
         }
         let offset = connection.sent;
@@ -129,7 +138,7 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         (offset, connection.sent, unsafe { bpf_ktime_get_boot_ns() })
     };
     emit::plaintext(&mut Plaintext {
-        address: transfer.buffer,
+        address: buffer,
         bytes,
         ssl: transfer.object,
         generation: connection.generation,

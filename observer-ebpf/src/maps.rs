@@ -128,6 +128,8 @@ pub struct Connection {
     /// When a write was begun that could not be completed yet (SSL_ERROR_WANT_WRITE) and has to be
     /// repeated; else 0.
     pub write_since: u64,
+    /// Where the bytes of that write are.
+    pub write_buffer: u64,
     /// `VERDICT_COUNT` when `VERDICTS` was last looked into.
     pub verdicts: u64,
     /// Where the last request began that looked like one to an LLM: its position and 1; 0 if there was none.

@@ -1,5 +1,5 @@
 //! Uprobes on OpenSSL's functions (ssl.h, 1.1.1 to 3.x; the same names in BoringSSL, aws-lc and
-//! LibreSSL).
+//! LibreSSL), and on GnuTLS's, which are like them (gnutls.h).
 //!
 //! A call is noted at its entry and sent at its return, when it is known how many bytes really
 //! passed: a write that has to be repeated (SSL_ERROR_WANT_WRITE) counts once. The same probe may
@@ -29,6 +29,14 @@ use crate::{
 const SSL_ERROR_SSL: i32 = 1;
 const SSL_ERROR_SYSCALL: i32 = 5;
 const SSL_ERROR_ZERO_RETURN: i32 = 6;
+
+/// Results of GnuTLS's functions that say that the connection is of no more use (gnutls/gnutls.h).
+const GNUTLS_E_UNEXPECTED_PACKET_LENGTH: i32 = -9;
+const GNUTLS_E_FATAL_ALERT_RECEIVED: i32 = -12;
+const GNUTLS_E_DECRYPTION_FAILED: i32 = -24;
+const GNUTLS_E_PUSH_ERROR: i32 = -53;
+const GNUTLS_E_PULL_ERROR: i32 = -54;
+const GNUTLS_E_PREMATURE_TERMINATION: i32 = -110;
 
 /// Nothing is mapped below this address (vm.mmap_min_addr; Documentation/admin-guide/sysctl/vm.rst).
 const LOWEST_ADDRESS: u64 = 4096;
@@ -109,16 +117,25 @@ fn entered(context: &ProbeContext) -> u32 {
 fn left(context: &RetProbeContext) {
     let (tgid, tid, thread) = current();
     if let Some(call) = calls::leave(thread, stack_pointer_before_return(context.regs)) {
-        returned(&call, context.ret::<i32>(), tgid, tid);
+        returned(&call, context.ret::<u64>(), tgid, tid);
     }
 }
 
 #[inline(always)]
-fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
+fn returned(call: &OpenCall, result: u64, tgid: u32, tid: u32) {
     if stopped() {
         return;
     }
     let cookie = Cookie::from_u64(call.cookie);
+    match cookie.function {
+        function::NEW => {
+            connection::freed(result, tgid, tid);
+            return;
+        }
+        function::FLUSH => return,
+        _ => {}
+    }
+    let result = result as i32;
     if cookie.function == function::GET_ERROR {
         match result {
             SSL_ERROR_ZERO_RETURN => connection::closing(call.ssl, tgid, tid, KIND_PEER_CLOSED),
@@ -136,7 +153,7 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
     };
     let bytes = if result <= 0 {
         0
-    } else if cookie.count == count::RESULT {
+    } else if matches!(cookie.count, count::RESULT | count::RESULT_OR_GNUTLS_ERROR) {
         result as u64
     } else {
         // SAFETY: the helper checks the address.
@@ -146,6 +163,10 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
         };
         bytes
     };
+    if cookie.count == count::RESULT_OR_GNUTLS_ERROR && is_broken(result) {
+        connection::closing(call.ssl, tgid, tid, KIND_BROKEN);
+        return;
+    }
     if bytes == 0 && direction != SENT {
         // An empty buffer reads nothing either.
         if cookie.function == function::READ_TO_END && result == 0 && call.count as u32 != 0 {
@@ -164,4 +185,18 @@ fn returned(call: &OpenCall, result: i32, tgid: u32, tid: u32) {
         direction,
         half: 0,
     });
+}
+
+/// Whether this result of a function of GnuTLS says that the connection is of no more use.
+#[inline(always)]
+fn is_broken(result: i32) -> bool {
+    matches!(
+        result,
+        GNUTLS_E_UNEXPECTED_PACKET_LENGTH
+            | GNUTLS_E_FATAL_ALERT_RECEIVED
+            | GNUTLS_E_DECRYPTION_FAILED
+            | GNUTLS_E_PUSH_ERROR
+            | GNUTLS_E_PULL_ERROR
+            | GNUTLS_E_PREMATURE_TERMINATION
+    )
 }

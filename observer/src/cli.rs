@@ -320,8 +320,7 @@ impl WatchOptions {
 }
 
 /// From here on no more rights than needed. Threads that are started later have no more either. What runs
-/// already has been looked at with all of them: to open a library that was deleted since it was mapped
-/// takes CAP_CHECKPOINT_RESTORE.
+/// already has been looked at with all of them.
 fn give_up_rights(attacher: &mut Attacher) {
     let (rung, _) = attacher.rung();
     match system::drop_capabilities(rung) {

@@ -1,5 +1,6 @@
 //! The calls of bpf(2) and perf_event_open(2) that no library makes: programs with the attach types
-//! of uprobe_multi, and their links. All `unsafe` of the agent is here.
+//! of uprobe_multi, and their links; and a trial of what seccomp does at return probes. All `unsafe` of the
+//! agent is here.
 //!
 //! Layouts: include/uapi/linux/bpf.h (`union bpf_attr`) and include/uapi/linux/perf_event.h.
 
@@ -366,6 +367,75 @@ fn perf_event(mut attr: PerfEventAttr, pid: i32) -> io::Result<OwnedFd> {
     unsafe { descriptor(result) }
 }
 
+/// Whether seccomp filters get to see the system call through which a return probe comes back, so that one
+/// that does not know it kills the program. A process of its own tries it. Without that system call (before
+/// Linux 6.11, and but for x86-64) the answer means nothing.
+///
+/// # Errors
+///
+/// As fork(2) and waitpid(2).
+pub fn seccomp_sees_return_probes() -> io::Result<bool> {
+    /// `uretprobe` (arch/x86/entry/syscalls/syscall_64.tbl)
+    const URETPROBE: u32 = 335;
+    /// What the filter answers: no system call would.
+    const ANSWER: u32 = 0xfff;
+    let statement = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        // The number is the first field of `struct seccomp_data`.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, URETPROBE),
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | ANSWER,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the child makes system calls only, with memory of its own.
+    let child = unsafe { libc::fork() };
+    match child {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: as above. The filter is passed as prctl(2) wants it. The system call is one that
+            // ends the process with SIGILL if it gets through.
+            unsafe {
+                libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+                let filtered = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                    && libc::prctl(
+                        libc::PR_SET_SECCOMP,
+                        libc::SECCOMP_MODE_FILTER,
+                        &raw const program,
+                    ) == 0;
+                let answered = filtered
+                    && libc::syscall(c_long::from(URETPROBE)) == -1
+                    && *libc::__errno_location() == ANSWER as i32;
+                libc::_exit(i32::from(answered));
+            }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: it is a child of this process, and nobody else waits for it.
+            while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            Ok(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1)
+        }
+    }
+}
+
 /// # Safety
 ///
 /// Pointers within `attr` must be valid for what the command does with them.
@@ -386,5 +456,25 @@ unsafe fn descriptor(result: c_long) -> io::Result<OwnedFd> {
         // SAFETY: the caller's promise.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn return_probes_pass_the_filters_of_this_kernel() {
+        let release = crate::attach::system::kernel_release();
+        let version: Vec<u32> = release
+            .split(['.', '-'])
+            .map_while(|word| word.parse().ok())
+            .collect();
+        // Linux 6.14 lets them pass; before 6.11 there is nothing to pass.
+        if version.as_slice() >= [6, 14].as_slice() {
+            assert!(!seccomp_sees_return_probes().unwrap());
+        } else if version.as_slice() < [6, 11].as_slice() {
+            assert!(seccomp_sees_return_probes().unwrap());
+        }
     }
 }

@@ -1,6 +1,12 @@
 //! Functions of an ELF file, where they lie in it, and their code.
 
-use std::{collections::HashMap, fs::File, io, ops::Range, os::unix::fs::FileExt as _};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt as _,
+};
 
 use object::{
     Architecture, Object as _, ObjectKind, ObjectSection as _, ObjectSegment as _,
@@ -20,6 +26,8 @@ pub struct Elf {
     fixed: bool,
     build_id: Option<Vec<u8>>,
     functions: HashMap<String, u64>,
+    /// Functions that others must provide.
+    imports: HashSet<String>,
     segments: Vec<Segment>,
     sections: HashMap<String, Range<u64>>,
 }
@@ -98,14 +106,19 @@ impl Elf {
             })
             .collect();
         let mut functions = HashMap::new();
+        let mut imports = HashSet::new();
         for symbol in object.symbols().chain(object.dynamic_symbols()) {
-            if symbol.kind() != SymbolKind::Text || symbol.is_undefined() {
+            if symbol.kind() != SymbolKind::Text {
                 continue;
             }
             if let Ok(name) = symbol.name()
                 && wanted(name)
             {
-                functions.insert(name.to_owned(), symbol.address());
+                if symbol.is_undefined() {
+                    imports.insert(name.to_owned());
+                } else {
+                    functions.insert(name.to_owned(), symbol.address());
+                }
             }
         }
         let sections = object
@@ -125,6 +138,7 @@ impl Elf {
             fixed: object.kind() == ObjectKind::Executable,
             build_id,
             functions,
+            imports,
             segments,
             sections,
         })
@@ -145,6 +159,11 @@ impl Elf {
         self.functions
             .iter()
             .map(|(name, address)| (name.as_str(), *address))
+    }
+
+    /// Whether the file uses a function of this name that another provides.
+    pub fn imports(&self, name: &str) -> bool {
+        self.imports.contains(name)
     }
 
     /// Addresses of a section that is loaded.

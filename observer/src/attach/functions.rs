@@ -31,12 +31,13 @@ pub struct Function {
 /// The file cannot be read.
 pub fn referring(elf: &Elf, references: &[u64]) -> io::Result<BTreeMap<u64, Function>> {
     let table = elf.unwind_table();
-    // Some files have a table for a part of their functions only.
-    if references.iter().all(|at| table.range(elf, *at).is_some()) {
-        with_table(elf, &table, references)
-    } else {
-        without_table(elf, references)
-    }
+    // Some files have a table for a part of their functions only, and some references are none.
+    let (known, unknown): (Vec<u64>, Vec<u64>) = references
+        .iter()
+        .partition(|at| table.range(elf, **at).is_some());
+    let mut functions = without_table(elf, &unknown)?;
+    functions.extend(with_table(elf, &table, &known)?);
+    Ok(functions)
 }
 
 /// The functions with a reference, by the table of the unwinder.

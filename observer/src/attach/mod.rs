@@ -175,6 +175,7 @@ impl Attacher {
         rung: Option<Rung>,
     ) -> Result<(Self, Sources), Error> {
         system::require_privileges()?;
+        system::require_harmless_returns()?;
         let tracefs = system::tracefs()?;
         let watch_all = u8::from(watch == Watch::All);
         let own = std::process::id();

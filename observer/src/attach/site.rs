@@ -47,6 +47,8 @@ pub enum Needs {
     Transfer,
     /// `(SSL *, buffer, size_t, size_t *count)` at the entry; the result says whether it worked.
     TransferEx,
+    /// As [`TransferEx`](Self::TransferEx), or `(SSL *, buffer, size_t, uint64_t flags, size_t *count)`.
+    TransferFlags,
 }
 
 /// What a probe at a place costs.
@@ -126,12 +128,16 @@ impl Needs {
     }
 
     fn transfer(self) -> bool {
-        matches!(self, Self::Transfer | Self::TransferEx)
+        matches!(
+            self,
+            Self::Transfer | Self::TransferEx | Self::TransferFlags
+        )
     }
 
     fn count(self) -> u8 {
         match self {
             Self::TransferEx => count::ARGUMENT_3,
+            Self::TransferFlags => count::ARGUMENT_3_OR_4,
             _ => count::RESULT,
         }
     }
@@ -441,6 +447,11 @@ impl Goal<'_> {
             return None;
         }
         let pointer = match (self.needs, asked) {
+            (Needs::TransferFlags, _) => {
+                let both = state.get(Register::RCX) == Value::Argument(3)
+                    && state.get(Register::R8) == Value::Argument(4);
+                return both.then_some(count::ARGUMENT_3_OR_4);
+            }
             (Needs::TransferEx, _) => Value::Argument(3),
             // Its caller has no place for the number, so it makes one in its own frame.
             (_, Asked::ByIt) => Value::Frame,

@@ -31,8 +31,12 @@ const CAPABILITIES: &[(CapabilitySet, &str, CapabilitySet)] = &[
     ),
 ];
 
-/// What it can do without: libraries in folders that only their owner may read.
-const HELPFUL: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
+/// What it can do without: libraries in folders that only their owner may read, and those that are deleted as
+/// soon as they are mapped, as Java's.
+const HELPFUL: &[(CapabilitySet, &str)] = &[
+    (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+    (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
+];
 
 /// What is missing on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,12 @@ pub enum Error {
         /// The first capability that is missing.
         missing: &'static str,
     },
+    /// The kernel would let seccomp filters kill programs that are probed.
+    #[error(
+        "Linux {0} has return probes come back by a system call that seccomp filters get to see: a program whose \
+         filter does not know it would be killed. Update to 6.12.13, 6.13.2, 6.14 or later"
+    )]
+    Seccomp(String),
     /// There is no tracefs and it cannot be mounted.
     #[error(
         "tracefs is not mounted and cannot be mounted: {0}. Try `mount -t tracefs tracefs \
@@ -84,6 +94,30 @@ pub fn require_privileges() -> Result<(), Error> {
     }
 }
 
+/// Checks that probes can do no harm to programs under seccomp filters: Linux 6.11 has return probes come
+/// back by a system call, and 6.14 and updates of 6.12 and 6.13 let it pass every filter (kernel/seccomp.c).
+///
+/// # Errors
+///
+/// They can.
+pub fn require_harmless_returns() -> Result<(), Error> {
+    let release = kernel_release();
+    let may_harm = cfg!(target_arch = "x86_64") && has_filtered_returns(&release);
+    // Distributions have put the change into other versions too.
+    if may_harm && super::bpf::seccomp_sees_return_probes().unwrap_or(true) {
+        return Err(Error::Seccomp(release));
+    }
+    Ok(())
+}
+
+/// Whether it is one of the versions that may not let return probes pass.
+fn has_filtered_returns(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|word| word.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(6), Some(11..14)))
+}
+
 /// Gives up every capability of this thread, and of threads that it will start, but those that the agent
 /// needs from now on. Returns what is left.
 ///
@@ -92,9 +126,9 @@ pub fn require_privileges() -> Result<(), Error> {
 /// As capset(2).
 pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
     let sets = capabilities(None)?;
-    let mut kept = CAPABILITIES
-        .iter()
-        .fold(HELPFUL, |kept, (capability, _, _)| kept | *capability);
+    let mut kept = CapabilitySet::empty();
+    kept.extend(CAPABILITIES.iter().map(|(capability, _, _)| *capability));
+    kept.extend(HELPFUL.iter().map(|(capability, _)| *capability));
     if rung == Rung::Perf
         || !sets
             .permitted
@@ -115,10 +149,8 @@ pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
         .iter()
         .map(|&(capability, name, _)| (capability, name));
     Ok(names
-        .chain([
-            (HELPFUL, "CAP_DAC_READ_SEARCH"),
-            (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
-        ])
+        .chain(HELPFUL.iter().copied())
+        .chain([(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN")])
         .filter(|(capability, _)| kept.contains(*capability))
         .map(|(_, name)| name)
         .collect())
@@ -206,6 +238,24 @@ pub fn cache_folder() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_with_filtered_returns() {
+        for yes in ["6.11.0-9-generic", "6.12.43+deb13-amd64", "6.13.1"] {
+            assert!(has_filtered_returns(yes), "{yes}");
+        }
+        for no in [
+            "5.15.0",
+            "6.1.0-50-cloud-amd64",
+            "6.10.14",
+            "6.14",
+            "6.18.44",
+            "7.0.1",
+            "x",
+        ] {
+            assert!(!has_filtered_returns(no), "{no}");
+        }
+    }
 
     #[test]
     fn the_field_is_found_in_old_and_new_formats() {

