@@ -72,7 +72,14 @@ impl Encoder {
             put(bytes, 9, 0, stream, second, None);
             put(bytes, 9, 4, stream, third, None);
         } else {
-            put(bytes, kind, flags(&words, padding), stream, &payload, padding);
+            put(
+                bytes,
+                kind,
+                flags(&words, padding),
+                stream,
+                &payload,
+                padding,
+            );
         }
     }
 
@@ -179,7 +186,10 @@ fn protobuf(lines: &mut std::slice::Iter<'_, &str>) -> Vec<u8> {
         }
         let (number, value) = line.split_once(": ").unwrap();
         let number: u64 = number.parse().unwrap();
-        if let Some(text) = value.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        if let Some(text) = value
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'))
+        {
             varint(&mut message, number << 3 | 2);
             varint(&mut message, text.len() as u64);
             message.extend(text.bytes());
