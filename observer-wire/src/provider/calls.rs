@@ -6,19 +6,21 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::Value;
 
 use super::{
-    Certainty, Event as StreamEvent, PROVIDERS, Provider, Selection,
+    Certainty, Event as StreamEvent, PROVIDERS, Provider, Recognized, Selection,
     builder::{CallBuilder, Finish, Start},
+    gemini::percent_decoded,
     hosts,
     sdk::{Exception, Sdk},
 };
 use crate::{
     body::{
         encoding::Decoder,
-        json::{Limits, Parser, Select, Status, Taken, Template},
+        grpc,
+        json::{self, Limits, Parser, Select, Taken, Template},
         sse,
     },
     call::{Incomplete, LlmCall},
@@ -76,7 +78,7 @@ struct Active {
     provider: &'static dyn Provider,
     certainty: Certainty,
     builder: CallBuilder,
-    request: Option<Document>,
+    request: Option<Request>,
     /// Whether the bodies had the shape of the format.
     request_fits: bool,
     response_fits: bool,
@@ -94,12 +96,43 @@ struct Active {
     unparsable: bool,
     origin: Origin,
     fingerprint: u64,
+    /// The status of gRPC, which comes behind the answer.
+    grpc: Option<Status>,
+    /// Fields of its heads are unknown.
+    partial: bool,
 }
 
-/// A body that is one JSON document.
-struct Document {
-    decoder: Decoder,
-    parser: Parser,
+/// The body of a request.
+enum Request {
+    Document {
+        decoder: Decoder,
+        parser: Parser,
+    },
+    Messages {
+        parser: grpc::Parser,
+        first: Option<Value>,
+    },
+}
+
+/// The status of gRPC (`grpc-status`, `grpc-message`).
+struct Status {
+    code: u32,
+    message: Option<String>,
+}
+
+impl Status {
+    const OK: u32 = 0;
+    const CANCELLED: u32 = 1;
+
+    /// If it is one of the fields that are unknown, it is what it mostly is.
+    fn of(headers: &HeaderMap, partial: bool) -> Option<Self> {
+        let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let code = field("grpc-status").and_then(|code| code.parse().ok());
+        Some(Self {
+            code: code.or(partial.then_some(Self::OK))?,
+            message: field("grpc-message").map(percent_decoded),
+        })
+    }
 }
 
 /// The answer as far as it has come.
@@ -108,6 +141,8 @@ struct Response {
     request_id: Option<String>,
     decoder: Decoder,
     body: Body,
+    /// Whether the coding is unknown, too: the first byte will tell.
+    coded: bool,
 }
 
 enum Body {
@@ -120,8 +155,12 @@ enum Body {
         raw: Vec<u8>,
     },
     Events(sse::Parser, Templates),
+    /// Of gRPC.
+    Messages(grpc::Parser),
     /// Of a redirection, or none at all.
     Other,
+    /// Of unknown type: the first byte will tell.
+    Unknown,
 }
 
 impl Calls {
@@ -188,21 +227,16 @@ impl Calls {
                 if hosts::is_llm(host) {
                     self.judge(Verdict::Llm);
                 }
-                let active = self.begin(exchange, &head, at, origin);
-                match active.as_ref().map(|active| active.certainty) {
+                let begun = self.begin(exchange, &head, at, origin);
+                match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
                     // The bodies will tell.
                     Some(Certainty::Likely | Certainty::Possible) => {}
                     None => self.judge(Verdict::Other),
                 }
-                if let Some(active) = active {
+                for active in begun {
                     if active.announced {
-                        report(CallEvent::Started {
-                            call: active.call,
-                            at,
-                            origin,
-                            fingerprint: active.fingerprint,
-                        });
+                        report(active.started());
                     }
                     self.active.push(active);
                 }
@@ -212,44 +246,25 @@ impl Calls {
                 bytes,
                 at,
             } => {
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.last_byte = at;
                     if let Some(request) = &mut active.request {
                         request.push(bytes);
                     }
                 }
             }
-            Event::RequestGap { exchange, .. } => {
-                if let Some(active) = self.find(exchange) {
+            Event::RequestGap { exchange, bytes } => {
+                for active in self.find(exchange) {
                     active.lost = true;
                     if let Some(request) = &mut active.request {
-                        request.parser.gap();
+                        request.gap(bytes);
                     }
                 }
             }
-            Event::RequestEnd { exchange, .. } => {
-                let Some(active) = self.find(exchange) else {
-                    return;
-                };
-                active.request_end();
-                if active.certainty == Certainty::Possible {
-                    if !active.request_fits {
-                        self.active.retain(|active| active.exchange != exchange);
-                        self.judge(Verdict::Other);
-                    } else if !active.announced {
-                        active.announced = true;
-                        report(CallEvent::Started {
-                            call: active.call,
-                            at: active.builder.started_at(),
-                            origin: active.origin,
-                            fingerprint: active.fingerprint,
-                        });
-                    }
-                }
-            }
+            Event::RequestEnd { exchange, .. } => self.request_end(exchange, report),
             Event::ResponseHead { exchange, head, at } => {
                 let options = self.options;
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.last_byte = at;
                     active.response_head(&head, options);
                 }
@@ -260,43 +275,31 @@ impl Calls {
                 at,
             } => {
                 let options = self.options;
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.last_byte = at;
                     active.builder.received_at(at);
                     active.response_body(bytes, options);
                 }
             }
-            Event::ResponseGap { exchange, .. } => {
-                if let Some(active) = self.find(exchange) {
-                    active.response_gap();
+            Event::ResponseGap { exchange, bytes } => {
+                let options = self.options;
+                for active in self.find(exchange) {
+                    active.response_gap(bytes, options);
                 }
             }
-            Event::ResponseTrailers { .. } => {}
-            Event::End { exchange, end, at } => {
-                let Some(position) = self
-                    .active
-                    .iter()
-                    .position(|active| active.exchange == exchange)
-                else {
-                    return;
-                };
-                let active = self.active.remove(position);
-                let (call, announced) = (active.call, active.announced);
-                let record = active.end(end, at, self.options);
-                self.judge(if record.is_some() {
-                    Verdict::Llm
-                } else {
-                    Verdict::Other
-                });
-                match record {
-                    Some(record) if announced => report(CallEvent::Ended {
-                        call,
-                        record: Box::new(record),
-                    }),
-                    _ if announced => report(CallEvent::Dismissed { call }),
-                    _ => {}
+            Event::ResponseTrailers {
+                exchange,
+                headers,
+                partial,
+                at,
+            } => {
+                for active in self.find(exchange) {
+                    active.last_byte = at;
+                    active.grpc = Status::of(&headers, partial);
+                    active.partial |= partial;
                 }
             }
+            Event::End { exchange, end, at } => self.end(exchange, end, at, report),
         }
     }
 
@@ -305,10 +308,80 @@ impl Calls {
         self.active.iter().map(Active::memory).sum()
     }
 
-    fn find(&mut self, exchange: ExchangeId) -> Option<&mut Active> {
+    /// An exchange whose head leaves doubt is read in several formats.
+    fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Active> {
         self.active
             .iter_mut()
-            .find(|active| active.exchange == exchange)
+            .filter(move |active| active.exchange == exchange)
+    }
+
+    fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
+        let before = self.active.len();
+        self.active.retain_mut(|active| {
+            if active.exchange != exchange {
+                return true;
+            }
+            active.request_end();
+            active.certainty != Certainty::Possible || active.request_fits
+        });
+        let removed = self.active.len() < before;
+        let mut left = self.find(exchange);
+        match (left.next(), left.next()) {
+            (None, _) if removed => {
+                drop(left);
+                self.judge(Verdict::Other);
+            }
+            // Which of several it is the answer will tell.
+            (Some(active), None) if !active.announced => {
+                active.announced = true;
+                report(active.started());
+            }
+            _ => {}
+        }
+    }
+
+    fn end(
+        &mut self,
+        exchange: ExchangeId,
+        end: End,
+        at: Timestamp,
+        report: &mut dyn FnMut(CallEvent),
+    ) {
+        let (ended, left) = std::mem::take(&mut self.active)
+            .into_iter()
+            .partition::<Vec<_>, _>(|active| active.exchange == exchange);
+        self.active = left;
+        if ended.is_empty() {
+            return;
+        }
+        let mut recorded = false;
+        for active in ended {
+            let (call, announced, started) = (active.call, active.announced, active.started());
+            let record = if recorded {
+                None
+            } else {
+                active.end(end, at, self.options)
+            };
+            match record {
+                Some(record) => {
+                    recorded = true;
+                    if !announced {
+                        report(started);
+                    }
+                    report(CallEvent::Ended {
+                        call,
+                        record: Box::new(record),
+                    });
+                }
+                None if announced => report(CallEvent::Dismissed { call }),
+                None => {}
+            }
+        }
+        self.judge(if recorded {
+            Verdict::Llm
+        } else {
+            Verdict::Other
+        });
     }
 
     fn begin(
@@ -317,10 +390,44 @@ impl Calls {
         head: &RequestHead,
         at: Timestamp,
         origin: Origin,
-    ) -> Option<Active> {
-        let (provider, recognized) = PROVIDERS
+    ) -> Vec<Active> {
+        if head.path.is_empty() && head.partial && head.method == Method::POST {
+            let shapes = PROVIDERS.iter().filter_map(|provider| {
+                let (name, operation) = provider.by_shape(head)?;
+                let recognized = Recognized {
+                    provider: name,
+                    operation,
+                    model: None,
+                    stream: false,
+                    certainty: Certainty::Possible,
+                };
+                Some((*provider, recognized))
+            });
+            return shapes
+                .map(|(provider, recognized)| {
+                    self.active(exchange, head, provider, recognized, at, origin)
+                })
+                .collect();
+        }
+        PROVIDERS
             .iter()
-            .find_map(|provider| Some((*provider, provider.recognize(head)?)))?;
+            .find_map(|provider| Some((*provider, provider.recognize(head)?)))
+            .map(|(provider, recognized)| {
+                self.active(exchange, head, provider, recognized, at, origin)
+            })
+            .into_iter()
+            .collect()
+    }
+
+    fn active(
+        &mut self,
+        exchange: ExchangeId,
+        head: &RequestHead,
+        provider: &'static dyn Provider,
+        recognized: Recognized,
+        at: Timestamp,
+        origin: Origin,
+    ) -> Active {
         let call = CallId(self.next);
         self.next += 1;
         let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -338,24 +445,34 @@ impl Calls {
                 .host
                 .as_ref()
                 .map(|_| head.port.unwrap_or(self.usual_port)),
-            url_path: head.path[..head.path.floor_char_boundary(PATH_BYTES)].to_owned(),
+            url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
+                .filter(|path| !path.is_empty())
+                .map(str::to_owned),
             sdk: Sdk::of(&head.headers),
         };
         let mut builder = CallBuilder::new(start, self.options);
         builder.stream(recognized.stream);
         let selection = provider.selection(self.options.capture_content);
-        Some(Active {
+        let bounds = limits(self.options, self.options.input_preview_chars, NAME_CHARS);
+        Active {
             exchange,
             call,
             provider,
             certainty: recognized.certainty,
             builder,
-            request: Some(Document {
-                decoder: Decoder::new(&content_encoding(&head.headers)),
-                parser: Parser::new(
-                    &selection.request,
-                    limits(self.options, self.options.input_preview_chars, NAME_CHARS),
-                ),
+            request: Some(match provider.messages(self.options.capture_content) {
+                Some(messages) => Request::Messages {
+                    parser: grpc::Parser::new(
+                        &messages.request,
+                        grpc_encoding(&head.headers),
+                        bounds,
+                    ),
+                    first: None,
+                },
+                None => Request::Document {
+                    decoder: Decoder::new(&content_encoding(&head.headers)),
+                    parser: Parser::new(&selection.request, bounds),
+                },
             }),
             request_fits: false,
             response_fits: false,
@@ -363,6 +480,7 @@ impl Calls {
             read_timeout: field("x-stainless-read-timeout")
                 .or_else(|| field("x-stainless-timeout"))
                 .and_then(|seconds| seconds.parse::<f64>().ok())
+                .or_else(|| field("grpc-timeout").and_then(grpc_timeout))
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             response: None,
             streamed: false,
@@ -373,16 +491,27 @@ impl Calls {
             unparsable: false,
             origin,
             fingerprint: fingerprint(head),
-        })
+            grpc: None,
+            partial: head.partial,
+        }
     }
 }
 
 impl Active {
+    fn started(&self) -> CallEvent {
+        CallEvent::Started {
+            call: self.call,
+            at: self.builder.started_at(),
+            origin: self.origin,
+            fingerprint: self.fingerprint,
+        }
+    }
+
     fn request_end(&mut self) {
-        let Some(mut request) = self.request.take() else {
+        let Some(request) = self.request.take() else {
             return;
         };
-        if let (Some(document), _) = request.parser.finish(&mut |_| ()) {
+        if let Some(document) = request.finish() {
             self.request_fits = self.provider.is_request(&document);
             self.provider.request(&document, &mut self.builder);
         }
@@ -410,10 +539,26 @@ impl Active {
             }
         } else if head.status.is_some_and(|status| !status.is_success()) {
             Body::Other
+        } else if let Some(messages) = self.provider.messages(options.capture_content) {
+            self.streamed = self.stream_path;
+            // An answer without a body has its status at once.
+            self.grpc = Status::of(&head.headers, false);
+            let message = if self.stream_path {
+                &messages.event
+            } else {
+                &messages.response
+            };
+            Body::Messages(grpc::Parser::new(
+                message,
+                grpc_encoding(&head.headers),
+                bounds,
+            ))
         } else if content_type.starts_with("text/event-stream") {
             self.builder.stream(true);
             self.streamed = true;
             Body::Events(sse::Parser::default(), Templates::default())
+        } else if head.partial && content_type.is_empty() {
+            Body::Unknown
         } else if self.stream_path {
             self.streamed = true;
             Body::Elements(Parser::elements(&selection.event, bounds))
@@ -428,7 +573,9 @@ impl Active {
                 .map(|id| id.chars().take(NAME_CHARS).collect()),
             decoder: Decoder::new(&content_encoding(&head.headers)),
             body,
+            coded: head.partial && !head.headers.contains_key(header::CONTENT_ENCODING),
         });
+        self.partial |= head.partial;
     }
 
     fn response_body(&mut self, bytes: &[u8], options: Options) {
@@ -443,27 +590,54 @@ impl Active {
             fits: &mut self.response_fits,
             unparsable: &mut self.unparsable,
         };
+        let streamed = &mut self.streamed;
+        if std::mem::take(&mut response.coded) {
+            response.decoder = Decoder::new(match bytes.first() {
+                // RFC 1952 and RFC 8878; no text and no message begins so.
+                Some(0x1f) => "gzip",
+                Some(0x28) => "zstd",
+                _ => "",
+            });
+        }
         let body = &mut response.body;
-        let decoded = response.decoder.push(bytes, &mut |bytes| match body {
-            Body::Document(parser) => parser.push(bytes, &mut |_| ()),
-            Body::Elements(parser) => parser.push(bytes, &mut |element| reader.element(&element)),
-            Body::Events(parser, templates) => {
-                parser.push(bytes, &mut |event| reader.event(event, templates));
+        let decoded = response.decoder.push(bytes, &mut |bytes| {
+            if let Body::Unknown = body {
+                *body = reader.body(bytes, streamed);
             }
-            Body::Error { parser, raw, .. } => {
-                let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
-                raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                parser.push(bytes, &mut |_| ());
+            match body {
+                Body::Document(parser) => parser.push(bytes, &mut |_| ()),
+                Body::Elements(parser) => {
+                    parser.push(bytes, &mut |element| reader.element(&element))
+                }
+                Body::Events(parser, templates) => {
+                    parser.push(bytes, &mut |event| reader.event(event, templates));
+                }
+                Body::Messages(parser) => parser.push(bytes, &mut |message| {
+                    reader.message(message, *streamed);
+                }),
+                Body::Error { parser, raw, .. } => {
+                    let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
+                    raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    parser.push(bytes, &mut |_| ());
+                }
+                Body::Other | Body::Unknown => {}
             }
-            Body::Other => {}
         });
         self.unparsable |= decoded.is_err();
     }
 
-    fn response_gap(&mut self) {
+    fn response_gap(&mut self, bytes: u64, options: Options) {
         self.lost = true;
         let Some(response) = &mut self.response else {
             return;
+        };
+        let mut reader = Reader {
+            provider: self.provider,
+            selection: self.provider.selection(options.capture_content),
+            options,
+            builder: &mut self.builder,
+            fits: &mut self.response_fits,
+            unparsable: &mut self.unparsable,
         };
         if !response.decoder.is_identity() {
             // Nothing after the gap can be decoded.
@@ -474,7 +648,13 @@ impl Active {
                 parser.gap()
             }
             Body::Events(parser, _) => parser.gap(),
-            Body::Other => {}
+            Body::Messages(parser) => parser.gap(bytes, &mut |message| {
+                // What is missing is said elsewhere.
+                if message.is_some() {
+                    reader.message(message, self.streamed);
+                }
+            }),
+            Body::Other | Body::Unknown => {}
         }
     }
 
@@ -490,6 +670,16 @@ impl Active {
         if let Some(response) = response {
             error = self.response_end(response, options);
         }
+        let grpc = self.grpc.take();
+        if let Some(status) = &grpc {
+            if status.code == Status::OK {
+                self.whole = true;
+            } else {
+                let (sdk, message) = (self.builder.sdk(), status.message.as_deref());
+                error = Some(sdk.grpc_error(status.code, message, self.stream_path));
+            }
+        }
+        let cancelled = grpc.is_some_and(|status| status.code == Status::CANCELLED);
         let accepted = match self.certainty {
             Certainty::Certain => true,
             Certainty::Likely => self.request_fits || self.response_fits,
@@ -504,6 +694,7 @@ impl Active {
         let sdk = self.builder.sdk();
         let incomplete = match end {
             End::Complete | End::Upgraded if self.lost => Some(Incomplete::BytesLost),
+            End::Complete if cancelled => Some(Incomplete::ClientCancelled),
             End::Complete if self.unparsable => Some(Incomplete::Unparsable),
             End::Complete | End::Upgraded if complete => None,
             // HTTP/1.0 and proxies end a stream that broke off like one that is complete.
@@ -527,6 +718,7 @@ impl Active {
             End::ProcessExit => Some(Incomplete::ProcessExited),
             End::Detached => Some(Incomplete::ObserverStopped),
         };
+        let incomplete = incomplete.or(self.partial.then_some(Incomplete::HeadersUnknown));
         // Without an answer the end is where the wait ended, with one it is where the answer ended.
         let ended = end == End::Complete && (complete || !self.streamed);
         let last = if ended || status.is_none() {
@@ -557,8 +749,8 @@ impl Active {
         match &mut response.body {
             Body::Document(parser) => {
                 let (document, status) = parser.finish(&mut |_| ());
-                self.whole = status == Status::Complete;
-                self.unparsable |= status == Status::Broken;
+                self.whole = status == json::Status::Complete;
+                self.unparsable |= status == json::Status::Broken;
                 if let Some(document) = document {
                     self.response_fits |= self.provider.is_response(&document);
                     self.provider.response(&document, &mut self.builder);
@@ -567,12 +759,16 @@ impl Active {
             }
             Body::Elements(parser) => {
                 let (_, status) = parser.finish(&mut |element| reader.element(&element));
-                self.unparsable |= status == Status::Broken;
+                self.unparsable |= status == json::Status::Broken;
                 None
             }
             Body::Events(parser, templates) => {
                 parser.finish(&mut |event| reader.event(event, templates));
                 self.lost |= parser.dropped() > 0;
+                None
+            }
+            Body::Messages(parser) => {
+                self.unparsable |= !self.lost && !parser.is_between();
                 None
             }
             Body::Error {
@@ -582,7 +778,8 @@ impl Active {
             } => {
                 let (document, status) = parser.finish(&mut |_| ());
                 let document = document.filter(|document| {
-                    status == Status::Complete && (document.is_object() || document.is_array())
+                    status == json::Status::Complete
+                        && (document.is_object() || document.is_array())
                 });
                 let raw = String::from_utf8_lossy(raw);
                 Some(
@@ -595,13 +792,12 @@ impl Active {
                 self.whole = true;
                 None
             }
+            Body::Unknown => None,
         }
     }
 
     fn memory(&self) -> usize {
-        let request = self.request.as_ref().map_or(0, |request| {
-            decoder_bytes(&request.decoder) + request.parser.memory()
-        });
+        let request = self.request.as_ref().map_or(0, Request::memory);
         let decoder = self
             .response
             .as_ref()
@@ -610,21 +806,51 @@ impl Active {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
             Some(Body::Error { parser, raw, .. }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser, templates)) => parser.memory() + templates.memory(),
-            Some(Body::Other) | None => 0,
+            Some(Body::Messages(parser)) => parser.memory(),
+            Some(Body::Other | Body::Unknown) | None => 0,
         };
         size_of::<Self>() + self.builder.memory() + request + decoder + response
     }
 }
 
-impl Document {
+impl Request {
     fn push(&mut self, bytes: &[u8]) {
-        let parser = &mut self.parser;
-        if self
-            .decoder
-            .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
-            .is_err()
-        {
-            parser.gap();
+        match self {
+            Self::Document { decoder, parser } => {
+                if decoder
+                    .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
+                    .is_err()
+                {
+                    parser.gap();
+                }
+            }
+            Self::Messages { parser, first } => parser.push(bytes, &mut |message| {
+                if first.is_none() {
+                    *first = message;
+                }
+            }),
+        }
+    }
+
+    fn gap(&mut self, bytes: u64) {
+        match self {
+            Self::Document { parser, .. } => parser.gap(),
+            Self::Messages { parser, .. } => parser.gap(bytes, &mut |_| ()),
+        }
+    }
+
+    /// The document, or as much of it as came.
+    fn finish(self) -> Option<Value> {
+        match self {
+            Self::Document { mut parser, .. } => parser.finish(&mut |_| ()).0,
+            Self::Messages { first, .. } => first,
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Self::Document { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
+            Self::Messages { parser, .. } => parser.memory(),
         }
     }
 }
@@ -719,7 +945,7 @@ impl Reader<'_> {
             limits(self.options, self.options.output_preview_chars, ERROR_CHARS),
             data,
         );
-        *self.unparsable |= status != Status::Complete;
+        *self.unparsable |= status != json::Status::Complete;
         templates.last = None;
         if let Some(document) = document {
             *self.fits |= self.provider.is_response(&document);
@@ -730,6 +956,38 @@ impl Reader<'_> {
             && !self.options.capture_content
         {
             templates.add(event.name, template);
+        }
+    }
+
+    /// The reader of a body of unknown type, by how it begins.
+    fn body(&mut self, bytes: &[u8], streamed: &mut bool) -> Body {
+        let bounds = limits(self.options, self.options.output_preview_chars, ERROR_CHARS);
+        match bytes.trim_ascii_start().first() {
+            Some(b'{') => Body::Document(Parser::new(&self.selection.response, bounds)),
+            Some(b'[') => {
+                *streamed = true;
+                self.builder.stream(true);
+                Body::Elements(Parser::elements(&self.selection.event, bounds))
+            }
+            Some(_) => {
+                *streamed = true;
+                self.builder.stream(true);
+                Body::Events(sse::Parser::default(), Templates::default())
+            }
+            None => Body::Unknown,
+        }
+    }
+
+    fn message(&mut self, message: Option<Value>, streamed: bool) {
+        match message {
+            Some(message) if streamed => self.element(&message),
+            Some(message) => {
+                // Where the path is unknown a second message tells that it is a stream.
+                self.builder.stream(*self.fits);
+                *self.fits |= self.provider.is_response(&message);
+                self.provider.response(&message, self.builder);
+            }
+            None => *self.unparsable = true,
         }
     }
 
@@ -779,6 +1037,29 @@ fn fingerprint(head: &RequestHead) -> u64 {
         (name.as_str(), value.as_bytes()).hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// How the messages of gRPC are compressed that are.
+fn grpc_encoding(headers: &HeaderMap) -> &str {
+    headers
+        .get("grpc-encoding")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+/// Seconds of a `grpc-timeout`, such as `600S`.
+fn grpc_timeout(value: &str) -> Option<f64> {
+    let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "H" => 3600.0,
+        "M" => 60.0,
+        "S" => 1.0,
+        "m" => 1e-3,
+        "u" => 1e-6,
+        "n" => 1e-9,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * unit)
 }
 
 fn content_encoding(headers: &HeaderMap) -> String {
