@@ -2,4 +2,5 @@
 
 pub mod encoding;
 pub mod json;
+pub mod ndjson;
 pub mod sse;

@@ -19,6 +19,7 @@ use crate::{
     body::{
         encoding::Decoder,
         json::{Limits, Parser, Select, Status, Taken, Template},
+        ndjson,
         sse,
     },
     call::{Incomplete, LlmCall},
@@ -117,6 +118,7 @@ enum Body {
         raw: Vec<u8>,
     },
     Events(sse::Parser, Templates),
+    Lines(ndjson::Parser, Templates),
     /// Of a redirection, or none at all.
     Other,
 }
@@ -398,6 +400,10 @@ impl Active {
             self.builder.stream(true);
             self.streamed = true;
             Body::Events(sse::Parser::default(), Templates::default())
+        } else if content_type.starts_with("application/x-ndjson") {
+            self.builder.stream(true);
+            self.streamed = true;
+            Body::Lines(ndjson::Parser::default(), Templates::default())
         } else if self.stream_path {
             self.streamed = true;
             Body::Elements(Parser::elements(&selection.event, bounds))
@@ -434,6 +440,9 @@ impl Active {
             Body::Events(parser, templates) => {
                 parser.push(bytes, &mut |event| reader.event(event, templates));
             }
+            Body::Lines(parser, templates) => {
+                parser.push(bytes, &mut |line| reader.line(line, templates));
+            }
             Body::Error { parser, raw } => {
                 let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -458,6 +467,7 @@ impl Active {
                 parser.gap()
             }
             Body::Events(parser, _) => parser.gap(),
+            Body::Lines(parser, _) => parser.gap(),
             Body::Other => {}
         }
     }
@@ -559,6 +569,11 @@ impl Active {
                 self.lost |= parser.dropped() > 0;
                 None
             }
+            Body::Lines(parser, templates) => {
+                parser.finish(&mut |line| reader.line(line, templates));
+                self.lost |= parser.dropped() > 0;
+                None
+            }
             Body::Error { parser, raw } => {
                 let (document, status) = parser.finish(&mut |_| ());
                 let document = document.filter(|document| {
@@ -590,6 +605,7 @@ impl Active {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
             Some(Body::Error { parser, raw }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser, templates)) => parser.memory() + templates.memory(),
+            Some(Body::Lines(parser, templates)) => parser.memory() + templates.memory(),
             Some(Body::Other) | None => 0,
         };
         size_of::<Self>() + self.builder.memory() + request + decoder + response
@@ -711,6 +727,15 @@ impl Reader<'_> {
         {
             templates.add(event.name, template);
         }
+    }
+
+    /// A line is an event without a name.
+    fn line(&mut self, line: &[u8], templates: &mut Templates) {
+        let event = sse::Event {
+            name: b"",
+            data: line,
+        };
+        self.event(event, templates);
     }
 
     fn element(&mut self, element: &Value) {

@@ -7,6 +7,7 @@ mod builder;
 mod calls;
 mod gemini;
 mod hosts;
+mod ollama;
 mod openai;
 mod openai_responses;
 mod preview;
@@ -24,6 +25,7 @@ use crate::{body::json::Select, http::RequestHead};
 const PROVIDERS: &[&dyn Provider] = &[
     &gemini::Gemini,
     &anthropic::Anthropic,
+    &ollama::Ollama,
     &openai_responses::OpenAiResponses,
     &openai::OpenAi,
 ];
