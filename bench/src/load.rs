@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use observer::attach::{
     self,
     bpf::{self, Multi},
-    tls::LIBRARIES,
+    examine::examine_file,
 };
 use serde_json::Value;
 
@@ -193,8 +193,9 @@ fn stand(mode: Mode, pid: u32, folder: &Path) -> anyhow::Result<Option<Standing>
 
 /// The probe of a function that `observer check` plans.
 fn probes() -> anyhow::Result<Vec<attach::tls::Probe>> {
-    let library = LIBRARIES.first().context("no library")?;
-    attach::find(*library, &File::open(LIBSSL)?).map_err(anyhow::Error::msg)
+    let examination = examine_file(&File::open(LIBSSL)?).map_err(anyhow::Error::msg)?;
+    let (_, found) = examination.found.into_iter().next().context("no library")?;
+    Ok(found.probes)
 }
 
 fn link(attach_type: u32, offsets: &[u64], at_return: bool) -> anyhow::Result<OwnedFd> {

@@ -92,7 +92,8 @@ fn main() -> anyhow::Result<()> {
             Experiment::Loss => load::loss(&mut report, &effort, folder.path()),
             Experiment::Attach => system::attach(&mut report, &effort, folder.path()),
             Experiment::Uninvolved => load::uninvolved(&mut report, &effort, folder.path())
-                .and_then(|()| system::start(&mut report, &effort, folder.path())),
+                .and_then(|()| system::start(&mut report, &effort, folder.path()))
+                .and_then(|()| system::system_calls(&mut report, &effort, folder.path())),
             Experiment::Memory => load::memory(&mut report, folder.path()),
             Experiment::Python => python::run(&mut report, &effort, folder.path()),
             Experiment::Wire => system::wire(&mut report),

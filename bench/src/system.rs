@@ -1,6 +1,11 @@
 //! Attaching, detaching, and the parsers.
 
-use std::{path::Path, process::Command, time::Instant};
+use std::{
+    io::{Read as _, Write as _, pipe},
+    path::Path,
+    process::Command,
+    time::Instant,
+};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -11,6 +16,60 @@ use crate::{
     process::{Agent, Dialogue, OTHERS, TARGET, pinned, program},
     report::{Report, Times},
 };
+
+/// Writes and reads of a round.
+const CALLS: u32 = 50_000;
+
+/// What system calls cost a process that is not watched, while another one is: one byte through a pipe,
+/// and a call that does nothing.
+pub(crate) fn system_calls(
+    report: &mut Report,
+    effort: &Effort,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let watched = generator(OTHERS, &["--requests", "1"])?;
+    watched.expect("round")?;
+    let pid = watched.pid().to_string();
+    let (mut read, mut write) = pipe()?;
+    let mut pairs: [Times; 3] = Default::default();
+    let mut empty: [Times; 3] = Default::default();
+    for _ in 0..effort.rounds * 3 {
+        for mode in 0..3 {
+            let agent = match mode {
+                0 => None,
+                1 => Some(Agent::watch(folder, &["--pid", &pid, "--no-plaintext"])?),
+                _ => Some(Agent::watch(folder, &["--pid", &pid])?),
+            };
+            let mut byte = [0];
+            let begun = Instant::now();
+            for _ in 0..CALLS {
+                write.write_all(&byte)?;
+                read.read_exact(&mut byte)?;
+            }
+            pairs[mode].0.push(begun.elapsed().as_secs_f64());
+            let begun = Instant::now();
+            for _ in 0..CALLS {
+                std::hint::black_box(rustix::process::getppid());
+            }
+            empty[mode].0.push(begun.elapsed().as_secs_f64());
+            drop(agent);
+        }
+    }
+    for (what, [none, without, with]) in [
+        ("write and read of a byte", pairs),
+        ("empty system call", empty),
+    ] {
+        report.ratio(
+            &format!("{what}, not watched, plain HTTP off / no agent"),
+            &without,
+            &none,
+            Some(1.02),
+        );
+        let name = format!("{what}, not watched, plain HTTP on / no agent");
+        report.ratio(&name, &with, &none, None);
+    }
+    Ok(())
+}
 
 /// How long it takes until the probes are in, and until they are gone.
 pub(crate) fn attach(report: &mut Report, effort: &Effort, folder: &Path) -> anyhow::Result<()> {

@@ -15,8 +15,9 @@ const LINE: usize = 128;
 const SHORTEST: u64 = 16;
 
 /// What the paths of LLM calls contain, eight bytes each: `/chat/completions`, `/completions`,
-/// `/messages`, `/responses`, `/embeddings`, `:generateContent`, `:streamGenerateContent`, `/converse`.
-const MARKS: [u64; 8] = [
+/// `/messages`, `/responses`, `/embeddings`, `:generateContent`, `:streamGenerateContent`, `/converse`,
+/// `/api/chat`, `/api/generate`.
+const MARKS: [u64; 10] = [
     mark(b"/chat/co"),
     mark(b"/complet"),
     mark(b"/message"),
@@ -25,6 +26,8 @@ const MARKS: [u64; 8] = [
     mark(b":generat"),
     mark(b":streamG"),
     mark(b"/convers"),
+    mark(b"/api/cha"),
+    mark(b"/api/gen"),
 ];
 
 const fn mark(text: &[u8; 8]) -> u64 {

@@ -300,6 +300,31 @@ fn uvicorn_as_a_server_with_and_without_uvloop() {
 }
 
 #[test]
+fn the_ollama_sdk() {
+    let python = clients::environment("ollama", "ollama==0.6.3\n").unwrap();
+    let scene = Scene::new();
+    let server = spawn(&server(["serve"]));
+    let command = [
+        python.into(),
+        script("ollama_calls.py"),
+        server.line().into(),
+    ];
+    let run = scene.exec(&[], &command);
+    run.assert_clean();
+    assert_eq!(models(&run), ["async", "stream", "whole"], "{}", run.stderr);
+    for call in &run.calls {
+        assert_eq!(call["provider"], "ollama", "{call:#}");
+        assert_eq!(call["operation"], "chat", "{call:#}");
+        assert_eq!(call["prompt_tokens"], 12, "{call:#}");
+        assert_eq!(call["completion_tokens"], 3, "{call:#}");
+        assert_eq!(call["finish_reasons"][0], "stop", "{call:#}");
+        assert_eq!(call["stream"], call["model"] != "whole", "{call:#}");
+        assert_eq!(call["incomplete"], Value::Null, "{call:#}");
+    }
+    drop(server.wait());
+}
+
+#[test]
 fn a_call_between_two_watched_processes_is_the_clients() {
     let scene = Scene::new();
     let mut server = spawn(&server(["serve"]));

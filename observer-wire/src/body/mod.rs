@@ -3,5 +3,6 @@
 pub mod encoding;
 pub mod grpc;
 pub mod json;
+pub mod ndjson;
 pub mod protobuf;
 pub mod sse;

@@ -21,7 +21,7 @@ use crate::{
         encoding::Decoder,
         grpc,
         json::{self, Limits, Parser, Select, Taken, Template},
-        sse,
+        ndjson, sse,
     },
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
@@ -157,6 +157,7 @@ enum Body {
     Events(sse::Parser, Templates),
     /// Of gRPC.
     Messages(grpc::Parser),
+    Lines(ndjson::Parser, Templates),
     /// Of a redirection, or none at all.
     Other,
     /// Of unknown type: the first byte will tell.
@@ -557,6 +558,10 @@ impl Active {
             self.builder.stream(true);
             self.streamed = true;
             Body::Events(sse::Parser::default(), Templates::default())
+        } else if content_type.starts_with("application/x-ndjson") {
+            self.builder.stream(true);
+            self.streamed = true;
+            Body::Lines(ndjson::Parser::default(), Templates::default())
         } else if head.partial && content_type.is_empty() {
             Body::Unknown
         } else if self.stream_path {
@@ -612,6 +617,9 @@ impl Active {
                 Body::Events(parser, templates) => {
                     parser.push(bytes, &mut |event| reader.event(event, templates));
                 }
+                Body::Lines(parser, templates) => {
+                    parser.push(bytes, &mut |line| reader.line(line, templates));
+                }
                 Body::Messages(parser) => parser.push(bytes, &mut |message| {
                     reader.message(message, *streamed);
                 }),
@@ -648,6 +656,7 @@ impl Active {
                 parser.gap()
             }
             Body::Events(parser, _) => parser.gap(),
+            Body::Lines(parser, _) => parser.gap(),
             Body::Messages(parser) => parser.gap(bytes, &mut |message| {
                 // What is missing is said elsewhere.
                 if message.is_some() {
@@ -767,6 +776,11 @@ impl Active {
                 self.lost |= parser.dropped() > 0;
                 None
             }
+            Body::Lines(parser, templates) => {
+                parser.finish(&mut |line| reader.line(line, templates));
+                self.lost |= parser.dropped() > 0;
+                None
+            }
             Body::Messages(parser) => {
                 self.unparsable |= !self.lost && !parser.is_between();
                 None
@@ -806,6 +820,7 @@ impl Active {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
             Some(Body::Error { parser, raw, .. }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser, templates)) => parser.memory() + templates.memory(),
+            Some(Body::Lines(parser, templates)) => parser.memory() + templates.memory(),
             Some(Body::Messages(parser)) => parser.memory(),
             Some(Body::Other | Body::Unknown) | None => 0,
         };
@@ -957,6 +972,15 @@ impl Reader<'_> {
         {
             templates.add(event.name, template);
         }
+    }
+
+    /// A line is an event without a name.
+    fn line(&mut self, line: &[u8], templates: &mut Templates) {
+        let event = sse::Event {
+            name: b"",
+            data: line,
+        };
+        self.event(event, templates);
     }
 
     /// The reader of a body of unknown type, by how it begins.

@@ -8,6 +8,7 @@ mod calls;
 mod gemini;
 mod gemini_grpc;
 mod hosts;
+mod ollama;
 mod openai;
 mod openai_responses;
 mod preview;
@@ -32,6 +33,7 @@ const PROVIDERS: &[&dyn Provider] = &[
     &xai_grpc::XaiGrpc,
     &gemini::Gemini,
     &anthropic::Anthropic,
+    &ollama::Ollama,
     &openai_responses::OpenAiResponses,
     &openai::OpenAi,
 ];

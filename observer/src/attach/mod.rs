@@ -56,8 +56,15 @@ const TRACEPOINTS: &[(&str, &str, &str)] = &[
     ("process_exec", "sched", "sched_process_exec"),
 ];
 
-/// Raw tracepoints that see the system calls on sockets: program, name.
-const SYSCALLS: &[(&str, &str)] = &[("syscall_enter", "sys_enter"), ("syscall_exit", "sys_exit")];
+/// Raw tracepoints that see the system calls on sockets: program, name, and what it is needed for.
+const SYSCALLS: &[(&str, &str, u32)] = &[
+    (
+        "syscall_enter",
+        "sys_enter",
+        follow::KEYS | follow::PLAINTEXT,
+    ),
+    ("syscall_exit", "sys_exit", follow::PLAINTEXT),
+];
 
 /// Files remembered as "nothing to probe here", so that they are not read again.
 const REMEMBERED_FILES: usize = 65_536;
@@ -358,11 +365,9 @@ impl Attacher {
 
     /// Looks at system calls for this too, from now on: bits of `observer_common::follow`.
     fn look_for(&mut self, what: u32) -> Result<(), Error> {
-        if self.follows & what == what {
-            return Ok(());
-        }
-        if self.follows == 0 {
-            for &(program, name) in SYSCALLS {
+        // Each costs every system call of the machine.
+        for &(program, name, needed_for) in SYSCALLS {
+            if needed_for & what != 0 && needed_for & self.follows == 0 {
                 trace_raw(&mut self.programs, program, name)?;
             }
         }

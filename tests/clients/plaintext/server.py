@@ -25,6 +25,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/api/chat":
+            self.answer_as_ollama(asked)
+            return
         if self.upstream:
             asked["model"] = "upstream-" + asked["model"]
             usage = ask(self.upstream, asked["model"], asked["messages"][0]["content"])["usage"]
@@ -40,6 +43,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 "usage": usage,
             }
         )
+
+    def answer_as_ollama(self, asked: dict) -> None:
+        words = ["Here ", "you ", "are.", ""]
+        end = {"done": True, "done_reason": "stop", "prompt_eval_count": 12, "eval_count": 3}
+        if not asked.get("stream", True):
+            self.answer({"model": asked["model"], "message": {"role": "assistant", "content": "Here you are."}} | end)
+            return
+        self.send_response(200)
+        self.send_header("content-type", "application/x-ndjson")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for word in words:
+            line = {"model": asked["model"], "message": {"role": "assistant", "content": word}, "done": False}
+            text = json.dumps(line | (end if not word else {})).encode() + b"\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
+        self.wfile.write(b"0\r\n\r\n")
 
     def do_GET(self) -> None:
         self.answer({"large": "x" * 100_000})

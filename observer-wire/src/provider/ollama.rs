@@ -1,0 +1,195 @@
+//! Ollama's own API (ollama-python 0.6 `_types.py`; docs/api.md of ollama/ollama): chat and generate. Its
+//! other paths speak OpenAI's format or are no calls to a model.
+
+use http::Method;
+use serde_json::Value;
+
+use super::{
+    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    hosts, is_filled, preview, text,
+};
+use crate::{
+    body::json::{Keep, Select},
+    http::RequestHead,
+};
+
+/// Path and operation.
+const PATHS: &[(&str, &str)] = &[("/api/chat", "chat"), ("/api/generate", "text_completion")];
+
+/// Where Ollama listens if nobody says otherwise.
+const PORT: u16 = 11434;
+
+/// How many messages are shown.
+const SHOWN: usize = 2;
+
+const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
+
+macro_rules! selection {
+    ($messages:expr, $prompt:expr, $text:expr) => {{
+        const ANSWER: Select = Select::Object(&[
+            ("model", Select::Scalar),
+            ("done", Select::Scalar),
+            ("done_reason", Select::Scalar),
+            ("prompt_eval_count", Select::Scalar),
+            ("eval_count", Select::Scalar),
+            ("error", Select::All),
+            ("response", $text),
+            ("thinking", Select::Mark),
+            (
+                "message",
+                Select::Object(&[
+                    ("content", $text),
+                    ("thinking", Select::Mark),
+                    (
+                        "tool_calls",
+                        Select::Array(
+                            Keep::All,
+                            &Select::Object(&[(
+                                "function",
+                                Select::Object(&[("name", Select::Scalar)]),
+                            )]),
+                        ),
+                    ),
+                ]),
+            ),
+        ]);
+        Selection {
+            request: Select::Object(&[
+                ("model", Select::Scalar),
+                ("stream", Select::Scalar),
+                (
+                    "options",
+                    Select::Object(&[("temperature", Select::Scalar)]),
+                ),
+                ("messages", $messages),
+                ("prompt", $prompt),
+            ]),
+            response: ANSWER,
+            event: ANSWER,
+        }
+    }};
+}
+
+static WITHOUT_CONTENT: Selection = selection!(
+    Select::Array(Keep::First(1), &ROLE),
+    Select::Mark,
+    Select::Mark
+);
+static WITH_CONTENT: Selection = selection!(
+    Select::Array(
+        Keep::Last(SHOWN),
+        &Select::Object(&[("role", Select::Scalar), ("content", Select::Scalar)])
+    ),
+    Select::Scalar,
+    Select::Scalar
+);
+
+/// See the module.
+pub(super) struct Ollama;
+
+impl Provider for Ollama {
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        if head.method != Method::POST {
+            return None;
+        }
+        let (_, operation) = PATHS.iter().find(|(path, _)| head.path.ends_with(path))?;
+        let host = head.host.as_deref().unwrap_or_default();
+        let certain = head.port == Some(PORT) || hosts::provider(host) == Some("ollama");
+        Some(Recognized {
+            provider: "ollama",
+            operation,
+            model: None,
+            // Unless the request says otherwise; the body of the response tells.
+            stream: false,
+            // Web applications have paths of this name too.
+            certainty: if certain {
+                Certainty::Certain
+            } else {
+                Certainty::Possible
+            },
+        })
+    }
+
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        // Its bodies resemble those of others, and it does not speak HTTP/2, of which paths get lost.
+        None
+    }
+
+    fn selection(&self, content: bool) -> &'static Selection {
+        if content {
+            &WITH_CONTENT
+        } else {
+            &WITHOUT_CONTENT
+        }
+    }
+
+    fn is_request(&self, document: &Value) -> bool {
+        document.get("model").is_some_and(Value::is_string)
+            && (document.get("messages").is_some_and(Value::is_array)
+                || document.get("prompt").is_some())
+    }
+
+    fn is_response(&self, document: &Value) -> bool {
+        document.get("done").is_some_and(Value::is_boolean) && text(document, "model").is_some()
+    }
+
+    fn request(&self, document: &Value, call: &mut CallBuilder) {
+        call.request_model(text(document, "model"));
+        call.temperature(
+            document
+                .get("options")
+                .and_then(|options| options.get("temperature")),
+        );
+        call.stream(document.get("stream").and_then(Value::as_bool) != Some(false));
+        if let Some(limit) = call.input_limit() {
+            let shown: Vec<String> = elements(document, "messages")
+                .map(|message| {
+                    let role = text(message, "role").unwrap_or_default();
+                    preview::message(role, message.get("content"), limit)
+                })
+                .collect();
+            match text(document, "prompt") {
+                Some(prompt) => call.input(prompt),
+                None if shown.is_empty() => {}
+                None => call.input(&shown.join("\n")),
+            }
+        }
+    }
+
+    fn response(&self, document: &Value, call: &mut CallBuilder) {
+        call.response_model(text(document, "model"));
+        let usage = call.usage();
+        usage.prompt = counter(document, "prompt_eval_count").or(usage.prompt);
+        usage.completion = counter(document, "eval_count").or(usage.completion);
+        if let Some(message) = document.get("message") {
+            for tool in elements(message, "tool_calls") {
+                let function = tool.get("function");
+                call.another_tool_call(function.and_then(|function| text(function, "name")));
+            }
+        }
+        if document.get("done") == Some(&Value::Bool(true)) {
+            call.finish_reason(0, text(document, "done_reason"));
+            call.terminal();
+        }
+        let message = document.get("message").unwrap_or(document);
+        let said = text(message, "content").or_else(|| text(document, "response"));
+        call.output(said.unwrap_or_default());
+    }
+
+    fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+        let Event::Json(document) = data else {
+            return;
+        };
+        if document.get("error").is_some_and(|error| !error.is_null()) {
+            call.stream_error(document);
+        }
+        let message = document.get("message").unwrap_or(document);
+        if ["content", "response", "thinking", "tool_calls"]
+            .iter()
+            .any(|key| is_filled(message, key))
+        {
+            call.token();
+        }
+        self.response(document, call);
+    }
+}
