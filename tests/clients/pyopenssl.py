@@ -4,11 +4,8 @@ ssl in the same process; prints what it saw as JSON lines."""
 import argparse
 import json
 import os
+import sys
 import time
-
-import urllib3
-import urllib3.contrib.pyopenssl
-from cryptography.hazmat.backends.openssl import backend
 
 CHAT = "/v1/chat/completions"
 
@@ -17,8 +14,13 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("url")
     options.add_argument("--count", type=int, default=3)
+    options.add_argument("--first", default="", help="folder where packages are looked for first")
     arguments = options.parse_args()
-    print(json.dumps({"library": backend.openssl_version_text()}), flush=True)
+    if arguments.first:
+        sys.path.insert(0, arguments.first)
+    import urllib3
+    import urllib3.contrib.pyopenssl
+
     shared = urllib3.PoolManager(ca_certs=os.environ["SSL_CERT_FILE"])
     call(shared, arguments.url, "shared", 0)
     urllib3.contrib.pyopenssl.inject_into_urllib3()
@@ -33,7 +35,7 @@ def main() -> None:
     call(shared, arguments.url, "shared", 1)
 
 
-def call(pool: urllib3.PoolManager, url: str, case: str, number: int, stream: bool = False) -> None:
+def call(pool, url: str, case: str, number: int, stream: bool = False) -> None:
     started = time.perf_counter_ns()
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "stream": stream}
     response = pool.request(

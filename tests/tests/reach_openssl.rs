@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use object::{Object as _, ObjectSection as _};
 use observer_e2e::{
     clients,
     coverage::Row,
@@ -324,11 +325,11 @@ fn connections_of_stripped_openssl_end() {
             all.extend(arguments);
             let run = scene.exec(&[], &c_client(&scene, &program, &all));
             run.assert_clean();
-            // At one address one after the other.
-            let addresses: HashSet<String> = run
+            // One address, used again and again.
+            let addresses: HashSet<&str> = run
                 .client
                 .iter()
-                .filter_map(|seen| Some(seen["ssl"].as_str()?.to_owned()))
+                .filter_map(|seen| seen["ssl"].as_str())
                 .collect();
             assert_eq!(addresses.len(), 1, "{:#?}", run.client);
             run.calls
@@ -336,24 +337,139 @@ fn connections_of_stripped_openssl_end() {
                 .map(|call| call["incomplete"].clone())
                 .collect()
         };
-        assert_eq!(
-            reasons(&["--behaviour", "events=30; cut=3"]),
-            ["server_disconnected"; 4]
-        );
-        assert_eq!(
-            reasons(&["--behaviour", "events=30; cut-clean=3"]),
-            ["server_disconnected"; 4]
-        );
-        let left = reasons(&["--leave-after", "3", "--behaviour", "events=30; token-ms=2"]);
-        assert_eq!(left[..3], ["client_cancelled"; 3]);
-        // What frees a connection has no name if there are no symbols.
+        for cut in ["cut=3", "cut-clean=3"] {
+            let behaviour = format!("events=30; {cut}");
+            assert_eq!(
+                reasons(&["--behaviour", &behaviour]),
+                ["server_disconnected"; 4]
+            );
+        }
+        let behaviour = "events=30; token-ms=2";
+        let left = reasons(&["--leave-after", "3", "--behaviour", behaviour]);
+        // What frees a connection cannot be found without symbols: that its address is used again is seen.
         let last = if linkage.stripped {
             "process_exited"
         } else {
             "client_cancelled"
         };
+        assert_eq!(left[..3], ["client_cancelled"; 3]);
         assert_eq!(left[3..], [last]);
     }
+}
+
+/// cryptography's wheels have OpenSSL inside a module; the versions of pyOpenSSL and urllib3 that fit.
+const WHEELS: [[&str; 3]; 4] = [
+    ["3.4.8", "21.0.0", "1.26.20"],
+    ["41.0.7", "23.3.0", "2.2.3"],
+    ["43.0.3", "24.2.1", "2.2.3"],
+    ["46.0.3", "25.3.0", "2.5.0"],
+];
+
+#[test]
+fn modules_with_openssl_inside_beside_the_shared_one() {
+    for [cryptography, pyopenssl, urllib3] in WHEELS {
+        let requirements = format!(
+            "cryptography=={cryptography}\nidna==3.11\npyOpenSSL=={pyopenssl}\nurllib3=={urllib3}\n"
+        );
+        let python = clients::environment(&format!("pyopenssl-{cryptography}"), &requirements)
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        for symbols in ["symbols", "stripped"] {
+            let scene = Scene::new();
+            let mut command: Vec<OsString> = vec![
+                python.clone().into(),
+                clients::script("pyopenssl.py").into(),
+                scene.provider.url().into(),
+            ];
+            if symbols == "stripped" {
+                command.push("--first".into());
+                command.push(stripped_copy(&python, scene.folder.path()).into());
+            }
+            let version = pyopenssl_version(&python);
+            let row = Row {
+                runtime: "Python, pyOpenSSL",
+                version: &format!("cryptography {cryptography}, {symbols}"),
+                library: &version,
+                linkage: "static",
+                symbols,
+                http: "1.1",
+            };
+            let run = scene.cover(&row, 11, &[], &command);
+            assert_eq!(run.calls.len(), 11);
+        }
+    }
+}
+
+/// The OpenSSL that pyOpenSSL uses.
+fn pyopenssl_version(python: &Path) -> String {
+    let script = "from OpenSSL import SSL; print(SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode())";
+    let (status, version, error) = output(python, &["-c", script]);
+    assert_eq!(status, 0, "{error}");
+    let words: Vec<&str> = version.split(' ').collect();
+    words[..2].join(" ")
+}
+
+/// A folder with a copy of `cryptography` whose modules have no symbols.
+fn stripped_copy(python: &Path, folder: &Path) -> PathBuf {
+    let script = "import os, cryptography; print(os.path.dirname(cryptography.__file__))";
+    let (status, original, error) = output(python, &["-c", script]);
+    assert_eq!(status, 0, "{error}");
+    clients::run(Command::new("cp").args(["-r", original.trim()]).arg(folder)).unwrap();
+    let bindings = folder.join("cryptography/hazmat/bindings");
+    for entry in fs::read_dir(bindings).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "so") {
+            clients::run(Command::new("strip").arg("-s").arg(&path)).unwrap();
+        }
+    }
+    folder.to_owned()
+}
+
+/// Node.js in which no name of OpenSSL's is left: where the compiler has put functions into one another.
+#[test]
+fn node_without_the_names_of_openssl() {
+    let modules = old_sdks();
+    for version in [NODES[0], NODES[1], NODES[3], NODES[4]] {
+        let mut node = Node::of_npm(version);
+        let scene = Scene::new();
+        let program = scene.folder.path().join("node");
+        without_names(&node.path, &program);
+        node.path = program;
+        let command = node.command(&scene, &modules, &["--mode", "both", "--count", "2"]);
+        let row = Row {
+            runtime: "Node.js without symbols",
+            symbols: "stripped",
+            ..node.row()
+        };
+        let run = scene.cover(&row, 4, &[], &command);
+        assert_no_error(&run);
+    }
+}
+
+/// Copies a program without its symbols, and with other names for OpenSSL's functions where the linker
+/// exports them.
+fn without_names(program: &Path, copy: &Path) {
+    clients::run(
+        Command::new("strip")
+            .arg("-s")
+            .arg("-o")
+            .args([copy, program]),
+    )
+    .unwrap();
+    let mut bytes = fs::read(copy).unwrap();
+    let (start, size) = object::File::parse(&*bytes)
+        .unwrap()
+        .section_by_name(".dynstr")
+        .and_then(|section| section.file_range())
+        .unwrap();
+    let table = usize::try_from(start).unwrap()..usize::try_from(start + size).unwrap();
+    for at in table {
+        if bytes[at..].starts_with(b"\0SSL_") {
+            bytes[at + 1] = b'X';
+        }
+    }
+    fs::write(copy, bytes).unwrap();
+    let (status, ..) = output(copy, &["--version"]);
+    assert_eq!(status, 0);
 }
 
 /// Asserts that these are the calls that the provider has seen, whatever they took.

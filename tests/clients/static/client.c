@@ -37,6 +37,7 @@ static struct {
     int no_shutdown; /* free connections without a close_notify */
     int leave_after; /* leave a stream after so many reads */
     int strict;      /* kill the process for every system call that this program does not need */
+    int forbidden;   /* make a system call that is not needed */
     int wait;        /* print "waiting" and wait for a line, with the first connection open */
     const char *behaviour;
     const char *name;
@@ -253,6 +254,7 @@ static const struct {
     int *value;
 } FLAGS[] = {
     {"--ex", &options.ex},
+    {"--forbidden", &options.forbidden},
     {"--no-shutdown", &options.no_shutdown},
     {"--nonblocking", &options.nonblocking},
     {"--partial", &options.partial},
@@ -313,6 +315,8 @@ int main(int count, char **words)
         SSL *ssl = open_connection(context);
         if (options.strict && connection == 0)
             allow_only_known_calls();
+        if (options.forbidden)
+            getppid();
         if (options.wait && connection == 0) {
             char line[16];
             printf("waiting\n");

@@ -194,7 +194,7 @@ impl Raisers {
             // Before OpenSSL 1.1.1 there is no other.
             (&[], Some(outer)) => Some(vec![(plain, outer)]),
             (&[inner], outer) if outer != Some(inner) => {
-                let function = (name(direction.inner), direction.function, Needs::TransferEx);
+                let function = (name(direction.inner), direction.function, direction.needs);
                 Some(vec![(function, inner)])
             }
             // The compiler has put it into its callers: SSL_read, and those with the arguments of
