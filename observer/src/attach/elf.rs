@@ -1,6 +1,13 @@
 //! Functions of an ELF file, where they lie in it, and their code.
 
-use std::{cell::Cell, collections::HashMap, fs::File, io, ops::Range, os::unix::fs::FileExt as _};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    fs::File,
+    io,
+    ops::{Range, RangeInclusive},
+    os::unix::fs::FileExt as _,
+};
 
 use object::{
     Architecture, Object as _, ObjectKind, ObjectSection as _, ObjectSegment as _,
@@ -20,6 +27,9 @@ const TABLES: u64 = 192 << 20;
 
 /// What it costs to keep a name, beside its length, in bytes.
 const NAME: u64 = 64;
+
+/// Bytes of a build id that tells builds apart.
+const BUILD_ID: RangeInclusive<usize> = 8..=64;
 
 /// Addresses end here (x86-64 with four levels of page tables).
 const ADDRESSES: u64 = 1 << 47;
@@ -169,14 +179,15 @@ impl Elf {
                 (start != 0).then_some((section.name().ok()?.to_owned(), start..end))
             })
             .collect();
-        let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
+        let build_id = object.build_id().ok().flatten();
+        let build_id = build_id.filter(|id| BUILD_ID.contains(&id.len()));
         Ok(Self {
             file: file
                 .try_clone()
                 .map_err(|_| object_error("the file cannot be kept open"))?,
             architecture: object.architecture(),
             fixed: object.kind() == ObjectKind::Executable,
-            build_id,
+            build_id: build_id.map(<[u8]>::to_vec),
             functions,
             segments,
             sections,
