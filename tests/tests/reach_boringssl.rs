@@ -7,13 +7,15 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use observer_e2e::{
     clients,
     coverage::Row,
-    harness::{Client, Observer, Run, Scene, binary, wait_until},
+    harness::{Client, Scene, binary, wait_until},
 };
 use serde_json::Value;
 
@@ -24,9 +26,6 @@ const BUNS: [&str; 3] = ["1.1.40", "1.3.14", "1.4.5"];
 const CLAUDES: [&str; 2] = ["2.1.110", "2.1.332"];
 
 const GRPCS: [&str; 4] = ["1.50.0", "1.62.3", "1.70.0", "1.85.1"];
-
-/// The wheel of gRPC for the Python here.
-const CYGRPC: &str = "grpc/_cython";
 
 fn row<'a>(runtime: &'a str, version: &'a str) -> Row<'a> {
     Row {
@@ -92,10 +91,19 @@ fn claude_asks(scene: &Scene, claude: &Path, behaviour: &str, more: &[&str]) -> 
     let mut command: Vec<OsString> = vec!["env".into()];
     for (name, value) in [
         ("ANTHROPIC_BASE_URL", scene.provider.url()),
-        ("ANTHROPIC_API_KEY", "sk-ant-test-THIS-KEY-IS-SECRET".to_owned()),
-        ("ANTHROPIC_CUSTOM_HEADERS", format!("x-test-behaviour: {behaviour}")),
+        (
+            "ANTHROPIC_API_KEY",
+            "sk-ant-test-THIS-KEY-IS-SECRET".to_owned(),
+        ),
+        (
+            "ANTHROPIC_CUSTOM_HEADERS",
+            format!("x-test-behaviour: {behaviour}"),
+        ),
         ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
-        ("CLAUDE_CONFIG_DIR", home.join(".claude").display().to_string()),
+        (
+            "CLAUDE_CONFIG_DIR",
+            home.join(".claude").display().to_string(),
+        ),
         ("DISABLE_AUTOUPDATER", "1".to_owned()),
         ("DISABLE_ERROR_REPORTING", "1".to_owned()),
         ("DISABLE_TELEMETRY", "1".to_owned()),
@@ -155,7 +163,13 @@ fn grpc(version: &str) -> PathBuf {
     clients::prepared(&format!("grpcio-{version}"), version, |folder| {
         clients::run(
             Command::new(&python)
-                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+                .args([
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                ])
                 .args(["--only-binary", ":all:", "--target"])
                 .arg(folder)
                 .args([&format!("grpcio=={version}"), "typing-extensions"]),
@@ -218,12 +232,129 @@ fn grpc_in_python_byte_by_byte() {
     }
 }
 
-/// What `observer check` says of a file.
-fn check(path: &Path) -> Value {
-    let output = Command::new(binary())
-        .args(["check", "--format", "json", "--file"])
-        .arg(path)
-        .output()
-        .unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
+/// A copy of a program that is of another build, which no agent has seen yet.
+fn another_build(program: &Path, folder: &Path) -> PathBuf {
+    let mut bytes = fs::read(program).unwrap();
+    // The note's name and type, then the id (elf(5), NT_GNU_BUILD_ID).
+    let note = b"\x03\0\0\0GNU\0";
+    let at = bytes.windows(note.len()).position(|window| window == note);
+    let id = at.unwrap() + note.len();
+    for byte in &mut bytes[id..id + 16] {
+        *byte = fastrand::u8(..);
+    }
+    let copy = folder.join("bun");
+    fs::write(&copy, bytes).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    copy
+}
+
+/// The records of a program's calls, by the path of its file.
+fn of_program<'a>(calls: &'a [Value], program: &Path) -> Vec<&'a Value> {
+    let exe = program.display().to_string();
+    calls.iter().filter(|call| call["exe"] == exe).collect()
+}
+
+/// Asserts that these are the last calls that the provider saw, each once.
+fn assert_last(scene: &Scene, calls: &[&Value], from: usize) -> usize {
+    let truth = scene.provider.truth().split_off(from);
+    let known = truth.iter().rev().zip(calls.iter().rev());
+    for (truth, call) in known {
+        assert_eq!(truth["request_id"], call["request_id"]);
+        assert_eq!(truth["completion_tokens"], call["completion_tokens"]);
+    }
+    assert!(calls.len() <= truth.len());
+    truth.len() - calls.len()
+}
+
+/// Lets Bun make calls until some have been recorded, or right away.
+fn until_recorded(scene: &Scene, bun: &Path, output: &Path, records: usize) {
+    let mut client = scene.start(&bun_calls(scene, bun, &["fetch-until-told"]));
+    let exe = bun.display().to_string();
+    wait_until("records of Bun", || {
+        let text = fs::read_to_string(output).unwrap_or_default();
+        text.lines().filter(|line| line.contains(&exe)).count() >= records
+    });
+    client.go_on();
+    assert!(client.wait().0.success());
+}
+
+#[test]
+fn a_large_program_that_starts_while_everything_is_watched() {
+    let scene = Scene::new();
+    let folder = scene.folder.path();
+    let bun = another_build(&bun(BUNS[2]), folder);
+    let output = folder.join("watched.jsonl");
+    let observer = scene.watch(&["--all"]);
+    // Nobody knows it: its first calls may pass while it is looked through.
+    until_recorded(&scene, &bun, &output, 5);
+    let first = scene.provider.truth().len();
+    // Now it is known.
+    until_recorded(&scene, &bun, &output, 0);
+    let all = scene.provider.truth().len();
+    let run = observer.stop();
+    run.assert_clean();
+    let calls = of_program(&run.calls, &bun);
+    let missed = assert_last(&scene, &calls, 0);
+    assert!(missed + 5 <= first, "{missed} of {first}, then {all}");
+    // The next agent knows it, from its first byte on, though it comes before the program.
+    fs::remove_file(&output).unwrap();
+    let observer = scene.watch(&["--all"]);
+    until_recorded(&scene, &bun, &output, 0);
+    let run = observer.stop();
+    run.assert_clean();
+    let missed = assert_last(&scene, &of_program(&run.calls, &bun), all);
+    assert_eq!(missed, 0, "{:#?}", run.calls);
+}
+
+#[test]
+fn a_large_program_that_nobody_knows_is_examined_before_it_starts() {
+    let scene = Scene::new();
+    let bun = another_build(&bun(BUNS[2]), scene.folder.path());
+    let run = scene.exec(&[], &bun_calls(&scene, &bun, &["fetch", "sdk-stream"]));
+    run.assert_clean();
+    scene.assert_truth(&run.calls);
+}
+
+/// The most memory that a command held, in bytes, and how long it took.
+fn cost(command: &mut Command) -> (u64, Duration) {
+    let started = Instant::now();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    loop {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        if let Some(line) = line {
+            let kib: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
+            most = most.max(kib * 1024);
+        }
+        if child.try_wait().unwrap().is_some() {
+            return (most, started.elapsed());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn hundreds_of_megabytes_are_examined_in_little_memory() {
+    for program in BUNS.map(bun).into_iter().chain(CLAUDES.map(claude)) {
+        let (memory, time) = cost(
+            Command::new(binary())
+                .arg("check")
+                .arg("--file")
+                .arg(&program),
+        );
+        let size = fs::metadata(&program).unwrap().len();
+        println!(
+            "{}: {} MB, {time:?}, {} MB",
+            program.display(),
+            size >> 20,
+            memory >> 20
+        );
+        assert!(
+            memory > 0 && memory <= 300 << 20,
+            "{memory} bytes for {}",
+            program.display()
+        );
+    }
 }

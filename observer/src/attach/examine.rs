@@ -82,11 +82,10 @@ pub struct Examiner {
     worker: Option<Worker>,
 }
 
-/// Two threads, so that a library need not wait for the hundreds of megabytes before it.
+/// Two threads: what is small or known need not wait for the hundreds of megabytes before it.
 #[derive(Debug)]
 struct Worker {
-    small: Sender<Job>,
-    large: Sender<Job>,
+    jobs: Sender<Job>,
     results: Receiver<(FileId, Result<Examination, String>)>,
     /// A byte comes with each result.
     bell: UnixStream,
@@ -127,11 +126,14 @@ impl Examiner {
         file: &File,
         urgency: Urgency,
     ) -> Option<Result<Examination, String>> {
-        let small = file
-            .metadata()
-            .is_ok_and(|metadata| metadata.len() <= SMALL);
-        if self.worker.is_none() && (small || urgency == Urgency::Now) {
-            return Some(self.memory.examine(file));
+        let small = is_small(file);
+        if self.worker.is_none() {
+            if small || urgency == Urgency::Now {
+                return Some(self.memory.examine(file));
+            }
+            if let Some(known) = self.memory.known(file) {
+                return Some(Ok(known));
+            }
         }
         let job = Job {
             id,
@@ -143,8 +145,7 @@ impl Examiner {
         match &self.worker {
             None => self.deferred.push(job),
             Some(worker) => {
-                let lane = if small { &worker.small } else { &worker.large };
-                if lane.send(job).is_err() {
+                if worker.jobs.send(job).is_err() {
                     return Some(Err("the thread that examines files has ended".to_owned()));
                 }
             }
@@ -162,38 +163,55 @@ impl Examiner {
         let (bell, ring) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ring.set_nonblocking(true)?;
-        let memory = std::mem::take(&mut self.memory);
-        let lane = |name: &str, mut memory: Memory| -> io::Result<Sender<Job>> {
-            let (jobs, todo) = channel::<Job>();
-            let (done, mut ring) = (done.clone(), ring.try_clone()?);
-            thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || {
-                    for Job { id, file } in todo {
-                        if done.send((id, memory.examine(&file))).is_err() {
-                            return;
-                        }
-                        // A full pipe wakes as well.
-                        let _ = ring.write(&[0]);
-                    }
-                })?;
-            Ok(jobs)
-        };
-        let large = Memory {
+        let mut quick = std::mem::take(&mut self.memory);
+        let mut slow = Memory {
             builds: HashMap::new(),
-            cache: memory.cache.clone(),
+            cache: quick.cache.clone(),
         };
-        let worker = Worker {
-            small: lane("observer-elf", memory)?,
-            large: lane("observer-elf-2", large)?,
+        let (large_jobs, large_todo) = channel::<Job>();
+        let (jobs, todo) = channel::<Job>();
+        let report = |done: Sender<_>, mut ring: UnixStream| {
+            move |id: FileId, result: Result<Examination, String>| {
+                let sent = done.send((id, result)).is_ok();
+                // A full pipe wakes as well.
+                let _ = ring.write(&[0]);
+                sent
+            }
+        };
+        let mut say = report(done.clone(), ring.try_clone()?);
+        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+        spawn("observer-elf-2").spawn(move || {
+            for Job { id, file } in large_todo {
+                if !say(id, slow.examine(&file)) {
+                    return;
+                }
+            }
+        })?;
+        let mut say = report(done, ring);
+        spawn("observer-elf").spawn(move || {
+            for job in todo {
+                let result = if is_small(&job.file) {
+                    quick.examine(&job.file)
+                } else if let Some(known) = quick.known(&job.file) {
+                    Ok(known)
+                } else {
+                    // It ends when this one does.
+                    let _ = large_jobs.send(job);
+                    continue;
+                };
+                if !say(job.id, result) {
+                    return;
+                }
+            }
+        })?;
+        for job in self.deferred.drain(..) {
+            let _ = jobs.send(job);
+        }
+        self.worker = Some(Worker {
+            jobs,
             results,
             bell,
-        };
-        // All that was put off is large.
-        for job in self.deferred.drain(..) {
-            let _ = worker.large.send(job);
-        }
-        self.worker = Some(worker);
+        });
         Ok(())
     }
 
@@ -221,23 +239,14 @@ impl Memory {
     fn examine(&mut self, file: &File) -> Result<Examination, String> {
         let started = Instant::now();
         let elf = read(file)?;
-        let (build, place) = (of_build(&elf), of_place(file));
-        for key in [&build, &place].into_iter().flatten() {
-            let known = self.builds.get(key).filter(|known| known.is_of(&elf));
-            if let Some(known) = known {
-                return Ok(known.examination.clone());
-            }
-            if let Some(known) = self.recall(key, &elf) {
-                let examination = known.examination.clone();
-                self.builds.insert(key.clone(), known);
-                return Ok(examination);
-            }
+        if let Some(known) = self.known_as(&elf, file) {
+            return Ok(known);
         }
         let examination = examine(&elf);
         let took = started.elapsed();
         // A file in which nothing is found must not speak for others that claim to be of the same build.
-        let key = build.filter(|_| !examination.found.is_empty()).or(place);
-        if let Some(key) = key
+        let build = of_build(&elf).filter(|_| !examination.found.is_empty());
+        if let Some(key) = build.or_else(|| of_place(file))
             && let Some(code) = codes(&examination, &elf)
         {
             let known = Remembered {
@@ -256,6 +265,26 @@ impl Memory {
         }
         debug!(?took, found = examination.found.len(), "examined a file");
         Ok(examination)
+    }
+
+    /// What is known of a file without looking through it.
+    fn known(&mut self, file: &File) -> Option<Examination> {
+        self.known_as(&read(file).ok()?, file)
+    }
+
+    fn known_as(&mut self, elf: &Elf, file: &File) -> Option<Examination> {
+        for key in [of_build(elf), of_place(file)].into_iter().flatten() {
+            let known = self.builds.get(&key).filter(|known| known.is_of(elf));
+            if let Some(known) = known {
+                return Some(known.examination.clone());
+            }
+            if let Some(known) = self.recall(&key, elf) {
+                let examination = known.examination.clone();
+                self.builds.insert(key, known);
+                return Some(examination);
+            }
+        }
+        None
     }
 
     fn path(&self, key: &[u8]) -> Option<PathBuf> {
@@ -309,6 +338,11 @@ impl Memory {
         file.write_all(&text)?;
         fs::rename(partial, path)
     }
+}
+
+fn is_small(file: &File) -> bool {
+    file.metadata()
+        .is_ok_and(|metadata| metadata.len() <= SMALL)
 }
 
 impl Remembered {

@@ -50,12 +50,21 @@ const CASES = {
   "fetch-large": () => post("/v1/chat/completions", chat({ user: "x".repeat(300_000) }), "bytes=400000"),
   "fetch-parallel": () =>
     Promise.all(Array.from({ length: 8 }, (_, n) => post("/v1/chat/completions", chat({ stream: n % 2 === 0 }), "delay-ms=20"))),
+  // One call after another until a line comes.
+  "fetch-until-told": async () => {
+    const told = new Promise((resolve) => process.stdin.once("data", () => resolve("told")));
+    const pause = () => new Promise((resolve) => setTimeout(resolve, 20, "again"));
+    do await post("/v1/chat/completions", chat({}), "");
+    while ((await Promise.race([told, pause()])) === "again");
+    process.stdin.pause();
+  },
   "sdk": () => openai().chat.completions.create(chat({ temperature: 1 })),
   "sdk-stream": async () =>
     drain(await openai().chat.completions.create(chat({ stream: true, stream_options: { include_usage: true } }))),
 };
 
-for (const name of cases.length ? cases : Object.keys(CASES)) {
+const usual = Object.keys(CASES).filter((name) => name !== "fetch-until-told");
+for (const name of cases.length ? cases : usual) {
   await CASES[name]();
   console.log(JSON.stringify({ done: name }));
 }
