@@ -131,6 +131,19 @@ impl Elf {
     ///
     /// The file is no ELF file, or is malformed.
     pub fn read(file: &File, wanted: impl Fn(&str) -> bool) -> ReadResult<Self> {
+        Self::parse(file, Some(wanted))
+    }
+
+    /// Reads a file, but none of its symbols.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn outline(file: &File) -> ReadResult<Self> {
+        Self::parse(file, None::<fn(&str) -> bool>)
+    }
+
+    fn parse(file: &File, wanted: Option<impl Fn(&str) -> bool>) -> ReadResult<Self> {
         let cache = ReadCache::new(file);
         let left = Cell::new(TABLES);
         let bounded = Bounded {
@@ -160,7 +173,11 @@ impl Elf {
             .filter(|segment: &Segment| segment.range().end <= ADDRESSES)
             .collect();
         let mut functions = HashMap::new();
-        for symbol in object.symbols().chain(object.dynamic_symbols()) {
+        let symbols = wanted
+            .iter()
+            .flat_map(|_| object.symbols().chain(object.dynamic_symbols()));
+        let wanted = |name: &str| wanted.as_ref().is_some_and(|wanted| wanted(name));
+        for symbol in symbols {
             if symbol.kind() != SymbolKind::Text || symbol.is_undefined() {
                 continue;
             }

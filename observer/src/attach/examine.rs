@@ -69,8 +69,8 @@ impl Examination {
 struct Remembered {
     version: u32,
     examination: Examination,
-    /// The code at each probe.
-    code: Vec<[u8; CODE]>,
+    /// The code at each probe; `None` if one is not in the file.
+    code: Option<Vec<[u8; CODE]>>,
 }
 
 /// See the module.
@@ -82,11 +82,12 @@ pub struct Examiner {
     worker: Option<Worker>,
 }
 
-/// Two threads: what is small or known need not wait for the hundreds of megabytes before it.
+/// Two threads: what is small need not wait for the hundreds of megabytes before it.
 #[derive(Debug)]
 struct Worker {
-    jobs: Sender<Job>,
-    results: Receiver<(FileId, Result<Examination, String>)>,
+    small: Sender<Job>,
+    large: Sender<Job>,
+    results: Receiver<(FileId, Result<Learnt, String>)>,
     /// A byte comes with each result.
     bell: UnixStream,
 }
@@ -110,10 +111,7 @@ impl Examiner {
     /// `cache` is a folder for what took long.
     pub fn new(cache: Option<PathBuf>) -> Self {
         Self {
-            memory: Memory {
-                builds: HashMap::new(),
-                cache,
-            },
+            memory: Memory::new(cache),
             deferred: Vec::new(),
             worker: None,
         }
@@ -126,14 +124,12 @@ impl Examiner {
         file: &File,
         urgency: Urgency,
     ) -> Option<Result<Examination, String>> {
+        if let Some(known) = self.memory.known(file) {
+            return Some(Ok(known));
+        }
         let small = is_small(file);
-        if self.worker.is_none() {
-            if small || urgency == Urgency::Now {
-                return Some(self.memory.examine(file));
-            }
-            if let Some(known) = self.memory.known(file) {
-                return Some(Ok(known));
-            }
+        if self.worker.is_none() && (small || urgency == Urgency::Now) {
+            return Some(self.memory.learn(file));
         }
         let job = Job {
             id,
@@ -145,7 +141,8 @@ impl Examiner {
         match &self.worker {
             None => self.deferred.push(job),
             Some(worker) => {
-                if worker.jobs.send(job).is_err() {
+                let lane = if small { &worker.small } else { &worker.large };
+                if lane.send(job).is_err() {
                     return Some(Err("the thread that examines files has ended".to_owned()));
                 }
             }
@@ -163,55 +160,34 @@ impl Examiner {
         let (bell, ring) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ring.set_nonblocking(true)?;
-        let mut quick = std::mem::take(&mut self.memory);
-        let mut slow = Memory {
-            builds: HashMap::new(),
-            cache: quick.cache.clone(),
+        let lane = |name: &str| -> io::Result<Sender<Job>> {
+            let (jobs, todo) = channel::<Job>();
+            let disk = self.memory.disk.clone();
+            let (done, mut ring) = (done.clone(), ring.try_clone()?);
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || {
+                    for Job { id, file } in todo {
+                        if done.send((id, learn(&file, &disk))).is_err() {
+                            return;
+                        }
+                        // A full pipe wakes as well.
+                        let _ = ring.write(&[0]);
+                    }
+                })?;
+            Ok(jobs)
         };
-        let (large_jobs, large_todo) = channel::<Job>();
-        let (jobs, todo) = channel::<Job>();
-        let report = |done: Sender<_>, mut ring: UnixStream| {
-            move |id: FileId, result: Result<Examination, String>| {
-                let sent = done.send((id, result)).is_ok();
-                // A full pipe wakes as well.
-                let _ = ring.write(&[0]);
-                sent
-            }
-        };
-        let mut say = report(done.clone(), ring.try_clone()?);
-        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
-        spawn("observer-elf-2").spawn(move || {
-            for Job { id, file } in large_todo {
-                if !say(id, slow.examine(&file)) {
-                    return;
-                }
-            }
-        })?;
-        let mut say = report(done, ring);
-        spawn("observer-elf").spawn(move || {
-            for job in todo {
-                let result = if is_small(&job.file) {
-                    quick.examine(&job.file)
-                } else if let Some(known) = quick.known(&job.file) {
-                    Ok(known)
-                } else {
-                    // It ends when this one does.
-                    let _ = large_jobs.send(job);
-                    continue;
-                };
-                if !say(job.id, result) {
-                    return;
-                }
-            }
-        })?;
-        for job in self.deferred.drain(..) {
-            let _ = jobs.send(job);
-        }
-        self.worker = Some(Worker {
-            jobs,
+        let worker = Worker {
+            small: lane("observer-elf")?,
+            large: lane("observer-elf-2")?,
             results,
             bell,
-        });
+        };
+        // All that was put off is large.
+        for job in self.deferred.drain(..) {
+            let _ = worker.large.send(job);
+        }
+        self.worker = Some(worker);
         Ok(())
     }
 
@@ -224,72 +200,98 @@ impl Examiner {
     pub fn finished(&mut self) -> Option<(FileId, Result<Examination, String>)> {
         let worker = self.worker.as_mut()?;
         let _ = worker.bell.read(&mut [0; 64]);
-        worker.results.try_recv().ok()
+        let (id, learnt) = worker.results.try_recv().ok()?;
+        Some((id, learnt.map(|learnt| self.memory.keep(learnt))))
     }
 }
 
 /// What is known of builds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
     builds: HashMap<Vec<u8>, Remembered>,
-    cache: Option<PathBuf>,
+    disk: Disk,
 }
 
 impl Memory {
-    fn examine(&mut self, file: &File) -> Result<Examination, String> {
-        let started = Instant::now();
-        let elf = read(file)?;
-        if let Some(known) = self.known_as(&elf, file) {
-            return Ok(known);
+    fn new(cache: Option<PathBuf>) -> Self {
+        Self {
+            builds: HashMap::new(),
+            disk: Disk(cache),
         }
-        let examination = examine(&elf);
-        let took = started.elapsed();
-        // A file in which nothing is found must not speak for others that claim to be of the same build.
-        let build = of_build(&elf).filter(|_| !examination.found.is_empty());
-        if let Some(key) = build.or_else(|| of_place(file))
-            && let Some(code) = codes(&examination, &elf)
-        {
-            let known = Remembered {
-                version: VERSION,
-                examination: examination.clone(),
-                code,
-            };
-            if took >= LONG
-                && let Err(error) = self.remember(&key, &known)
-            {
-                debug!(%error, "cannot remember what was found in a file");
-            }
-            if self.builds.len() < REMEMBERED {
-                self.builds.insert(key, known);
-            }
-        }
-        debug!(?took, found = examination.found.len(), "examined a file");
-        Ok(examination)
     }
 
-    /// What is known of a file without looking through it.
+    /// What is known of a file, without looking through it.
     fn known(&mut self, file: &File) -> Option<Examination> {
-        self.known_as(&read(file).ok()?, file)
-    }
-
-    fn known_as(&mut self, elf: &Elf, file: &File) -> Option<Examination> {
-        for key in [of_build(elf), of_place(file)].into_iter().flatten() {
-            let known = self.builds.get(&key).filter(|known| known.is_of(elf));
+        let elf = Elf::outline(file).ok()?;
+        for key in [of_build(&elf), of_place(file)].into_iter().flatten() {
+            let known = self.builds.get(&key).filter(|known| known.is_of(&elf));
             if let Some(known) = known {
                 return Some(known.examination.clone());
             }
-            if let Some(known) = self.recall(&key, elf) {
-                let examination = known.examination.clone();
-                self.builds.insert(key, known);
-                return Some(examination);
+            if let Some(known) = self.disk.recall(&key, &elf) {
+                return Some(self.keep(Learnt { key, known }));
             }
         }
         None
     }
 
+    fn learn(&mut self, file: &File) -> Result<Examination, String> {
+        learn(file, &self.disk).map(|learnt| self.keep(learnt))
+    }
+
+    fn keep(&mut self, learnt: Learnt) -> Examination {
+        let examination = learnt.known.examination.clone();
+        if self.builds.len() < REMEMBERED {
+            self.builds.insert(learnt.key, learnt.known);
+        }
+        examination
+    }
+}
+
+/// What has been learnt of a file, and by which key it is known.
+#[derive(Debug)]
+struct Learnt {
+    key: Vec<u8>,
+    known: Remembered,
+}
+
+/// Examines a file.
+///
+/// # Errors
+///
+/// It is no ELF file, as a sentence for the user.
+fn learn(file: &File, disk: &Disk) -> Result<Learnt, String> {
+    let started = Instant::now();
+    let elf = read(file)?;
+    let examination = examine(&elf);
+    let took = started.elapsed();
+    debug!(?took, found = examination.found.len(), "examined a file");
+    // A file in which nothing is found must not speak for others that claim to be of the same build.
+    let build = of_build(&elf).filter(|_| !examination.found.is_empty());
+    let learnt = Learnt {
+        key: build.or_else(|| of_place(file)).unwrap_or_default(),
+        known: Remembered {
+            version: VERSION,
+            code: codes(&examination, &elf),
+            examination,
+        },
+    };
+    if took >= LONG
+        && let Err(error) = disk.remember(&learnt)
+    {
+        debug!(%error, "cannot remember what was found in a file");
+    }
+    Ok(learnt)
+}
+
+/// A folder for what took long.
+#[derive(Clone, Debug)]
+struct Disk(Option<PathBuf>);
+
+impl Disk {
     fn path(&self, key: &[u8]) -> Option<PathBuf> {
         let name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(self.cache.as_ref()?.join(format!("{name}.json")))
+        Some(self.0.as_ref()?.join(format!("{name}.json")))
     }
 
     fn recall(&self, key: &[u8], elf: &Elf) -> Option<Remembered> {
@@ -308,8 +310,8 @@ impl Memory {
         remembered.is_of(elf).then_some(remembered)
     }
 
-    fn remember(&self, key: &[u8], known: &Remembered) -> io::Result<()> {
-        let Some(path) = self.path(key) else {
+    fn remember(&self, learnt: &Learnt) -> io::Result<()> {
+        let Some(path) = self.path(&learnt.key) else {
             return Ok(());
         };
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -326,7 +328,7 @@ impl Memory {
         if fs::read_dir(folder)?.count() >= REMEMBERED {
             return Err(io::Error::other(format!("{} is full", folder.display())));
         }
-        let text = serde_json::to_vec(known)?;
+        let text = serde_json::to_vec(&learnt.known)?;
         // Another agent may do the same.
         let partial = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file = OpenOptions::new()
@@ -348,8 +350,7 @@ fn is_small(file: &File) -> bool {
 impl Remembered {
     /// Whether it holds for a file: builds may share an id.
     fn is_of(&self, elf: &Elf) -> bool {
-        self.version == VERSION
-            && codes(&self.examination, elf).is_some_and(|code| code == self.code)
+        self.version == VERSION && self.code.is_some() && codes(&self.examination, elf) == self.code
     }
 }
 
@@ -463,10 +464,7 @@ mod tests {
         }
 
         fn memory(&self) -> Memory {
-            Memory {
-                builds: HashMap::new(),
-                cache: Some(self.folder.path().join("cache")),
-            }
+            Memory::new(Some(self.folder.path().join("cache")))
         }
 
         fn elf(&self) -> Elf {
@@ -478,23 +476,30 @@ mod tests {
             let (memory, elf) = (self.memory(), self.elf());
             let mut examination = examine(&elf);
             examination.found[0].1.how = "a mark".to_owned();
-            let code = codes(&examination, &elf).unwrap();
             let key = of_build(&elf).unwrap();
+            let path = memory.disk.path(&key).unwrap();
             let known = Remembered {
                 version: VERSION,
+                code: codes(&examination, &elf),
                 examination,
-                code,
             };
-            memory.remember(&key, &known).unwrap();
-            memory.path(&key).unwrap()
+            memory.disk.remember(&Learnt { key, known }).unwrap();
+            path
         }
 
         /// Whether that is what an agent goes by that starts now.
         fn is_marked(&self) -> bool {
-            let file = File::open(&self.program).unwrap();
-            let examination = self.memory().examine(&file).unwrap();
+            let examination = ask(&mut self.memory(), &self.program);
             examination.found[0].1.how == "a mark"
         }
+    }
+
+    /// What an agent comes to know of a file.
+    fn ask(memory: &mut Memory, path: &Path) -> Examination {
+        let file = File::open(path).unwrap();
+        memory
+            .known(&file)
+            .unwrap_or_else(|| memory.learn(&file).unwrap())
     }
 
     /// Builds a library with functions of OpenSSL's names and a build id that is always the same.
@@ -582,9 +587,7 @@ mod tests {
         let scene = Scene::new();
         scene.mark();
         let mut memory = scene.memory();
-        let known = memory
-            .examine(&File::open(&scene.program).unwrap())
-            .unwrap();
+        let known = ask(&mut memory, &scene.program);
         assert_eq!(known.found[0].1.how, "a mark");
         let other = build(
             scene.folder.path(),
@@ -595,7 +598,7 @@ mod tests {
         assert_eq!(elf.build_id(), scene.elf().build_id());
         // By what is in memory, and by what is on disk.
         for memory in [&mut memory, &mut scene.memory()] {
-            let found = memory.examine(&File::open(&other).unwrap()).unwrap();
+            let found = ask(memory, &other);
             assert_eq!(found, examine(&elf));
             assert_ne!(found, known);
         }
@@ -615,15 +618,8 @@ mod tests {
             }
         }
         fs::write(&empty, &without).unwrap();
-        assert!(
-            memory
-                .examine(&File::open(&empty).unwrap())
-                .unwrap()
-                .is_empty()
-        );
-        let found = memory
-            .examine(&File::open(&scene.program).unwrap())
-            .unwrap();
+        assert!(ask(&mut memory, &empty).is_empty());
+        let found = ask(&mut memory, &scene.program);
         assert!(!found.is_empty());
     }
 }
