@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anstyle::{AnsiColor, Color, Style};
@@ -102,8 +102,8 @@ pub struct ProbeReport {
     pub confidence: &'static str,
 }
 
-/// Checks the machine and, if they are given, a process and a file.
-pub fn check(pid: Option<Pid>, file: Option<&Path>) -> Report {
+/// Checks the machine and, if they are given, a process and files.
+pub fn check(pid: Option<Pid>, files: &[PathBuf]) -> Report {
     let mut report = Report {
         ok: true,
         findings: Vec::new(),
@@ -114,7 +114,7 @@ pub fn check(pid: Option<Pid>, file: Option<&Path>) -> Report {
     if let Some(pid) = pid {
         report.process(pid);
     }
-    if let Some(path) = file {
+    for path in files {
         report.file(path);
     }
     report

@@ -62,9 +62,9 @@ enum Command {
         /// Also look at this process
         #[arg(long)]
         pid: Option<u32>,
-        /// Also look at this file, as if a process had loaded it
+        /// Also look at this file, as if a process had loaded it (can be repeated)
         #[arg(long, value_name = "FILE")]
-        file: Option<PathBuf>,
+        file: Vec<PathBuf>,
         /// Form of the report
         #[arg(long, default_value = "text")]
         format: check::Format,
@@ -151,7 +151,7 @@ pub fn main() -> ExitCode {
         Command::Watch { target, options } => watch(&target, &options),
         Command::Exec { options, command } => run_command(&command, &options),
         Command::Check { pid, file, format } => {
-            let report = check::check(pid.map(Pid), file.as_deref());
+            let report = check::check(pid.map(Pid), &file);
             report
                 .write(format, &mut anstream::stdout())
                 .map(|()| u8::from(!report.ok))

@@ -1,22 +1,38 @@
 //! Functions of an ELF file, where they lie in it, and their code.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     fs::File,
     io,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     os::unix::fs::FileExt as _,
 };
 
 use object::{
     Architecture, Object as _, ObjectKind, ObjectSection as _, ObjectSegment as _,
-    ObjectSymbol as _, ReadCache, SegmentFlags, SymbolKind,
+    ObjectSymbol as _, ReadCache, ReadRef, SegmentFlags, SymbolKind,
     elf::{PF_W, PF_X},
     read::Result as ReadResult,
 };
 
 /// Entries of a table of functions that are read at most.
 const FUNCTIONS: u32 = 4_000_000;
+
+/// Segments and sections that are taken in at most.
+const PARTS: usize = 4096;
+
+/// Bytes of tables and names that are read at most: whoever may execute a file can make it say anything.
+const TABLES: u64 = 192 << 20;
+
+/// What it costs to keep a name, beside its length, in bytes.
+const NAME: u64 = 64;
+
+/// Bytes of a build id that tells builds apart.
+const BUILD_ID: RangeInclusive<usize> = 8..=64;
+
+/// Addresses end here (x86-64 with four levels of page tables).
+const ADDRESSES: u64 = 1 << 47;
 
 /// What is needed of an ELF file.
 #[derive(Debug)]
@@ -73,6 +89,37 @@ impl UnwindTable {
     }
 }
 
+/// A file of which only so much is read and kept.
+#[derive(Clone, Copy)]
+struct Bounded<'a> {
+    cache: &'a ReadCache<&'a File>,
+    left: &'a Cell<u64>,
+}
+
+impl Bounded<'_> {
+    fn spend(self, bytes: u64) -> Result<(), ()> {
+        self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
+        Ok(())
+    }
+}
+
+impl<'a> ReadRef<'a> for Bounded<'a> {
+    fn len(self) -> Result<u64, ()> {
+        self.cache.len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        self.spend(size)?;
+        self.cache.read_bytes_at(offset, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        let name = self.cache.read_bytes_at_until(range, delimiter)?;
+        self.spend(name.len() as u64 + NAME)?;
+        Ok(name)
+    }
+}
+
 impl Segment {
     fn range(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.bytes)
@@ -86,12 +133,33 @@ impl Elf {
     ///
     /// The file is no ELF file, or is malformed.
     pub fn read(file: &File, wanted: impl Fn(&str) -> bool) -> ReadResult<Self> {
+        Self::parse(file, Some(wanted))
+    }
+
+    /// Reads a file, but none of its symbols.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn outline(file: &File) -> ReadResult<Self> {
+        Self::parse(file, None::<fn(&str) -> bool>)
+    }
+
+    fn parse(file: &File, wanted: Option<impl Fn(&str) -> bool>) -> ReadResult<Self> {
         let cache = ReadCache::new(file);
-        let object = object::File::parse(&cache)?;
+        let left = Cell::new(TABLES);
+        let bounded = Bounded {
+            cache: &cache,
+            left: &left,
+        };
+        let length = bounded.len().unwrap_or(0);
+        let object = object::File::parse(bounded)?;
         let segments = object
             .segments()
+            .take(PARTS)
             .map(|segment| {
                 let (offset, bytes) = segment.file_range();
+                let bytes = bytes.min(length.saturating_sub(offset));
                 let flags = match segment.flags() {
                     SegmentFlags::Elf { p_flags } => p_flags,
                     _ => 0,
@@ -104,10 +172,15 @@ impl Elf {
                     writable: flags & PF_W != 0,
                 }
             })
+            .filter(|segment: &Segment| segment.range().end <= ADDRESSES)
             .collect();
         let mut functions = HashMap::new();
         let mut imports = HashSet::new();
-        for symbol in object.symbols().chain(object.dynamic_symbols()) {
+        let symbols = wanted
+            .iter()
+            .flat_map(|_| object.symbols().chain(object.dynamic_symbols()));
+        let wanted = |name: &str| wanted.as_ref().is_some_and(|wanted| wanted(name));
+        for symbol in symbols {
             if symbol.kind() != SymbolKind::Text {
                 continue;
             }
@@ -123,20 +196,22 @@ impl Elf {
         }
         let sections = object
             .sections()
+            .take(PARTS)
             .filter_map(|section| {
                 let start = section.address();
                 let end = start.checked_add(section.size())?;
                 (start != 0).then_some((section.name().ok()?.to_owned(), start..end))
             })
             .collect();
-        let build_id = object.build_id().ok().flatten().map(<[u8]>::to_vec);
+        let build_id = object.build_id().ok().flatten();
+        let build_id = build_id.filter(|id| BUILD_ID.contains(&id.len()));
         Ok(Self {
             file: file
                 .try_clone()
                 .map_err(|_| object_error("the file cannot be kept open"))?,
             architecture: object.architecture(),
             fixed: object.kind() == ObjectKind::Executable,
-            build_id,
+            build_id: build_id.map(<[u8]>::to_vec),
             functions,
             imports,
             segments,
@@ -283,6 +358,11 @@ impl Elf {
         self.file
             .read_exact_at(&mut code, segment.offset + within)?;
         Ok(code)
+    }
+
+    /// Where the code begins that an address is in, if it is in any.
+    pub fn code_start(&self, address: u64) -> Option<u64> {
+        Some(self.code_segment(address)?.address)
     }
 
     /// Whether there is code at an address.

@@ -16,7 +16,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SendError, Sender, channel},
+    sync::mpsc::{Receiver, Sender, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -38,17 +38,17 @@ const SMALL: u64 = 32 << 20;
 /// What takes longer is remembered on disk.
 const LONG: Duration = Duration::from_millis(100);
 
-/// Builds that are remembered in memory.
+/// Builds that are remembered in memory, and on disk.
 const REMEMBERED: usize = 4_096;
 
 /// Largest file of the memory on disk, in bytes.
 const MEMORY_FILE: u64 = 1 << 20;
 
 /// Changes whenever files are examined in another way.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// Bytes of code that are compared before remembered probes are used again.
-const CODE: usize = 16;
+const CODE: usize = 32;
 
 /// The TLS libraries of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,13 +77,13 @@ impl Examination {
     }
 }
 
-/// What the memory on disk holds of a build.
-#[derive(Serialize, Deserialize)]
+/// What is remembered of a build.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Remembered {
     version: u32,
     examination: Examination,
-    /// The code at each probe.
-    code: Vec<[u8; CODE]>,
+    /// The code at each probe; `None` if one is not in the file.
+    code: Option<Vec<[u8; CODE]>>,
 }
 
 /// See the module.
@@ -95,11 +95,12 @@ pub struct Examiner {
     worker: Option<Worker>,
 }
 
+/// Two threads: what is small need not wait for the hundreds of megabytes before it.
 #[derive(Debug)]
 struct Worker {
     small: Sender<Job>,
     large: Sender<Job>,
-    results: Receiver<(FileId, Result<Examination, String>)>,
+    results: Receiver<(FileId, Result<Learnt, String>)>,
     /// A byte comes with each result.
     bell: UnixStream,
 }
@@ -108,7 +109,6 @@ struct Worker {
 struct Job {
     id: FileId,
     file: File,
-    small: bool,
 }
 
 /// How urgent it is.
@@ -124,10 +124,7 @@ impl Examiner {
     /// `cache` is a folder for what took long.
     pub fn new(cache: Option<PathBuf>) -> Self {
         Self {
-            memory: Memory {
-                builds: HashMap::new(),
-                cache,
-            },
+            memory: Memory::new(cache),
             deferred: Vec::new(),
             worker: None,
         }
@@ -140,15 +137,15 @@ impl Examiner {
         file: &File,
         urgency: Urgency,
     ) -> Option<Result<Examination, String>> {
-        let small = file
-            .metadata()
-            .is_ok_and(|metadata| metadata.len() <= SMALL);
+        if let Some(known) = self.memory.known(file) {
+            return Some(Ok(known));
+        }
+        let small = is_small(file);
         if self.worker.is_none() && (small || urgency == Urgency::Now) {
-            return Some(self.memory.examine(file));
+            return Some(self.memory.learn(file));
         }
         let job = Job {
             id,
-            small,
             file: match file.try_clone() {
                 Ok(file) => file,
                 Err(error) => return Some(Err(error.to_string())),
@@ -157,7 +154,8 @@ impl Examiner {
         match &self.worker {
             None => self.deferred.push(job),
             Some(worker) => {
-                if worker.send(job).is_err() {
+                let lane = if small { &worker.small } else { &worker.large };
+                if lane.send(job).is_err() {
                     return Some(Err("the thread that examines files has ended".to_owned()));
                 }
             }
@@ -169,25 +167,38 @@ impl Examiner {
     ///
     /// # Errors
     ///
-    /// A thread cannot be started.
+    /// They cannot be started.
     pub fn go_on_in_background(&mut self) -> io::Result<()> {
         let (done, results) = channel();
         let (bell, ring) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ring.set_nonblocking(true)?;
-        let cache = self.memory.cache.clone();
-        let of_large = Memory {
-            builds: HashMap::new(),
-            cache,
+        let lane = |name: &str| -> io::Result<Sender<Job>> {
+            let (jobs, todo) = channel::<Job>();
+            let disk = self.memory.disk.clone();
+            let (done, mut ring) = (done.clone(), ring.try_clone()?);
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || {
+                    for Job { id, file } in todo {
+                        if done.send((id, learn(&file, &disk))).is_err() {
+                            return;
+                        }
+                        // A full pipe wakes as well.
+                        let _ = ring.write(&[0]);
+                    }
+                })?;
+            Ok(jobs)
         };
         let worker = Worker {
-            large: examine_in_thread(of_large, done.clone(), ring.try_clone()?)?,
-            small: examine_in_thread(std::mem::take(&mut self.memory), done, ring)?,
+            small: lane("observer-elf")?,
+            large: lane("observer-elf-2")?,
             results,
             bell,
         };
+        // All that was put off is large.
         for job in self.deferred.drain(..) {
-            let _ = worker.send(job);
+            let _ = worker.large.send(job);
         }
         self.worker = Some(worker);
         Ok(())
@@ -198,85 +209,105 @@ impl Examiner {
         self.worker.as_ref().map(|worker| worker.bell.as_fd())
     }
 
-    /// A file that the thread has examined.
+    /// A file that a thread has examined.
     pub fn finished(&mut self) -> Option<(FileId, Result<Examination, String>)> {
         let worker = self.worker.as_mut()?;
         let _ = worker.bell.read(&mut [0; 64]);
-        worker.results.try_recv().ok()
+        let (id, learnt) = worker.results.try_recv().ok()?;
+        Some((id, learnt.map(|learnt| self.memory.keep(learnt))))
     }
-}
-
-impl Worker {
-    fn send(&self, job: Job) -> Result<(), SendError<Job>> {
-        let lane = if job.small { &self.small } else { &self.large };
-        lane.send(job)
-    }
-}
-
-/// A thread that examines what it is sent, and rings for each result.
-fn examine_in_thread(
-    mut memory: Memory,
-    done: Sender<(FileId, Result<Examination, String>)>,
-    mut ring: UnixStream,
-) -> io::Result<Sender<Job>> {
-    let (jobs, todo) = channel::<Job>();
-    thread::Builder::new()
-        .name("observer-elf".to_owned())
-        .spawn(move || {
-            for Job { id, file, .. } in todo {
-                if done.send((id, memory.examine(&file))).is_err() {
-                    return;
-                }
-                // A full pipe wakes as well.
-                let _ = ring.write(&[0]);
-            }
-        })?;
-    Ok(jobs)
 }
 
 /// What is known of builds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
-    builds: HashMap<Vec<u8>, Examination>,
-    cache: Option<PathBuf>,
+    builds: HashMap<Vec<u8>, Remembered>,
+    disk: Disk,
 }
 
 impl Memory {
-    fn examine(&mut self, file: &File) -> Result<Examination, String> {
-        let started = Instant::now();
-        let elf = read(file)?;
-        let key = key(&elf, file);
-        if let Some(key) = &key {
-            if let Some(known) = self.builds.get(key) {
-                return Ok(known.clone());
-            }
-            if let Some(known) = self.recall(key, &elf) {
-                self.builds.insert(key.clone(), known.clone());
-                return Ok(known);
-            }
+    fn new(cache: Option<PathBuf>) -> Self {
+        Self {
+            builds: HashMap::new(),
+            disk: Disk(cache),
         }
-        let examination = examine(&elf);
-        let took = started.elapsed();
-        if let Some(key) = key {
-            if took >= LONG
-                && let Err(error) = self.remember(&key, &examination, &elf)
-            {
-                debug!(%error, "cannot remember what was found in a file");
-            }
-            if self.builds.len() < REMEMBERED {
-                self.builds.insert(key, examination.clone());
-            }
-        }
-        debug!(?took, found = examination.found.len(), "examined a file");
-        Ok(examination)
     }
 
+    /// What is known of a file, without looking through it.
+    fn known(&mut self, file: &File) -> Option<Examination> {
+        let elf = Elf::outline(file).ok()?;
+        for key in [of_build(&elf), of_place(file)].into_iter().flatten() {
+            let known = self.builds.get(&key).filter(|known| known.is_of(&elf));
+            if let Some(known) = known {
+                return Some(known.examination.clone());
+            }
+            if let Some(known) = self.disk.recall(&key, &elf) {
+                return Some(self.keep(Learnt { key, known }));
+            }
+        }
+        None
+    }
+
+    fn learn(&mut self, file: &File) -> Result<Examination, String> {
+        learn(file, &self.disk).map(|learnt| self.keep(learnt))
+    }
+
+    fn keep(&mut self, learnt: Learnt) -> Examination {
+        let examination = learnt.known.examination.clone();
+        if self.builds.len() < REMEMBERED {
+            self.builds.insert(learnt.key, learnt.known);
+        }
+        examination
+    }
+}
+
+/// What has been learnt of a file, and by which key it is known.
+#[derive(Debug)]
+struct Learnt {
+    key: Vec<u8>,
+    known: Remembered,
+}
+
+/// Examines a file.
+///
+/// # Errors
+///
+/// It is no ELF file, as a sentence for the user.
+fn learn(file: &File, disk: &Disk) -> Result<Learnt, String> {
+    let started = Instant::now();
+    let elf = read(file)?;
+    let examination = examine(&elf);
+    let took = started.elapsed();
+    debug!(?took, found = examination.found.len(), "examined a file");
+    // A file in which nothing is found must not speak for others that claim to be of the same build.
+    let build = of_build(&elf).filter(|_| !examination.found.is_empty());
+    let learnt = Learnt {
+        key: build.or_else(|| of_place(file)).unwrap_or_default(),
+        known: Remembered {
+            version: VERSION,
+            code: codes(&examination, &elf),
+            examination,
+        },
+    };
+    if took >= LONG
+        && let Err(error) = disk.remember(&learnt)
+    {
+        debug!(%error, "cannot remember what was found in a file");
+    }
+    Ok(learnt)
+}
+
+/// A folder for what took long.
+#[derive(Clone, Debug)]
+struct Disk(Option<PathBuf>);
+
+impl Disk {
     fn path(&self, key: &[u8]) -> Option<PathBuf> {
         let name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(self.cache.as_ref()?.join(format!("{name}.json")))
+        Some(self.0.as_ref()?.join(format!("{name}.json")))
     }
 
-    fn recall(&self, key: &[u8], elf: &Elf) -> Option<Examination> {
+    fn recall(&self, key: &[u8], elf: &Elf) -> Option<Remembered> {
         let path = self.path(key)?;
         // Whoever else could write there could have any place probed.
         if !is_ours(path.parent()?) || !is_ours(&path) {
@@ -289,13 +320,11 @@ impl Memory {
             .read_to_end(&mut text)
             .ok()?;
         let remembered: Remembered = serde_json::from_slice(&text).ok()?;
-        let same = remembered.version == VERSION
-            && codes(&remembered.examination, elf).as_ref() == Some(&remembered.code);
-        same.then_some(remembered.examination)
+        remembered.is_of(elf).then_some(remembered)
     }
 
-    fn remember(&self, key: &[u8], examination: &Examination, elf: &Elf) -> io::Result<()> {
-        let (Some(path), Some(code)) = (self.path(key), codes(examination, elf)) else {
+    fn remember(&self, learnt: &Learnt) -> io::Result<()> {
+        let Some(path) = self.path(&learnt.key) else {
             return Ok(());
         };
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -309,11 +338,10 @@ impl Memory {
                 folder.display()
             )));
         }
-        let text = serde_json::to_vec(&Remembered {
-            version: VERSION,
-            examination: examination.clone(),
-            code,
-        })?;
+        if fs::read_dir(folder)?.count() >= REMEMBERED {
+            return Err(io::Error::other(format!("{} is full", folder.display())));
+        }
+        let text = serde_json::to_vec(&learnt.known)?;
         // Another agent may do the same.
         let partial = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file = OpenOptions::new()
@@ -327,6 +355,18 @@ impl Memory {
     }
 }
 
+fn is_small(file: &File) -> bool {
+    file.metadata()
+        .is_ok_and(|metadata| metadata.len() <= SMALL)
+}
+
+impl Remembered {
+    /// Whether it holds for a file: builds may share an id.
+    fn is_of(&self, elf: &Elf) -> bool {
+        self.version == VERSION && self.code.is_some() && codes(&self.examination, elf) == self.code
+    }
+}
+
 /// Whether nobody else can write there.
 fn is_ours(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| {
@@ -334,23 +374,26 @@ fn is_ours(path: &Path) -> bool {
     })
 }
 
-/// Tells builds apart: the build id, or where and when the file was written.
-fn key(elf: &Elf, file: &File) -> Option<Vec<u8>> {
-    if let Some(build) = elf.build_id() {
-        return Some(build.to_vec());
-    }
+/// Tells builds apart: the build id and the size of the code.
+fn of_build(elf: &Elf) -> Option<Vec<u8>> {
+    let code = elf.executable().map(|range| range.end - range.start);
+    let bytes = code.fold(0_u64, u64::wrapping_add);
+    Some([elf.build_id()?, &bytes.to_be_bytes()].concat())
+}
+
+/// Tells files apart: where and when it was written.
+fn of_place(file: &File) -> Option<Vec<u8>> {
     let metadata = file.metadata().ok()?;
-    let mut key = Vec::new();
-    for word in [
+    let words = [
         metadata.dev(),
         metadata.ino(),
         metadata.size(),
         metadata.mtime().cast_unsigned(),
         metadata.mtime_nsec().cast_unsigned(),
-    ] {
-        key.extend(word.to_be_bytes());
-    }
-    Some(key)
+        metadata.ctime().cast_unsigned(),
+        metadata.ctime_nsec().cast_unsigned(),
+    ];
+    Some(words.into_iter().flat_map(u64::to_be_bytes).collect())
 }
 
 /// The code at each probe; `None` if one is not in the file.
@@ -418,4 +461,186 @@ fn examine(elf: &Elf) -> Examination {
         }
     }
     examination
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A program with OpenSSL's names, and a place to remember what was found.
+    struct Scene {
+        folder: TempDir,
+        program: PathBuf,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let program = build(folder.path(), "program", "int i;");
+            Self { folder, program }
+        }
+
+        fn memory(&self) -> Memory {
+            Memory::new(Some(self.folder.path().join("cache")))
+        }
+
+        fn elf(&self) -> Elf {
+            read(&File::open(&self.program).unwrap()).unwrap()
+        }
+
+        /// Remembers something that cannot have been found.
+        fn mark(&self) -> PathBuf {
+            let (memory, elf) = (self.memory(), self.elf());
+            let mut examination = examine(&elf);
+            examination.found[0].1.how = "a mark".to_owned();
+            let key = of_build(&elf).unwrap();
+            let path = memory.disk.path(&key).unwrap();
+            let known = Remembered {
+                version: VERSION,
+                code: codes(&examination, &elf),
+                examination,
+            };
+            memory.disk.remember(&Learnt { key, known }).unwrap();
+            path
+        }
+
+        /// Whether that is what an agent goes by that starts now.
+        fn is_marked(&self) -> bool {
+            let examination = ask(&mut self.memory(), &self.program);
+            examination.found[0].1.how == "a mark"
+        }
+    }
+
+    /// What an agent comes to know of a file.
+    fn ask(memory: &mut Memory, path: &Path) -> Examination {
+        let file = File::open(path).unwrap();
+        memory
+            .known(&file)
+            .unwrap_or_else(|| memory.learn(&file).unwrap())
+    }
+
+    /// Builds a library with functions of OpenSSL's names and a build id that is always the same.
+    fn build(folder: &Path, name: &str, more: &str) -> PathBuf {
+        let source = folder.join("source.c");
+        let code = format!(
+            "{more}
+             int SSL_read(void *s, void *b, int n) {{ *(int *)b = n; return n; }}
+             int SSL_write(void *s, const void *b, int n) {{ *(int *)s = *(int *)b; return n; }}"
+        );
+        fs::write(&source, code).unwrap();
+        let library = folder.join(name);
+        let status = std::process::Command::new("cc")
+            .args([
+                "-O1",
+                "-fPIC",
+                "-shared",
+                "-Wl,--build-id=0x0123456789abcdef",
+                "-o",
+            ])
+            .args([&library, &source])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        library
+    }
+
+    #[test]
+    fn what_was_found_is_used_again_by_the_next_agent() {
+        let scene = Scene::new();
+        let path = scene.mark();
+        assert!(scene.is_marked());
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_not_used() {
+        for (of_folder, bits) in [(true, 0o770), (true, 0o707), (false, 0o620), (false, 0o602)] {
+            let scene = Scene::new();
+            let path = scene.mark();
+            let path = if of_folder {
+                path.parent().unwrap()
+            } else {
+                &path
+            };
+            fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap();
+            assert!(!scene.is_marked(), "{bits:o}");
+        }
+        let scene = Scene::new();
+        let path = scene.mark();
+        let elsewhere = scene.folder.path().join("elsewhere");
+        fs::rename(&path, &elsewhere).unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        assert!(!scene.is_marked(), "a link");
+        // Only root can give a file away.
+        let given = rustix::fs::chown(&elsewhere, Some(rustix::fs::Uid::from_raw(1)), None);
+        fs::remove_file(&path).unwrap();
+        fs::rename(&elsewhere, &path).unwrap();
+        assert_eq!(scene.is_marked(), given.is_err(), "of another user");
+    }
+
+    #[test]
+    fn what_is_broken_is_not_used() {
+        let scene = Scene::new();
+        let path = scene.mark();
+        let whole = fs::read(&path).unwrap();
+        let text = String::from_utf8(whole.clone()).unwrap();
+        let mut broken = vec![Vec::new(), b"null".to_vec(), b"[[[[".repeat(100_000)];
+        broken.extend((1..whole.len()).map(|length| whole[..length].to_vec()));
+        broken.push(text.replace("\"version\":2", "\"version\":1").into_bytes());
+        broken.push(text.replace("\"offset\":", "\"offset\":1").into_bytes());
+        broken.push(text.replace("\"address\":", "\"address\":9").into_bytes());
+        for bytes in broken {
+            fs::write(&path, &bytes).unwrap();
+            assert!(!scene.is_marked(), "{}", String::from_utf8_lossy(&bytes));
+        }
+        fs::write(&path, &whole).unwrap();
+        assert!(scene.is_marked());
+    }
+
+    #[test]
+    fn another_build_with_the_same_id_is_told_by_its_code() {
+        let scene = Scene::new();
+        scene.mark();
+        let mut memory = scene.memory();
+        let known = ask(&mut memory, &scene.program);
+        assert_eq!(known.found[0].1.how, "a mark");
+        let other = build(
+            scene.folder.path(),
+            "other",
+            "int before(int a) { return a * 3; }",
+        );
+        let elf = read(&File::open(&other).unwrap()).unwrap();
+        assert_eq!(elf.build_id(), scene.elf().build_id());
+        // By what is in memory, and by what is on disk.
+        for memory in [&mut memory, &mut scene.memory()] {
+            let found = ask(memory, &other);
+            assert_eq!(found, examine(&elf));
+            assert_ne!(found, known);
+        }
+    }
+
+    #[test]
+    fn a_file_with_nothing_does_not_speak_for_its_build() {
+        let scene = Scene::new();
+        let mut memory = scene.memory();
+        let empty = build(scene.folder.path(), "empty", "");
+        let bytes = fs::read(&empty).unwrap();
+        // The names are gone, the code and the build id are not.
+        let mut without = bytes.clone();
+        for at in 0..bytes.len() - 4 {
+            if &bytes[at..at + 4] == b"SSL_" {
+                without[at] = b'T';
+            }
+        }
+        fs::write(&empty, &without).unwrap();
+        assert!(ask(&mut memory, &empty).is_empty());
+        let found = ask(&mut memory, &scene.program);
+        assert!(!found.is_empty());
+    }
 }

@@ -15,6 +15,12 @@ use super::elf::Elf;
 /// Instructions of a function that are followed, on all ways together.
 const STEPS: usize = 60_000;
 
+/// What the stack pointer must be at a call a multiple of (System V ABI, AMD64 supplement, 3.2.2).
+const ALIGNMENT: i64 = 16;
+
+/// Bytes of the return address.
+const RETURN_ADDRESS: i64 = 8;
+
 /// Ways with different constants that are followed through one instruction.
 const WAYS: usize = 24;
 
@@ -66,6 +72,9 @@ pub struct Flow {
     pub returns: BTreeSet<u64>,
     /// Jumps that lead out of it, to the start of another function.
     pub tails: BTreeSet<u64>,
+    /// A call is made with the stack where it cannot be if the function begins at the entry: it begins
+    /// somewhere else.
+    pub is_part: bool,
 }
 
 /// A step from one instruction to another.
@@ -90,25 +99,49 @@ pub enum Way {
 
 type Constants = [Option<u64>; 16];
 
+/// What is known before an instruction is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct State {
+    /// By [`Register::number`].
+    constants: Constants,
+    /// How far the stack pointer is below the return address, in bytes.
+    depth: Option<i64>,
+}
+
 /// Follows every way from `entry`, along the steps that `is_inside` says to stay within the function.
 /// `None` if it is no code, or there is too much of it.
 pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Step) -> bool) -> Option<Flow> {
+    flow_within(elf, entry, is_inside, &mut { STEPS })
+}
+
+/// As [`flow`], with at most so many steps, which are taken away.
+pub fn flow_within(
+    elf: &Elf,
+    entry: u64,
+    is_inside: &dyn Fn(Step) -> bool,
+    budget: &mut usize,
+) -> Option<Flow> {
     let mut flow = Flow::default();
     let mut infos = InstructionInfoFactory::new();
-    let mut seen: HashMap<u64, HashSet<Constants>> = HashMap::new();
+    let mut seen: HashMap<u64, HashSet<State>> = HashMap::new();
     let mut steps = 0;
-    let mut ways: Vec<(u64, Constants)> = vec![(entry, [None; 16])];
+    let start_state = State {
+        constants: [None; 16],
+        depth: Some(0),
+    };
+    let mut ways: Vec<(u64, State)> = vec![(entry, start_state)];
     let mut code = Vec::new();
     let mut start = 0;
     let mut instruction = Instruction::default();
-    while let Some((mut address, mut constants)) = ways.pop() {
+    while let Some((mut address, mut state)) = ways.pop() {
         loop {
             steps += 1;
+            *budget = budget.checked_sub(1)?;
             if steps > STEPS {
                 return None;
             }
             let known = seen.entry(address).or_default();
-            if known.len() >= WAYS || !known.insert(constants) {
+            if known.len() >= WAYS || !known.insert(state) {
                 break;
             }
             // The longest instruction has 15 bytes.
@@ -127,20 +160,27 @@ pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Step) -> bool) -> Option<F
             flow.instructions.insert(address);
             let target = instruction.near_branch_target();
             let kind = instruction.flow_control();
+            let arguments = ARGUMENTS.map(|register| state.constants[register.number()]);
+            if matches!(kind, FlowControl::Call | FlowControl::IndirectCall) {
+                flow.is_part |= state
+                    .depth
+                    .is_some_and(|depth| (depth + RETURN_ADDRESS) % ALIGNMENT != 0);
+            }
             if kind == FlowControl::Call {
                 flow.calls.insert(CallSite {
                     at: address,
                     target,
-                    arguments: ARGUMENTS.map(|register| constants[register.number()]),
+                    arguments,
                 });
             }
-            step(&instruction, &mut constants, &mut infos);
+            state.depth = depth_after(&instruction, state.depth);
+            step(&instruction, &mut state.constants, &mut infos);
             match kind {
                 FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {}
                 FlowControl::ConditionalBranch => {
                     let way = Way::ConditionalJump;
                     if is_inside(Step { target, way }) {
-                        ways.push((target, constants));
+                        ways.push((target, state));
                     }
                 }
                 FlowControl::UnconditionalBranch => {
@@ -150,7 +190,7 @@ pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Step) -> bool) -> Option<F
                         flow.calls.insert(CallSite {
                             at: address,
                             target,
-                            arguments: ARGUMENTS.map(|register| constants[register.number()]),
+                            arguments,
                         });
                         break;
                     }
@@ -173,6 +213,34 @@ pub fn flow(elf: &Elf, entry: u64, is_inside: &dyn Fn(Step) -> bool) -> Option<F
         }
     }
     Some(flow)
+}
+
+/// How far the stack pointer is below the return address after an instruction.
+fn depth_after(instruction: &Instruction, depth: Option<i64>) -> Option<i64> {
+    let depth = depth?;
+    let writes_rsp = instruction.op_count() > 0
+        && instruction.op0_kind() == OpKind::Register
+        && instruction.op0_register().full_register() == Register::RSP;
+    let amount = || {
+        matches!(
+            instruction.op1_kind(),
+            OpKind::Immediate8to64 | OpKind::Immediate32to64
+        )
+        .then(|| instruction.immediate(1).cast_signed())
+    };
+    match instruction.mnemonic() {
+        // What is called puts it back.
+        Mnemonic::Call | Mnemonic::Cmp | Mnemonic::Test => Some(depth),
+        Mnemonic::Leave | Mnemonic::Enter => None,
+        Mnemonic::Sub if writes_rsp => depth.checked_add(amount()?),
+        Mnemonic::Add if writes_rsp => depth.checked_sub(amount()?),
+        Mnemonic::Lea if writes_rsp => (instruction.memory_base() == Register::RSP
+            && instruction.memory_index() == Register::None)
+            .then(|| instruction.memory_displacement64().cast_signed())
+            .and_then(|by| depth.checked_sub(by)),
+        _ if writes_rsp => None,
+        _ => depth.checked_sub(i64::from(instruction.stack_pointer_increment())),
+    }
 }
 
 fn step(instruction: &Instruction, constants: &mut Constants, infos: &mut InstructionInfoFactory) {

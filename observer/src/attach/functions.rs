@@ -6,14 +6,19 @@ use std::{
     ops::Range,
 };
 
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
+
 use super::{
     elf::{Elf, UnwindTable},
-    flow::{Flow, Step, Way, flow},
+    flow::{Flow, Step, Way, flow_within},
     scan::{self, BranchKind},
 };
 
 /// Bytes before a reference in which the function that it is in begins.
 const WINDOW: u64 = 0x1800;
+
+/// Instructions that are followed for one file: some seconds.
+const STEPS: usize = 20_000_000;
 
 /// A function.
 #[derive(Clone, Debug)]
@@ -70,18 +75,17 @@ fn with_table(
             entries.insert(from.start);
         }
     }
+    let mut budget = STEPS;
+    let inside = |step: Step| step.way == Way::ConditionalJump || !table.is_start(step.target);
     Ok(entries
         .into_iter()
         .filter_map(|entry| {
-            let inside =
-                |step: Step| step.way == Way::ConditionalJump || !table.is_start(step.target);
-            Some((
-                entry,
-                Function {
-                    flow: flow(elf, entry, &inside)?,
-                    called: called.contains(&entry),
-                },
-            ))
+            let flow = flow_within(elf, entry, &inside, &mut budget)?;
+            // A part that was put elsewhere is described like a function.
+            (!flow.is_part).then(|| {
+                let called = called.contains(&entry);
+                (entry, Function { flow, called })
+            })
         })
         .collect())
 }
@@ -90,7 +94,8 @@ fn with_table(
 fn without_table(elf: &Elf, references: &[u64]) -> io::Result<BTreeMap<u64, Function>> {
     let mut windows: Vec<Range<u64>> = Vec::new();
     for at in references {
-        let window = at.saturating_sub(WINDOW)..at + 1;
+        let first = elf.code_start(*at).unwrap_or(*at);
+        let window = at.saturating_sub(WINDOW).max(first)..at + 1;
         match windows.last_mut() {
             Some(last) if window.start <= last.end => last.end = window.end,
             _ => windows.push(window),
@@ -100,11 +105,14 @@ fn without_table(elf: &Elf, references: &[u64]) -> io::Result<BTreeMap<u64, Func
         .into_iter()
         .filter(|branch| branch.kind == BranchKind::Call)
         .map(|branch| branch.target)
+        // Bytes within an instruction may look like a call, of a place within a function.
+        .filter(|target| is_behind_an_end(elf, *target))
         .collect();
     let mut entries = called.clone();
     for window in &windows {
         entries.extend(padded(elf, window)?);
     }
+    let mut budget = STEPS;
     let mut flows: BTreeMap<u64, Function> = BTreeMap::new();
     for at in references {
         if flows
@@ -121,13 +129,14 @@ fn without_table(elf: &Elf, references: &[u64]) -> io::Result<BTreeMap<u64, Func
         for entry in before {
             let inside = |step: Step| match step.way {
                 Way::ConditionalJump => true,
-                Way::Next => !called.contains(&step.target),
+                Way::Next => !entries.contains(&step.target),
                 Way::Jump => {
-                    step.target.abs_diff(entry) < 2 * WINDOW && !called.contains(&step.target)
+                    step.target.abs_diff(entry) < 2 * WINDOW && !entries.contains(&step.target)
                 }
             };
-            if let Some(flow) = flow(elf, entry, &inside)
+            if let Some(flow) = flow_within(elf, entry, &inside, &mut budget)
                 && flow.instructions.contains(at)
+                && !flow.is_part
             {
                 let called = called.contains(&entry);
                 flows.insert(entry, Function { flow, called });
@@ -136,6 +145,35 @@ fn without_table(elf: &Elf, references: &[u64]) -> io::Result<BTreeMap<u64, Func
         }
     }
     Ok(flows)
+}
+
+/// Whether what lies before an address may end a function, or fill the room behind one.
+fn is_behind_an_end(elf: &Elf, address: u64) -> bool {
+    /// The longest instruction.
+    const LONGEST: u64 = 15;
+    let Some(start) = elf.code_start(address) else {
+        return false;
+    };
+    let from = address.saturating_sub(LONGEST).max(start);
+    let length = usize::try_from(address - from).unwrap_or(0);
+    let Ok(code) = elf.code(from, length) else {
+        return false;
+    };
+    // Functions may follow the start of the code, too.
+    address == start
+        || (0..code.len()).any(|at| {
+            let instruction = Decoder::new(64, &code[at..], DecoderOptions::NONE).decode();
+            instruction.len() == code.len() - at
+                && (matches!(
+                    instruction.flow_control(),
+                    FlowControl::Return
+                        | FlowControl::UnconditionalBranch
+                        | FlowControl::IndirectBranch
+                ) || matches!(
+                    instruction.mnemonic(),
+                    Mnemonic::Int3 | Mnemonic::Nop | Mnemonic::Ud2
+                ))
+        })
 }
 
 /// Addresses behind `int3`, with which linkers fill the room between functions.

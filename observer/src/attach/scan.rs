@@ -14,6 +14,13 @@ const PIECE: usize = 1 << 20;
 /// Longest string that is looked at, in bytes.
 const LONGEST: usize = 512;
 
+/// Bytes of a file that are looked through at most.
+const BYTES: u64 = 2 << 30;
+
+/// Strings, references and branches that are kept at most: more than any library has. Whoever may execute
+/// a file can make it hold anything.
+const FOUND: usize = 100_000;
+
 /// A string that ends with a NUL, in which a needle is the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text {
@@ -139,6 +146,7 @@ pub enum BranchKind {
 pub fn strings(elf: &Elf, needles: &[&[u8]]) -> io::Result<Vec<Text>> {
     let finder = AhoCorasick::new(needles).map_err(io::Error::other)?;
     let mut found = Vec::new();
+    check_size(elf.readable())?;
     for segment in elf.readable() {
         pieces(elf, segment, LONGEST, |address, piece, fresh| {
             for hit in finder.find_overlapping_iter(piece) {
@@ -156,6 +164,7 @@ pub fn strings(elf: &Elf, needles: &[&[u8]]) -> io::Result<Vec<Text>> {
                     needle: hit.pattern().as_usize(),
                 });
             }
+            check_number(&found)
         })?;
     }
     found.sort_unstable();
@@ -185,6 +194,7 @@ pub fn references(elf: &Elf, targets: &[Range<u64>]) -> io::Result<Vec<Reference
     let span = last - first;
     let fixed = elf.is_fixed() && u32::try_from(last).is_ok();
     let mut found = Vec::new();
+    check_size(elf.executable())?;
     for segment in elf.executable() {
         pieces(elf, segment, 16, |address, piece, fresh| {
             // The displacement counts from its end.
@@ -217,6 +227,7 @@ pub fn references(elf: &Elf, targets: &[Range<u64>]) -> io::Result<Vec<Reference
                     }
                 }
             });
+            check_number(&found)
         })?;
     }
     found.sort_unstable();
@@ -239,6 +250,7 @@ pub fn branches(elf: &Elf, ranges: &[Range<u64>]) -> io::Result<Vec<Branch>> {
     };
     let span = last - first;
     let mut found = Vec::new();
+    check_size(elf.executable())?;
     for segment in elf.executable() {
         pieces(elf, segment, 16, |address, piece, fresh| {
             let base = address.wrapping_add(4).wrapping_sub(first);
@@ -268,6 +280,7 @@ pub fn branches(elf: &Elf, ranges: &[Range<u64>]) -> io::Result<Vec<Branch>> {
                     });
                 }
             });
+            check_number(&found)
         })?;
     }
     found.sort_unstable();
@@ -304,13 +317,30 @@ fn each_word(piece: &[u8], fresh: &Range<usize>, mut take: impl FnMut(usize, u32
     }
 }
 
+/// An error if there is more than any library has.
+fn check_number<T>(found: &[T]) -> io::Result<()> {
+    if found.len() > FOUND {
+        return Err(io::Error::other("it holds too many references"));
+    }
+    Ok(())
+}
+
+/// An error if it would take too long.
+fn check_size(mut segments: impl Iterator<Item = Range<u64>>) -> io::Result<()> {
+    let bytes = segments.try_fold(0_u64, |sum, one| sum.checked_add(one.end - one.start));
+    match bytes {
+        Some(..=BYTES) => Ok(()),
+        _ => Err(io::Error::other("it is too large to be looked through")),
+    }
+}
+
 /// Hands over a range of the file's memory in pieces that overlap by `overlap` bytes, with the address of
 /// the piece and the part of it that was not the end of the one before.
 fn pieces(
     elf: &Elf,
     segment: Range<u64>,
     overlap: usize,
-    mut take: impl FnMut(u64, &[u8], Range<usize>),
+    mut take: impl FnMut(u64, &[u8], Range<usize>) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; PIECE + 2 * overlap];
     let mut from = segment.start;
@@ -322,7 +352,7 @@ fn pieces(
         elf.read_exact(start, piece)?;
         let before = usize::try_from(from - start).map_err(io::Error::other)?;
         let fresh = before..(before + PIECE).min(length);
-        take(start, piece, fresh);
+        take(start, piece, fresh)?;
         from += PIECE as u64;
     }
     Ok(())

@@ -105,7 +105,7 @@ struct Raises {
     errors: BTreeSet<(u64, u64)>,
     /// It is called from somewhere, directly.
     called: bool,
-    bytes: u64,
+    instructions: usize,
 }
 
 impl Search {
@@ -135,13 +135,13 @@ impl Search {
                 .filter_map(|call| error(call, &names))
                 .collect();
             if !errors.is_empty() {
-                let bytes = flow.instructions.len() as u64;
+                let instructions = flow.instructions.len();
                 functions.insert(
                     entry,
                     Raises {
                         errors,
                         called,
-                        bytes,
+                        instructions,
                     },
                 );
             }
@@ -169,15 +169,14 @@ impl Search {
             .filter(|(_, raises)| is_read(&raises.errors, line))
             .map(|(entry, raises)| (*entry, raises))
             .collect();
-        // SSL_peek is the same but for what it leaves in place.
-        if reads.len() > 1 && reads.iter().any(|(_, raises)| raises.called) {
-            reads.retain(|(_, raises)| raises.called);
-        }
-        if reads.len() > 1 {
-            reads.sort_by_key(|(_, raises)| std::cmp::Reverse(raises.bytes));
-            if reads[0].1.bytes > reads[1].1.bytes {
-                reads.truncate(1);
-            }
+        // SSL_peek is within SSL_read, which then takes away what was read: it is the larger one. Where
+        // only the smaller one is called, it is not so.
+        reads.sort_by_key(|(_, raises)| std::cmp::Reverse(raises.instructions));
+        if let [(_, first), (_, second), ..] = reads.as_slice()
+            && first.instructions > second.instructions
+            && (first.called || reads.iter().all(|(_, raises)| !raises.called))
+        {
+            reads.truncate(1);
         }
         match reads.as_slice() {
             [(read, _)] => Ok((*read, write)),
