@@ -1,8 +1,10 @@
-//! What the providers answer: the wire formats of OpenAI and xAI, Anthropic, and Gemini.
+//! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
+//! and Gemini.
 
 mod anthropic;
 mod gemini;
 mod openai;
+mod responses;
 
 use serde_json::{Value, json};
 
@@ -58,6 +60,8 @@ pub(super) fn to(
     let completion = completion(request, behaviour, &document, id, random);
     let mut answer = if post && path.ends_with("/chat/completions") {
         openai::answer(request, behaviour, &document, &completion)
+    } else if post && path.ends_with("/responses") {
+        responses::answer(request, behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages") {
         anthropic::answer(behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages/count_tokens") {
