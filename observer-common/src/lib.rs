@@ -131,6 +131,9 @@ pub struct BindRecord {
     pub fd: u32,
     /// As in [`DataRecord::ssl`].
     pub ssl: u64,
+    /// What stood for the direction until now, where the connection goes on under another name (a key of
+    /// TLS 1.3 was updated); else 0.
+    pub previous: u64,
     /// When it happened.
     pub at: u64,
 }

@@ -37,9 +37,9 @@ pub static WRITERS: LruHashMap<TaskKey, u8> = LruHashMap::with_max_entries(1 << 
 #[map]
 pub static THREADS: LruHashMap<u64, ThreadSockets> = LruHashMap::with_max_entries(1 << 14, 0);
 
-/// The file descriptor that a key of one direction belongs to.
+/// What a key of one direction belongs to.
 #[map]
-pub static HALVES: LruHashMap<ConnectionKey, u32> = LruHashMap::with_max_entries(1 << 14, 0);
+pub static HALVES: LruHashMap<ConnectionKey, Half> = LruHashMap::with_max_entries(1 << 14, 0);
 
 /// The keys of both directions, by file descriptor.
 #[map]
@@ -165,6 +165,15 @@ pub struct ThreadSockets {
     pub sealing: u64,
     /// The descriptor that was read last, and 1; 0 if there is none.
     pub reading: u64,
+}
+
+/// What a key belongs to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Half {
+    pub fd: u32,
+    /// Not 0: it is about to be replaced by another.
+    pub changing: u32,
 }
 
 /// The keys of a connection, 0 where none is known.

@@ -1,16 +1,23 @@
 //! Which socket the two keys of a connection belong to (see `aead`): after a record was sealed the thread
 //! writes it, and before one is opened the thread has read it.
 
-use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_user},
+    macros::tracepoint,
+    programs::TracePointContext,
+};
 use observer_common::{BindRecord, ConnectionKey, RECEIVED, SENT};
 
 use crate::{
     connection, emit,
-    maps::{FileKey, HALVES, Pair, SOCKETS, THREADS, ThreadSockets, current, stopped, watched},
+    maps::{FileKey, HALVES, Half, Pair, SOCKETS, THREADS, ThreadSockets, current, stopped, watched},
 };
 
 /// Offset of the first argument in `syscalls/sys_enter_*`.
 const SYSCALL_ARGUMENTS: usize = 16;
+
+/// Offset of `msg_iov` in `struct msghdr`.
+const MESSAGE_VECTOR: u64 = 16;
 
 /// `syscalls/sys_enter_write` and the others that send.
 #[tracepoint]
@@ -20,10 +27,13 @@ pub fn socket_write(context: TracePointContext) -> u32 {
         return 0;
     };
     // SAFETY: a map value that only this thread uses.
-    let sealing = unsafe { core::mem::take(&mut (*state).sealing) };
+    let sealing = unsafe { (*state).sealing };
     if sealing != 0
         && let Some(fd) = descriptor(&context)
+        && is_record(&context)
     {
+        // SAFETY: as above.
+        unsafe { (*state).sealing = 0 };
         bind(sealing, tgid, fd, SENT);
     }
     0
@@ -70,12 +80,15 @@ pub fn socket_close(context: TracePointContext) -> u32 {
     };
     let _ = SOCKETS.remove(key);
     for half in [pair.sent, pair.received] {
-        if half != 0 {
+        let name = ConnectionKey {
+            ssl: half,
+            tgid: u64::from(tgid),
+        };
+        // The address may be that of another key by now.
+        // SAFETY: the value is copied at once.
+        if unsafe { HALVES.get(name) }.is_some_and(|known| known.fd == fd) {
             connection::freed(half, tgid, tid);
-            let _ = HALVES.remove(ConnectionKey {
-                ssl: half,
-                tgid: u64::from(tgid),
-            });
+            let _ = HALVES.remove(name);
         }
     }
     0
@@ -108,6 +121,49 @@ pub fn opened(thread: u64, key: u64, tgid: u32) {
     }
 }
 
+/// A key is about to be replaced by another (RFC 8446 section 4.6.3), which stands for the same direction of
+/// the same connection.
+#[inline(always)]
+pub fn changes(key: u64, tgid: u32) {
+    let name = ConnectionKey {
+        ssl: key,
+        tgid: u64::from(tgid),
+    };
+    if let Some(half) = HALVES.get_ptr_mut(name) {
+        // SAFETY: a map value; nobody else changes this member.
+        unsafe { (*half).changing = 1 };
+    }
+}
+
+/// Whether what is written begins with a record of TLS (RFC 8446 section 5.1): the thread may write elsewhere
+/// before it writes what it has sealed. It lies behind the second argument: itself, by a `struct iovec` or
+/// by a `struct msghdr`.
+#[inline(always)]
+fn is_record(context: &TracePointContext) -> bool {
+    // SAFETY: the layout is that of the tracepoint.
+    let Ok(place) = (unsafe { context.read_at::<u64>(SYSCALL_ARGUMENTS + 8) }) else {
+        return false;
+    };
+    begins_record(place)
+        || word(place).is_some_and(begins_record)
+        || word(place + MESSAGE_VECTOR)
+            .and_then(word)
+            .is_some_and(begins_record)
+}
+
+#[inline(always)]
+fn begins_record(address: u64) -> bool {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const [u8; 3]) }
+        .is_ok_and(|[kind, major, minor]| matches!(kind, 20..=24) && major == 3 && minor <= 4)
+}
+
+#[inline(always)]
+fn word(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}
+
 #[inline(always)]
 fn descriptor(context: &TracePointContext) -> Option<u32> {
     // SAFETY: the layout is that of the tracepoint.
@@ -127,10 +183,10 @@ fn bind(object: u64, tgid: u32, fd: u32, direction: u32) {
         tgid: u64::from(tgid),
     };
     // SAFETY: the value is not kept.
-    if unsafe { HALVES.get(key) } == Some(&fd) {
+    if unsafe { HALVES.get(key) }.is_some_and(|half| half.fd == fd) {
         return;
     }
-    if HALVES.insert(key, fd, 0).is_err() {
+    if HALVES.insert(key, Half { fd, changing: 0 }, 0).is_err() {
         return;
     }
     let file = FileKey { tgid, fd };
@@ -139,18 +195,30 @@ fn bind(object: u64, tgid: u32, fd: u32, direction: u32) {
         sent: 0,
         received: 0,
     });
-    if direction == SENT {
-        pair.sent = object;
+    let place = if direction == SENT {
+        &mut pair.sent
     } else {
-        pair.received = object;
-    }
+        &mut pair.received
+    };
+    let name = ConnectionKey {
+        ssl: core::mem::replace(place, object),
+        tgid: u64::from(tgid),
+    };
     let _ = SOCKETS.insert(file, pair, 0);
+    // SAFETY: the value is copied at once.
+    let replaced = unsafe { HALVES.get(name) }
+        .is_some_and(|half| half.fd == fd && half.changing != 0 && name.ssl != object);
+    if replaced {
+        let _ = HALVES.remove(name);
+        connection::forget(name);
+    }
     emit::bind(BindRecord {
         kind: observer_common::KIND_BIND,
         direction,
         tgid,
         fd,
         ssl: object,
+        previous: if replaced { name.ssl } else { 0 },
         // SAFETY: a helper without arguments.
         at: unsafe { bpf_ktime_get_boot_ns() },
     });

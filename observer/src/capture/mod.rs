@@ -82,6 +82,8 @@ pub enum Event<'a> {
         object: u64,
         /// The file descriptor.
         fd: u32,
+        /// What stood for it until now, where it goes on under another address; else 0.
+        previous: u64,
         /// When.
         at: Timestamp,
     },
@@ -275,6 +277,7 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 direction: direction(record.direction)?,
                 object: record.ssl,
                 fd: record.fd,
+                previous: record.previous,
                 at: Timestamp(record.at),
             })
         }
