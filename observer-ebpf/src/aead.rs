@@ -32,11 +32,11 @@ const APPLICATION_DATA: u8 = 23;
 const HANDSHAKE: u8 = 22;
 
 /// `key_update`, and its length with its head (RFC 8446 sections 4 and 4.6.3).
-const KEY_UPDATE: u8 = 24;
-const KEY_UPDATE_BYTES: u64 = 5;
+pub const KEY_UPDATE: u8 = 24;
+pub const KEY_UPDATE_BYTES: u64 = 5;
 
 /// Longest plaintext of a record (RFC 8446 section 5.1).
-const RECORD_BYTES: u32 = 1 << 14;
+pub const RECORD_BYTES: u32 = 1 << 14;
 
 /// Bytes that are looked at in one step.
 const WORD_BYTES: u32 = 8;

@@ -19,6 +19,7 @@ mod maps;
 mod process;
 mod registers;
 mod request;
+mod rustls;
 mod sockets;
 mod tls;
 

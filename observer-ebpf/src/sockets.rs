@@ -10,7 +10,9 @@ use observer_common::{BindRecord, ConnectionKey, RECEIVED, SENT};
 
 use crate::{
     connection, emit,
-    maps::{FileKey, HALVES, Half, Pair, SOCKETS, THREADS, ThreadSockets, current, stopped, watched},
+    maps::{
+        FileKey, HALVES, Half, Pair, SOCKETS, THREADS, ThreadSockets, current, stopped, watched,
+    },
 };
 
 /// Offset of the first argument in `syscalls/sys_enter_*`.

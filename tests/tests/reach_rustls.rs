@@ -1,11 +1,6 @@
 //! rustls: with aws-lc-rs and with ring, in Codex and in clients of our own (`clients/rustls`).
 
-use std::{
-    ffi::OsString,
-    fs,
-    path::PathBuf,
-    process::Command,
-};
+use std::{ffi::OsString, fs, path::PathBuf, process::Command};
 
 use observer_e2e::{
     clients::{self, npm, prepared, run},

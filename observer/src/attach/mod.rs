@@ -39,7 +39,7 @@ use self::{
     examine::{Examination, Examiner, Urgency},
     link::{Linker, Links, Point, Refusal, Rung},
     processes::{FileId, MappedFile, Pid, Stamp},
-    tls::{Family, LIBRARIES, Probe},
+    tls::{LIBRARIES, Probe},
 };
 
 /// The BPF object, built by build.rs.
@@ -362,7 +362,7 @@ impl Attacher {
 
     /// Follows sockets from now on, if one of the probes needs it.
     fn follow_sockets(&mut self, probes: &[Probe]) {
-        if self.follows_sockets || !probes.iter().any(|probe| probe.family == Family::Aead) {
+        if self.follows_sockets || !probes.iter().any(|probe| probe.family.has_keys()) {
             return;
         }
         self.follows_sockets = true;
