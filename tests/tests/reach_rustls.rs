@@ -209,3 +209,18 @@ fn long_bodies_by_aws_lc() {
 fn connections_take_turns_with_aws_lc() {
     both(AWS_LC).into_iter().for_each(connections_take_turns);
 }
+
+#[test]
+fn records_by_ring() {
+    both(RING).into_iter().for_each(every_way);
+}
+
+#[test]
+fn long_bodies_by_ring() {
+    both(RING).into_iter().for_each(long_bodies);
+}
+
+#[test]
+fn connections_take_turns_with_ring() {
+    both(RING).into_iter().for_each(connections_take_turns);
+}

@@ -3,16 +3,26 @@
 //! before `encrypt` and after `decrypt`. They are called through tables of methods, so they are there.
 //!
 //! With aws-lc-rs the records are taken there: see `aws_lc`.
+//!
+//! Without symbols the methods on ring are found by their tables. The functions that make the keys may panic,
+//! and name the file that they come from then (`core::panic::Location`); they refer to the tables of what they
+//! make. The table of an encrypter is known by its last method, which adds a constant to a length.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Range,
+};
 
+use iced_x86::{Code, Decoder, DecoderOptions};
+use object::Architecture;
 use observer_common::{Cookie, rustls};
 use rustc_demangle::demangle;
 
 use super::{Family, Finding, Found, Library, Probe};
 use crate::attach::{
     elf::Elf,
-    scan::Clues,
+    scan::{self, Clues},
     site::{self, Needs},
 };
 
@@ -39,8 +49,25 @@ impl Library for Rustls {
         "rustls"
     }
 
-    fn find(&self, elf: &Elf, _clues: &Clues) -> Finding {
-        let methods = by_symbols(elf);
+    fn needles(&self) -> &'static [&'static [u8]] {
+        // Since rustls 0.22.
+        &[b"/src/crypto/ring/tls13.rs", b"/src/crypto/ring/tls12.rs"]
+    }
+
+    fn find(&self, elf: &Elf, clues: &Clues) -> Finding {
+        let (how, methods) = match by_symbols(elf) {
+            methods if !methods.is_empty() => ("symbols", methods),
+            _ => match by_tables(elf, clues) {
+                Ok(methods) => (
+                    "the tables of its methods on ring; there are no symbols",
+                    methods,
+                ),
+                Err(error) => {
+                    let reason = format!("with ring, without symbols: {error}");
+                    return Finding::Refused(reason);
+                }
+            },
+        };
         if methods.is_empty() {
             return Finding::Absent;
         }
@@ -64,7 +91,7 @@ impl Library for Rustls {
             });
         }
         Finding::Found(Found {
-            how: "symbols".to_owned(),
+            how: how.to_owned(),
             probes,
         })
     }
@@ -91,6 +118,187 @@ fn method(symbol: &str) -> Option<Method> {
     // What stands in for a key that is not there yet.
     let is_real = !short.starts_with("Invalid") && !implementor.starts_with(AWS_LC);
     is_real.then(|| (format!("{short}::{name}"), function))
+}
+
+/// The methods on ring by their address, where there are no symbols.
+fn by_tables(elf: &Elf, clues: &Clues) -> io::Result<BTreeMap<u64, Method>> {
+    let mut methods = BTreeMap::new();
+    for (needle, version) in (0..).zip(["1.3", "1.2"]) {
+        if clues.texts(needle).next().is_none() {
+            continue;
+        }
+        if elf.architecture() != Architecture::X86_64 {
+            return Err(io::Error::other("on this processor nobody has tried it"));
+        }
+        let tables = Tables::read(elf, clues, needle)?;
+        if tables.encrypters.is_empty() && tables.decrypters.is_empty() {
+            continue;
+        }
+        // A cipher has one of each. TLS 1.3 treats all alike; TLS 1.2 knows two ways.
+        let most = if version == "1.3" { 1 } else { 2 };
+        if tables.encrypters.len() != tables.decrypters.len() || tables.encrypters.len() > most {
+            return Err(io::Error::other(format!(
+                "of TLS {version}, {} tables look like those of encrypters and {} like those of decrypters",
+                tables.encrypters.len(),
+                tables.decrypters.len()
+            )));
+        }
+        let named = |name: &str| format!("{name} (TLS {version})");
+        for address in tables.encrypters {
+            methods.insert(address, (named("encrypt"), rustls::ENCRYPT));
+        }
+        for address in tables.decrypters {
+            methods.insert(address, (named("decrypt"), rustls::DECRYPT));
+        }
+    }
+    Ok(methods)
+}
+
+/// What the functions that make keys refer to: methods by their address.
+#[derive(Default)]
+struct Tables {
+    encrypters: BTreeSet<u64>,
+    decrypters: BTreeSet<u64>,
+}
+
+impl Tables {
+    /// `needle` is the file of the functions.
+    fn read(elf: &Elf, clues: &Clues, needle: usize) -> io::Result<Self> {
+        let pointers = Pointers::read(elf)?;
+        let mut locations = Vec::new();
+        for text in clues.texts(needle) {
+            // The text may have others before it; a location says where it begins.
+            let end = text.address + Rustls.needles()[needle].len() as u64;
+            let of_text = |(place, target): (u64, u64)| {
+                let length = word(elf, place + 8)?;
+                (text.start <= target && target.checked_add(length)? == end)
+                    .then_some(place..place + 1)
+            };
+            locations.extend(pointers.to(text.start..end).filter_map(of_text));
+        }
+        locations.sort_by_key(|range| range.start);
+        locations.dedup();
+        let functions = elf.unwind_table();
+        let mut tables = Self::default();
+        let mut seen = BTreeSet::new();
+        for reference in scan::references(elf, &locations)? {
+            let Some(range) = functions.range(elf, reference.at) else {
+                continue;
+            };
+            if !seen.insert(range.start) {
+                continue;
+            }
+            let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+            let code = elf.code(range.start, length.min(CODE_BYTES))?;
+            let loads = Decoder::with_ip(64, &code, range.start, DecoderOptions::NONE)
+                .into_iter()
+                .filter(|one| one.code() == Code::Lea_r64_m && one.is_ip_rel_memory_operand())
+                .map(|one| one.ip_rel_memory_address());
+            for table in loads.filter(|table| is_table(elf, &pointers, *table)) {
+                let method = |index: u64| pointers.at(table + TABLE_HEAD + 8 * index);
+                let Some(first) = method(0).filter(|first| functions.is_start(*first)) else {
+                    continue;
+                };
+                if method(1).is_some_and(|second| adds_constant(elf, second)) {
+                    tables.encrypters.insert(first);
+                } else {
+                    tables.decrypters.insert(first);
+                }
+            }
+        }
+        Ok(tables)
+    }
+}
+
+/// Longest function that is looked at, in bytes.
+const CODE_BYTES: usize = 1 << 16;
+
+/// A table of methods begins with the function that drops the object, its size and its alignment.
+const TABLE_HEAD: u64 = 24;
+
+/// A key has more bytes than this, an error fewer.
+const KEY_BYTES: u64 = 64;
+
+/// Whether a table of methods of a key may lie at the address.
+fn is_table(elf: &Elf, pointers: &Pointers, address: u64) -> bool {
+    let number = |place: u64| match pointers.at(place) {
+        Some(_) => None,
+        None => word(elf, place),
+    };
+    let drops = match pointers.at(address) {
+        Some(function) => elf.is_code(function),
+        None => word(elf, address) == Some(0),
+    };
+    drops
+        && number(address + 8).is_some_and(|size| (KEY_BYTES..1 << 16).contains(&size))
+        && number(address + 16).is_some_and(|align| align.is_power_of_two() && align <= 64)
+}
+
+/// Whether the function is `lea rax, [rsi + N]; ret`: `encrypted_payload_len` adds what a record is longer than
+/// its content, 16 bytes for the tag, and one for the type or eight for the nonce.
+fn adds_constant(elf: &Elf, function: u64) -> bool {
+    elf.code(function, 5)
+        .is_ok_and(|code| matches!(code[..], [0x48, 0x8d, 0x46, 0x10 | 0x11 | 0x18, 0xc3]))
+}
+
+fn word(elf: &Elf, address: u64) -> Option<u64> {
+    let mut word = [0; 8];
+    elf.read_exact(address, &mut word).ok()?;
+    Some(u64::from_le_bytes(word))
+}
+
+/// The addresses that the loader puts into the data of a file (`R_X86_64_RELATIVE`; System V ABI, AMD64
+/// supplement, 4.4).
+struct Pointers {
+    /// Place and address, sorted by place.
+    relocations: Vec<(u64, u64)>,
+}
+
+impl Pointers {
+    fn read(elf: &Elf) -> io::Result<Self> {
+        const RELATIVE: u32 = 8;
+        const ENTRY: usize = 24;
+        const MOST: u64 = 64 << 20;
+        let section = elf
+            .section(".rela.dyn")
+            .filter(|section| section.end - section.start <= MOST)
+            .ok_or_else(|| {
+                io::Error::other("the file has no relocations (.rela.dyn), which tell its tables")
+            })?;
+        let length = usize::try_from(section.end - section.start).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        elf.read_exact(section.start, &mut bytes)?;
+        let word = |entry: &[u8], at: usize| {
+            entry
+                .get(at..at + 8)
+                .and_then(|word| word.try_into().ok())
+                .map(u64::from_le_bytes)
+        };
+        let mut relocations: Vec<(u64, u64)> = bytes
+            .chunks_exact(ENTRY)
+            .filter(|entry| entry[8..12] == RELATIVE.to_le_bytes())
+            .filter_map(|entry| Some((word(entry, 0)?, word(entry, 16)?)))
+            .collect();
+        relocations.sort_unstable();
+        Ok(Self { relocations })
+    }
+
+    /// The address that stands at a place.
+    fn at(&self, place: u64) -> Option<u64> {
+        let found = self
+            .relocations
+            .binary_search_by_key(&place, |relocation| relocation.0)
+            .ok()?;
+        Some(self.relocations[found].1)
+    }
+
+    /// The places where an address of a range stands, with the address.
+    fn to(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+        self.relocations
+            .iter()
+            .filter(move |relocation| range.contains(&relocation.1))
+            .copied()
+    }
 }
 
 #[cfg(test)]
