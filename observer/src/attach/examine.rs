@@ -43,7 +43,7 @@ const REMEMBERED: usize = 4_096;
 const MEMORY_FILE: u64 = 1 << 20;
 
 /// Changes whenever files are examined in another way.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of code that are compared before remembered probes are used again.
 const CODE: usize = 16;

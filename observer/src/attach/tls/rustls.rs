@@ -247,8 +247,8 @@ fn word(elf: &Elf, address: u64) -> Option<u64> {
     Some(u64::from_le_bytes(word))
 }
 
-/// The addresses that the loader puts into the data of a file (`R_X86_64_RELATIVE`; System V ABI, AMD64
-/// supplement, 4.4).
+/// The addresses that the loader puts into the data of a file: `R_X86_64_RELATIVE` (System V ABI, AMD64
+/// supplement, 4.4), one by one or packed (System V gABI 4.3, `SHT_RELR`).
 struct Pointers {
     /// Place and address, sorted by place.
     relocations: Vec<(u64, u64)>,
@@ -256,29 +256,15 @@ struct Pointers {
 
 impl Pointers {
     fn read(elf: &Elf) -> io::Result<Self> {
-        const RELATIVE: u32 = 8;
-        const ENTRY: usize = 24;
-        const MOST: u64 = 64 << 20;
-        let section = elf
-            .section(".rela.dyn")
-            .filter(|section| section.end - section.start <= MOST)
-            .ok_or_else(|| {
-                io::Error::other("the file has no relocations (.rela.dyn), which tell its tables")
-            })?;
-        let length = usize::try_from(section.end - section.start).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        elf.read_exact(section.start, &mut bytes)?;
-        let word = |entry: &[u8], at: usize| {
-            entry
-                .get(at..at + 8)
-                .and_then(|word| word.try_into().ok())
-                .map(u64::from_le_bytes)
-        };
-        let mut relocations: Vec<(u64, u64)> = bytes
-            .chunks_exact(ENTRY)
-            .filter(|entry| entry[8..12] == RELATIVE.to_le_bytes())
-            .filter_map(|entry| Some((word(entry, 0)?, word(entry, 16)?)))
-            .collect();
+        let whole = whole_section(elf, ".rela.dyn")?;
+        let packed = whole_section(elf, ".relr.dyn")?;
+        let mut relocations = relocations(&whole);
+        relocations.extend(packed_relocations(elf, &packed));
+        if relocations.is_empty() {
+            let reason =
+                "its tables are told by relocations (.rela.dyn, .relr.dyn), and there are none";
+            return Err(io::Error::other(reason));
+        }
         relocations.sort_unstable();
         Ok(Self { relocations })
     }
@@ -298,6 +284,95 @@ impl Pointers {
             .iter()
             .filter(move |relocation| range.contains(&relocation.1))
             .copied()
+    }
+}
+
+/// The bytes of a section; none if there is no such section.
+fn whole_section(elf: &Elf, name: &str) -> io::Result<Vec<u8>> {
+    const MOST: u64 = 64 << 20;
+    let Some(section) = elf.section(name) else {
+        return Ok(Vec::new());
+    };
+    let length = section.end - section.start;
+    if length > MOST {
+        return Err(io::Error::other(format!("{name} has {length} bytes")));
+    }
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    elf.read_exact(section.start, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Entries of place, type and address.
+fn relocations(section: &[u8]) -> Vec<(u64, u64)> {
+    const RELATIVE: u64 = 8;
+    let words: Vec<u64> = words(section).collect();
+    words
+        .chunks_exact(3)
+        .filter(|entry| entry[1] == RELATIVE)
+        .map(|entry| (entry[0], entry[2]))
+        .collect()
+}
+
+/// Entries of a place, or of a bit for each of the 63 words that follow. The address stands there already.
+fn packed_relocations(elf: &Elf, section: &[u8]) -> Vec<(u64, u64)> {
+    const WORDS: u64 = 63;
+    let mut places = Vec::new();
+    let mut next: u64 = 0;
+    for entry in words(section) {
+        if entry & 1 == 0 {
+            places.push(entry);
+            next = entry.wrapping_add(8);
+            continue;
+        }
+        places.extend(
+            (0..WORDS)
+                .filter(|bit| entry >> (bit + 1) & 1 != 0)
+                .map(|bit| next.wrapping_add(8 * bit)),
+        );
+        next = next.wrapping_add(8 * WORDS);
+    }
+    let mut block = Block::default();
+    places
+        .into_iter()
+        .filter_map(|place| Some((place, block.word(elf, place)?)))
+        .collect()
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u64::from_le_bytes(*word))
+}
+
+/// A part of the data, so that not each word takes a system call.
+#[derive(Default)]
+struct Block {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Block {
+    fn word(&mut self, elf: &Elf, address: u64) -> Option<u64> {
+        const BYTES: usize = 1 << 16;
+        if let Some(word) = self.held(address) {
+            return Some(word);
+        }
+        self.start = address;
+        self.bytes.resize(BYTES, 0);
+        if elf.read_exact(address, &mut self.bytes).is_err() {
+            // The segment ends before.
+            self.bytes.resize(8, 0);
+            elf.read_exact(address, &mut self.bytes).ok()?;
+        }
+        self.held(address)
+    }
+
+    fn held(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
+        let word = self.bytes.get(at..)?.first_chunk()?;
+        Some(u64::from_le_bytes(*word))
     }
 }
 
