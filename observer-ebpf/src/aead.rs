@@ -122,7 +122,7 @@ fn entered(context: &ProbeContext) -> u32 {
     if function == aead::OPEN || function == aead::OPEN_GATHER {
         let call = OpenCall {
             cookie: number | inside,
-            ssl: key,
+            ssl: sockets::opening(key),
             buffer: text,
             count: bytes,
             entered_at,
@@ -144,7 +144,8 @@ fn entered(context: &ProbeContext) -> u32 {
     } else {
         inner(text, bytes, inside)
     };
-    let Some(bytes) = inner.and_then(|inner| application_data(&inner, key, text, tgid)) else {
+    let Some(bytes) = inner.and_then(|inner| application_data(&inner, key, text, tgid, SENT))
+    else {
         return RETURN_UNWANTED;
     };
     sockets::sealed(thread, key);
@@ -171,7 +172,7 @@ fn left(context: &RetProbeContext) {
         bytes = written;
     }
     let Some(bytes) = inner(call.buffer, bytes, call.cookie & TYPE_INSIDE)
-        .and_then(|inner| application_data(&inner, call.ssl, call.buffer, tgid))
+        .and_then(|inner| application_data(&inner, call.ssl, call.buffer, tgid, RECEIVED))
     else {
         return;
     };
@@ -288,7 +289,7 @@ extern "C" fn unpad(_index: u32, padded: *mut Padded) -> i64 {
 
 /// The length of application data. Of what else there is, notes what concerns the key.
 #[inline(always)]
-fn application_data(inner: &Inner, key: u64, text: u64, tgid: u32) -> Option<u64> {
+fn application_data(inner: &Inner, key: u64, text: u64, tgid: u32, direction: u32) -> Option<u64> {
     if inner.kind == APPLICATION_DATA {
         return (inner.bytes > 0).then_some(inner.bytes);
     }
@@ -296,7 +297,7 @@ fn application_data(inner: &Inner, key: u64, text: u64, tgid: u32) -> Option<u64
         // SAFETY: the helper checks the address.
         let message = unsafe { bpf_probe_read_user(text as *const u8) };
         if message == Ok(KEY_UPDATE) {
-            sockets::changes(key, tgid);
+            sockets::changes(key, tgid, direction);
         }
     }
     None

@@ -42,9 +42,9 @@ pub static MESSAGES: LruHashMap<u64, Message> = LruHashMap::with_max_entries(1 <
 #[map]
 pub static THREADS: LruHashMap<u64, ThreadSockets> = LruHashMap::with_max_entries(1 << 14, 0);
 
-/// What a key of one direction belongs to.
+/// The file descriptor that a key of one direction belongs to.
 #[map]
-pub static HALVES: LruHashMap<ConnectionKey, Half> = LruHashMap::with_max_entries(1 << 14, 0);
+pub static HALVES: LruHashMap<ConnectionKey, u32> = LruHashMap::with_max_entries(1 << 14, 0);
 
 /// The keys of both directions, by file descriptor.
 #[map]
@@ -188,21 +188,14 @@ pub struct Message {
     pub tid: u32,
 }
 
-/// What a key belongs to.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Half {
-    pub fd: u32,
-    /// Not 0: it is about to be replaced by another.
-    pub changing: u32,
-}
-
 /// The keys of a connection, 0 where none is known.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Pair {
     pub sent: u64,
     pub received: u64,
+    /// A bit for each direction whose key is about to be replaced.
+    pub changing: u64,
 }
 
 /// A record that is being put together.

@@ -111,7 +111,7 @@ fn entered(context: &ProbeContext) -> u32 {
         };
         let call = OpenCall {
             cookie: number,
-            ssl: key,
+            ssl: sockets::opening(key),
             buffer,
             count: 0,
             entered_at,
@@ -138,7 +138,7 @@ fn entered(context: &ProbeContext) -> u32 {
     }
     if kind != APPLICATION_DATA {
         if kind == HANDSHAKE && count == 0 {
-            handshake(key, text, bytes, tgid);
+            handshake(key, text, bytes, tgid, SENT);
         }
         return RETURN_UNWANTED;
     }
@@ -268,20 +268,20 @@ fn left(context: &RetProbeContext) {
                 tid,
             );
         }
-        HANDSHAKE => handshake(call.ssl, call.buffer, bytes, tgid),
+        HANDSHAKE => handshake(call.ssl, call.buffer, bytes, tgid, RECEIVED),
         _ => {}
     }
 }
 
 /// Notes what a message of the handshake means for its key.
 #[inline(always)]
-fn handshake(key: u64, text: u64, bytes: u64, tgid: u32) {
+fn handshake(key: u64, text: u64, bytes: u64, tgid: u32, direction: u32) {
     if bytes != KEY_UPDATE_BYTES {
         return;
     }
     // SAFETY: the helper checks the address.
     if unsafe { bpf_probe_read_user(text as *const u8) } == Ok(KEY_UPDATE) {
-        sockets::changes(key, tgid);
+        sockets::changes(key, tgid, direction);
     }
 }
 

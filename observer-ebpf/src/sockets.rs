@@ -10,9 +10,7 @@ use observer_common::{BindRecord, ConnectionKey, RECEIVED, SENT};
 
 use crate::{
     connection, emit,
-    maps::{
-        FileKey, HALVES, Half, Pair, SOCKETS, THREADS, ThreadSockets, current, stopped, watched,
-    },
+    maps::{FileKey, HALVES, Pair, SOCKETS, THREADS, ThreadSockets, current, stopped, watched},
 };
 
 /// Offset of the first argument in `syscalls/sys_enter_*`.
@@ -88,12 +86,19 @@ pub fn socket_close(context: TracePointContext) -> u32 {
         };
         // The address may be that of another key by now.
         // SAFETY: the value is copied at once.
-        if unsafe { HALVES.get(name) }.is_some_and(|known| known.fd == fd) {
+        if unsafe { HALVES.get(name) } == Some(&fd) {
             connection::freed(half, tgid, tid);
             let _ = HALVES.remove(name);
         }
     }
     0
+}
+
+/// The name of a key that opens records. Keys are updated often enough for the address of one that sealed to be
+/// used again by one that opens, on the same connection; no address of a key is odd.
+#[inline(always)]
+pub fn opening(key: u64) -> u64 {
+    key | 1
 }
 
 /// The thread has sealed a record with this key, and will write it.
@@ -124,17 +129,23 @@ pub fn opened(thread: u64, key: u64, tgid: u32) {
 }
 
 /// A key is about to be replaced by another (RFC 8446 section 4.6.3), which stands for the same direction of
-/// the same connection.
+/// the same connection. Its address may be that of a key of any connection from now on.
 #[inline(always)]
-pub fn changes(key: u64, tgid: u32) {
+pub fn changes(key: u64, tgid: u32, direction: u32) {
     let name = ConnectionKey {
         ssl: key,
         tgid: u64::from(tgid),
     };
-    if let Some(half) = HALVES.get_ptr_mut(name) {
-        // SAFETY: a map value; nobody else changes this member.
-        unsafe { (*half).changing = 1 };
+    // SAFETY: the value is copied at once.
+    let Some(fd) = (unsafe { HALVES.get(name) }).copied() else {
+        return;
+    };
+    if let Some(pair) = SOCKETS.get_ptr_mut(FileKey { tgid, fd }) {
+        // SAFETY: a map value. Both directions change it, but not at the same time: each answers the other.
+        unsafe { (*pair).changing |= 1 << direction };
     }
+    let _ = HALVES.remove(name);
+    connection::forget(name);
 }
 
 /// Whether what is written begins with a record of TLS (RFC 8446 section 5.1): the thread may write elsewhere
@@ -185,10 +196,10 @@ fn bind(object: u64, tgid: u32, fd: u32, direction: u32) {
         tgid: u64::from(tgid),
     };
     // SAFETY: the value is not kept.
-    if unsafe { HALVES.get(key) }.is_some_and(|half| half.fd == fd) {
+    if unsafe { HALVES.get(key) } == Some(&fd) {
         return;
     }
-    if HALVES.insert(key, Half { fd, changing: 0 }, 0).is_err() {
+    if HALVES.insert(key, fd, 0).is_err() {
         return;
     }
     let file = FileKey { tgid, fd };
@@ -196,31 +207,23 @@ fn bind(object: u64, tgid: u32, fd: u32, direction: u32) {
     let mut pair = unsafe { SOCKETS.get(file) }.copied().unwrap_or(Pair {
         sent: 0,
         received: 0,
+        changing: 0,
     });
-    let place = if direction == SENT {
-        &mut pair.sent
+    let previous = if direction == SENT {
+        core::mem::replace(&mut pair.sent, object)
     } else {
-        &mut pair.received
+        core::mem::replace(&mut pair.received, object)
     };
-    let name = ConnectionKey {
-        ssl: core::mem::replace(place, object),
-        tgid: u64::from(tgid),
-    };
+    let changing = pair.changing & (1 << direction) != 0;
+    pair.changing &= !(1 << direction);
     let _ = SOCKETS.insert(file, pair, 0);
-    // SAFETY: the value is copied at once.
-    let replaced = unsafe { HALVES.get(name) }
-        .is_some_and(|half| half.fd == fd && half.changing != 0 && name.ssl != object);
-    if replaced {
-        let _ = HALVES.remove(name);
-        connection::forget(name);
-    }
     emit::bind(BindRecord {
         kind: observer_common::KIND_BIND,
         direction,
         tgid,
         fd,
         ssl: object,
-        previous: if replaced { name.ssl } else { 0 },
+        previous: if changing { previous } else { 0 },
         // SAFETY: a helper without arguments.
         at: unsafe { bpf_ktime_get_boot_ns() },
     });

@@ -172,6 +172,20 @@ fn long_bodies(variant: Variant) {
     }
 }
 
+/// Keys that are updated in the middle of answers: the connection goes on. Memory of an old key is that of
+/// another connection's new one soon.
+fn keys_are_updated(variant: Variant) {
+    let scene = Scene::new();
+    for keys in [
+        &["calls=4", "behaviour=rekey; events=30; token-ms=1"][..],
+        &["tasks=20", "calls=5", "behaviour=rekey; events=30"],
+    ] {
+        let keys: Vec<&str> = keys.iter().copied().chain(["tls=1.3"]).collect();
+        let run = variant.cover(&scene, 4, &keys);
+        assert!(run.calls.iter().all(|call| call["incomplete"].is_null()));
+    }
+}
+
 /// Connections that take turns on one thread, and on two.
 fn connections_take_turns(variant: Variant) {
     let scene = Scene::new();
@@ -223,4 +237,11 @@ fn long_bodies_by_ring() {
 #[test]
 fn connections_take_turns_with_ring() {
     both(RING).into_iter().for_each(connections_take_turns);
+}
+
+#[test]
+fn keys_of_a_connection_are_updated() {
+    for provider in [AWS_LC, RING] {
+        both(provider).into_iter().for_each(keys_are_updated);
+    }
 }

@@ -186,7 +186,7 @@ impl Joiner {
                 ..
             } => {
                 if previous != 0 {
-                    self.replace((pid, previous), direction, object);
+                    self.replace(pid, fd, direction, (previous, object));
                 }
                 let Some(half) = self.halves.get_mut(&(pid, object)) else {
                     // What it opens comes right behind.
@@ -261,24 +261,30 @@ impl Joiner {
         self.connections.retain(|key, _| key.0 != pid);
     }
 
-    /// A connection goes on with another key.
-    fn replace(&mut self, previous: Key, direction: Direction, object: u64) {
-        let (pid, key) = previous;
-        let Some(fd) = self.halves.remove(&previous).and_then(|half| half.fd) else {
-            return;
-        };
+    /// A connection goes on with another key in one direction: from the first to the second.
+    fn replace(&mut self, pid: Pid, fd: u32, direction: Direction, keys: (u64, u64)) {
+        let (from, to) = keys;
         let Some(joined) = self.connections.get_mut(&(pid, fd)) else {
             return;
         };
         let direct = joined.direct(direction);
-        if direct.key == key {
-            *direct = Direct {
-                key: object,
-                generation: 0,
-                base: direct.produced,
-                produced: direct.produced,
-            };
+        if direct.key != from {
+            return;
         }
+        // By now the address may be that of another connection's key.
+        if self
+            .halves
+            .get(&(pid, from))
+            .is_some_and(|half| half.generation == direct.generation)
+        {
+            self.halves.remove(&(pid, from));
+        }
+        *direct = Direct {
+            key: to,
+            generation: 0,
+            base: direct.produced,
+            produced: direct.produced,
+        };
     }
 
     fn deliver(&mut self, key: Key, fd: u32, one: &Waiting, handle: &mut dyn FnMut(Event<'_>)) {
