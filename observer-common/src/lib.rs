@@ -128,6 +128,9 @@ pub struct BindRecord {
     pub fd: u32,
     /// As in [`DataRecord::ssl`].
     pub ssl: u64,
+    /// What stood for the direction until now, where the connection goes on under another name (a key of
+    /// TLS 1.3 was updated); else 0.
+    pub previous: u64,
     /// When it happened.
     pub at: u64,
 }
@@ -156,9 +159,9 @@ pub struct ProcessRecord {
 /// the number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie {
-    /// One of [`function`], [`go`] or [`aead`], by the program.
+    /// One of [`function`], [`go`], [`aead`] or [`rustls`], by the program.
     pub function: u8,
-    /// One of [`count`]; 0 for [`go`] and [`aead`].
+    /// One of [`count`], with [`function`]; else 0.
     pub count: u8,
     /// [`go`]: offset of `goid` in `runtime.g`; 0 if it is not known.
     pub goid: u16,
@@ -235,6 +238,14 @@ pub mod aead {
     pub const OPEN: u8 = 3;
     /// `EVP_AEAD_CTX_open_gather(ctx, out, nonce, nonce_len, in, in_len, in_tag, in_tag_len, ad, ad_len)`
     pub const OPEN_GATHER: u8 = 4;
+}
+
+/// What a probed method of rustls does ([`Cookie::function`]).
+pub mod rustls {
+    /// `rustls::crypto::cipher::MessageEncrypter::encrypt`
+    pub const ENCRYPT: u8 = 1;
+    /// `rustls::crypto::cipher::MessageDecrypter::decrypt`
+    pub const DECRYPT: u8 = 2;
 }
 
 /// Where a function leaves the number of bytes that passed ([`Cookie::count`]).

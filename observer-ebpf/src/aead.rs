@@ -3,10 +3,12 @@
 //! The object is a key of one direction, not a connection: `sockets` tells what belongs together. What is
 //! sealed may be the plaintext in place, so it is taken at the entry.
 
+use core::{ffi::c_void, ptr};
+
 use aya_ebpf::{
     helpers::{
         bpf_ktime_get_boot_ns, bpf_probe_read_user,
-        generated::{bpf_get_attach_cookie, bpf_get_func_ip},
+        generated::{bpf_get_attach_cookie, bpf_get_func_ip, bpf_loop},
     },
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
@@ -25,6 +27,19 @@ use crate::{
 
 /// `application_data` (RFC 8446 section 5.1).
 const APPLICATION_DATA: u8 = 23;
+
+/// `handshake` (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// `key_update`, and its length with its head (RFC 8446 sections 4 and 4.6.3).
+pub const KEY_UPDATE: u8 = 24;
+pub const KEY_UPDATE_BYTES: u64 = 5;
+
+/// Longest plaintext of a record (RFC 8446 section 5.1).
+pub const RECORD_BYTES: u32 = 1 << 14;
+
+/// Bytes that are looked at in one step.
+const WORD_BYTES: u32 = 8;
 
 /// Length of the additional data of TLS 1.3: the head of the record (RFC 8446 section 5.2).
 const HEAD_BYTES: u64 = 5;
@@ -107,7 +122,7 @@ fn entered(context: &ProbeContext) -> u32 {
     if function == aead::OPEN || function == aead::OPEN_GATHER {
         let call = OpenCall {
             cookie: number | inside,
-            ssl: key,
+            ssl: sockets::opening(key),
             buffer: text,
             count: bytes,
             entered_at,
@@ -119,19 +134,20 @@ fn entered(context: &ProbeContext) -> u32 {
             RETURN_UNWANTED
         };
     }
-    let mut bytes = bytes;
-    if function == aead::SEAL_SCATTER && inside != 0 && words[4] == 1 {
+    let apart = function == aead::SEAL_SCATTER && inside != 0 && words[4] == 1;
+    let inner = if apart {
         // The type is not behind the text, it comes by itself.
         // SAFETY: as above.
-        if unsafe { bpf_probe_read_user(words[3] as *const u8) } != Ok(APPLICATION_DATA) {
-            return RETURN_UNWANTED;
-        }
-    } else if inside != 0 {
-        match stripped(text, bytes) {
-            Some(stripped) => bytes = stripped,
-            None => return RETURN_UNWANTED,
-        }
-    }
+        unsafe { bpf_probe_read_user(words[3] as *const u8) }
+            .ok()
+            .map(|kind| Inner { kind, bytes })
+    } else {
+        inner(text, bytes, inside)
+    };
+    let Some(bytes) = inner.and_then(|inner| application_data(&inner, key, text, tgid, SENT))
+    else {
+        return RETURN_UNWANTED;
+    };
     sockets::sealed(thread, key);
     record(key, text, bytes, entered_at, SENT, tgid, tid);
     RETURN_UNWANTED
@@ -155,12 +171,11 @@ fn left(context: &RetProbeContext) {
         };
         bytes = written;
     }
-    if call.cookie & TYPE_INSIDE != 0 {
-        match stripped(call.buffer, bytes) {
-            Some(stripped) => bytes = stripped,
-            None => return,
-        }
-    }
+    let Some(bytes) = inner(call.buffer, bytes, call.cookie & TYPE_INSIDE)
+        .and_then(|inner| application_data(&inner, call.ssl, call.buffer, tgid, RECEIVED))
+    else {
+        return;
+    };
     sockets::opened(thread, call.ssl, tgid);
     record(
         call.ssl,
@@ -173,17 +188,119 @@ fn left(context: &RetProbeContext) {
     );
 }
 
-/// Length without the type at the end of a plaintext of TLS 1.3, if that is application data. Padding
-/// (RFC 8446 section 5.4) is not looked behind.
+/// What a record holds.
+struct Inner {
+    kind: u8,
+    bytes: u64,
+}
+
+/// How much of the plaintext is content, and of which type. In TLS 1.3 the type stands behind it, and zeros
+/// may follow (RFC 8446 section 5.4).
 #[inline(always)]
-fn stripped(text: u64, bytes: u64) -> Option<u64> {
+fn inner(text: u64, bytes: u64, inside: u64) -> Option<Inner> {
+    if inside == 0 {
+        return Some(Inner {
+            kind: APPLICATION_DATA,
+            bytes,
+        });
+    }
     let length = bytes.checked_sub(1)?;
     // SAFETY: the helper checks the address.
     let kind = unsafe { bpf_probe_read_user((text + length) as *const u8) }.ok()?;
-    if kind == 0 {
-        lost(Loss::Untracked, bytes);
+    if kind != 0 {
+        return Some(Inner {
+            kind,
+            bytes: length,
+        });
     }
-    (kind == APPLICATION_DATA).then_some(length)
+    let mut padded = Padded {
+        text,
+        bytes: length,
+        kind: 0,
+    };
+    // SAFETY: the callback has the signature that bpf_loop asks for and `padded` outlives it.
+    unsafe {
+        bpf_loop(
+            RECORD_BYTES / WORD_BYTES,
+            unpad as *mut c_void,
+            ptr::from_mut(&mut padded).cast(),
+            0,
+        );
+    }
+    (padded.kind != 0).then_some(Inner {
+        kind: padded.kind as u8,
+        bytes: padded.bytes,
+    })
+}
+
+/// A plaintext of which the end is looked for.
+#[repr(C)]
+struct Padded {
+    text: u64,
+    /// Bytes that have not been looked at.
+    bytes: u64,
+    /// The last byte that is not 0; it is no more among `bytes`.
+    kind: u64,
+}
+
+/// Looks at the last bytes: the callback of `bpf_loop`, whose 0 means "go on".
+#[inline(never)]
+extern "C" fn unpad(_index: u32, padded: *mut Padded) -> i64 {
+    if padded.is_null() {
+        return 1;
+    }
+    // SAFETY: `inner` passes a valid pointer; nobody else has it meanwhile.
+    let padded = unsafe { &mut *padded };
+    let step = if padded.bytes >= u64::from(WORD_BYTES) {
+        u64::from(WORD_BYTES)
+    } else {
+        1
+    };
+    let Some(left) = padded.bytes.checked_sub(step) else {
+        return 1;
+    };
+    let place = padded.text + left;
+    let word = if step == 1 {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user(place as *const u8) }.map(u64::from)
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user(place as *const u64) }
+    };
+    let Ok(word) = word else {
+        return 1;
+    };
+    if word == 0 {
+        padded.bytes = left;
+        return 0;
+    }
+    let mut behind = word;
+    let mut last = 0;
+    for place in 0..u64::from(WORD_BYTES) {
+        if behind & 0xff != 0 {
+            padded.kind = behind & 0xff;
+            last = place;
+        }
+        behind >>= 8;
+    }
+    padded.bytes = left + last;
+    1
+}
+
+/// The length of application data. Of what else there is, notes what concerns the key.
+#[inline(always)]
+fn application_data(inner: &Inner, key: u64, text: u64, tgid: u32, direction: u32) -> Option<u64> {
+    if inner.kind == APPLICATION_DATA {
+        return (inner.bytes > 0).then_some(inner.bytes);
+    }
+    if inner.kind == HANDSHAKE && inner.bytes == KEY_UPDATE_BYTES {
+        // SAFETY: the helper checks the address.
+        let message = unsafe { bpf_probe_read_user(text as *const u8) };
+        if message == Ok(KEY_UPDATE) {
+            sockets::changes(key, tgid, direction);
+        }
+    }
+    None
 }
 
 #[inline(always)]
@@ -196,9 +313,6 @@ fn record(
     tgid: u32,
     tid: u32,
 ) {
-    if bytes == 0 {
-        return;
-    }
     connection::transferred(&Transfer {
         object,
         buffer,

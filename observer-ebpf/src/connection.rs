@@ -215,3 +215,9 @@ pub fn freed(object: u64, tgid: u32, tid: u32) {
         });
     }
 }
+
+/// Forgets a connection that goes on under another name.
+#[inline(always)]
+pub fn forget(key: ConnectionKey) {
+    let _ = CONNECTIONS.remove(key);
+}

@@ -20,6 +20,7 @@ mod plaintext;
 mod process;
 mod registers;
 mod request;
+mod rustls;
 mod sockets;
 mod syscalls;
 mod tls;

@@ -33,6 +33,11 @@ pub static GOROUTINE_CALLS: LruHashMap<TaskKey, OpenCalls> =
 #[map]
 pub static WRITERS: LruHashMap<TaskKey, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
+/// What a thread (`pid_tgid`) is about to encrypt. In a map, and not on the stack: there the verifier would
+/// follow each value from slice to slice.
+#[map]
+pub static MESSAGES: LruHashMap<u64, Message> = LruHashMap::with_max_entries(1 << 14, 0);
+
 /// The sockets that a thread (`pid_tgid`) uses.
 #[map]
 pub static THREADS: LruHashMap<u64, ThreadSockets> = LruHashMap::with_max_entries(1 << 14, 0);
@@ -223,12 +228,30 @@ pub struct ThreadSockets {
     pub reading: u64,
 }
 
+/// A message that comes in slices, and is to be encrypted.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Message {
+    pub key: u64,
+    pub entered_at: u64,
+    /// Address of the slices that are not looked at yet.
+    pub slices: u64,
+    /// Bytes of them that are to be passed over.
+    pub skip: u64,
+    /// Bytes of them that are the message's.
+    pub bytes: u64,
+    pub tgid: u32,
+    pub tid: u32,
+}
+
 /// The keys of a connection, 0 where none is known.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Pair {
     pub sent: u64,
     pub received: u64,
+    /// A bit for each direction whose key is about to be replaced.
+    pub changing: u64,
 }
 
 /// A record that is being put together.

@@ -1,7 +1,7 @@
 //! Which socket the two keys of a connection belong to (see `aead`): after a record was sealed the thread
 //! writes it, and before one is opened the thread has read it. `syscalls` tells of both.
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use observer_common::{BindRecord, ConnectionKey, RECEIVED, SENT};
 
 use crate::{
@@ -9,15 +9,21 @@ use crate::{
     maps::{FileKey, HALVES, Pair, SOCKETS, THREADS, ThreadSockets, stopped},
 };
 
-/// The thread writes to a file descriptor.
+/// Offset of `msg_iov` in `struct msghdr`.
+const MESSAGE_VECTOR: u64 = 16;
+
+/// The thread writes to a file descriptor what lies at `place`: itself, by a `struct iovec` or by a `struct
+/// msghdr`.
 #[inline(always)]
-pub fn writes(thread: u64, tgid: u32, fd: u32) {
+pub fn writes(thread: u64, tgid: u32, fd: u32, place: u64) {
     let Some(state) = THREADS.get_ptr_mut(thread) else {
         return;
     };
     // SAFETY: a map value that only this thread uses.
-    let sealing = unsafe { core::mem::take(&mut (*state).sealing) };
-    if sealing != 0 {
+    let sealing = unsafe { (*state).sealing };
+    if sealing != 0 && is_record(place) {
+        // SAFETY: as above.
+        unsafe { (*state).sealing = 0 };
         bind(sealing, tgid, fd, SENT);
     }
 }
@@ -48,14 +54,24 @@ pub fn closed(tgid: u32, tid: u32, fd: u32) {
     };
     let _ = SOCKETS.remove(key);
     for half in [pair.sent, pair.received] {
-        if half != 0 {
+        let name = ConnectionKey {
+            ssl: half,
+            tgid: u64::from(tgid),
+        };
+        // The address may be that of another key by now.
+        // SAFETY: the value is copied at once.
+        if unsafe { HALVES.get(name) } == Some(&fd) {
             connection::freed(half, tgid, tid);
-            let _ = HALVES.remove(ConnectionKey {
-                ssl: half,
-                tgid: u64::from(tgid),
-            });
+            let _ = HALVES.remove(name);
         }
     }
+}
+
+/// The name of a key that opens records. Keys are updated often enough for the address of one that sealed to be
+/// used again by one that opens, on the same connection; no address of a key is odd.
+#[inline(always)]
+pub fn opening(key: u64) -> u64 {
+    key | 1
 }
 
 /// The thread has sealed a record with this key, and will write it.
@@ -85,6 +101,50 @@ pub fn opened(thread: u64, key: u64, tgid: u32) {
     }
 }
 
+/// A key is about to be replaced by another (RFC 8446 section 4.6.3), which stands for the same direction of
+/// the same connection. Its address may be that of a key of any connection from now on.
+#[inline(always)]
+pub fn changes(key: u64, tgid: u32, direction: u32) {
+    let name = ConnectionKey {
+        ssl: key,
+        tgid: u64::from(tgid),
+    };
+    // SAFETY: the value is copied at once.
+    let Some(fd) = (unsafe { HALVES.get(name) }).copied() else {
+        return;
+    };
+    if let Some(pair) = SOCKETS.get_ptr_mut(FileKey { tgid, fd }) {
+        // SAFETY: a map value. Both directions change it, but not at the same time: each answers the other.
+        unsafe { (*pair).changing |= 1 << direction };
+    }
+    let _ = HALVES.remove(name);
+    connection::forget(name);
+}
+
+/// Whether what is written begins with a record of TLS (RFC 8446 section 5.1): the thread may write elsewhere
+/// before it writes what it has sealed. It lies at `place` as in [`writes`].
+#[inline(always)]
+fn is_record(place: u64) -> bool {
+    begins_record(place)
+        || word(place).is_some_and(begins_record)
+        || word(place + MESSAGE_VECTOR)
+            .and_then(word)
+            .is_some_and(begins_record)
+}
+
+#[inline(always)]
+fn begins_record(address: u64) -> bool {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const [u8; 3]) }
+        .is_ok_and(|[kind, major, minor]| matches!(kind, 20..=24) && major == 3 && minor <= 4)
+}
+
+#[inline(always)]
+fn word(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}
+
 /// Reports what the key belongs to, where that is new.
 #[inline(always)]
 fn bind(object: u64, tgid: u32, fd: u32, direction: u32) {
@@ -107,12 +167,15 @@ fn bind(object: u64, tgid: u32, fd: u32, direction: u32) {
     let mut pair = unsafe { SOCKETS.get(file) }.copied().unwrap_or(Pair {
         sent: 0,
         received: 0,
+        changing: 0,
     });
-    if direction == SENT {
-        pair.sent = object;
+    let previous = if direction == SENT {
+        core::mem::replace(&mut pair.sent, object)
     } else {
-        pair.received = object;
-    }
+        core::mem::replace(&mut pair.received, object)
+    };
+    let changing = pair.changing & (1 << direction) != 0;
+    pair.changing &= !(1 << direction);
     let _ = SOCKETS.insert(file, pair, 0);
     emit::bind(BindRecord {
         kind: observer_common::KIND_BIND,
@@ -120,6 +183,7 @@ fn bind(object: u64, tgid: u32, fd: u32, direction: u32) {
         tgid,
         fd,
         ssl: object,
+        previous: if changing { previous } else { 0 },
         // SAFETY: a helper without arguments.
         at: unsafe { bpf_ktime_get_boot_ns() },
     });

@@ -57,7 +57,7 @@ pub fn syscall_enter(context: RawTracePointContext) -> u32 {
     let fd = call.arguments[0] as u32;
     match direction {
         RECEIVED => sockets::reads(thread, fd),
-        SENT => sockets::writes(thread, tgid, fd),
+        SENT => sockets::writes(thread, tgid, fd, call.arguments[1]),
         _ => {
             if keys && call.number == CLOSE {
                 sockets::closed(tgid, tid, fd);

@@ -74,6 +74,8 @@ pub struct Scene {
     pub provider: Provider,
     /// A folder that is removed afterwards.
     pub folder: TempDir,
+    /// What else the environment of clients holds.
+    pub environment: Vec<(OsString, OsString)>,
     python: PathBuf,
     /// What the clients of this scene saw of their calls.
     seen: Mutex<Vec<Value>>,
@@ -119,6 +121,7 @@ impl Scene {
         Self {
             provider,
             folder,
+            environment: Vec::new(),
             python,
             seen: Mutex::new(Vec::new()),
         }
@@ -303,7 +306,8 @@ impl Scene {
             .env("SSL_CERT_FILE", self.provider.ca())
             .env("NODE_EXTRA_CA_CERTS", self.provider.ca())
             .env("PYTHONUNBUFFERED", "1")
-            .env("NO_PROXY", "*");
+            .env("NO_PROXY", "*")
+            .envs(self.environment.iter().cloned());
     }
 }
 

@@ -77,6 +77,11 @@ macro_rules! selection {
                 ("code", Select::Scalar),
                 ("message", Select::Scalar),
                 ("response", response!(Select::Mark)),
+                ("output_index", Select::Scalar),
+                (
+                    "item",
+                    Select::Object(&[("type", Select::Scalar), ("name", Select::Scalar)]),
+                ),
             ]),
         }
     };
@@ -203,6 +208,13 @@ impl Provider for OpenAiResponses {
                 let model = document.get("response").and_then(|one| text(one, "model"));
                 call.response_model(model);
             }
+            "response.output_item.added" | "response.output_item.done" => {
+                if let (Some(index), Some(item)) =
+                    (counter(document, "output_index"), document.get("item"))
+                {
+                    tool_call(index, item, call);
+                }
+            }
             _ if kind.ends_with(".delta") && is_filled(document, "delta") => {
                 call.token();
                 if kind == "response.output_text.delta" {
@@ -234,15 +246,20 @@ fn outcome(response: &Value, call: &mut CallBuilder) {
             .and_then(|details| counter(details, "reasoning_tokens"))
             .or(tokens.reasoning);
     }
-    for item in elements(response, "output") {
-        // Each item that is not a message or reasoning calls a tool: `function_call`, `web_search_call`.
-        let kind = text(item, "type").unwrap_or_default();
-        if kind.ends_with("_call") {
-            call.another_tool_call(text(item, "name").or(Some(kind)));
-        }
+    for (index, item) in (0..).zip(elements(response, "output")) {
+        tool_call(index, item, call);
     }
     let reason = response
         .get("incomplete_details")
         .and_then(|details| text(details, "reason"));
     call.finish_reason(0, reason.or_else(|| text(response, "status")));
+}
+
+/// Each item that is not a message or reasoning calls a tool: `function_call`, `web_search_call`. `index` is
+/// its place in the output.
+fn tool_call(index: u64, item: &Value, call: &mut CallBuilder) {
+    let kind = text(item, "type").unwrap_or_default();
+    if kind.ends_with("_call") {
+        call.tool_call((0, index), text(item, "name").or(Some(kind)));
+    }
 }

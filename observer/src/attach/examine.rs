@@ -45,7 +45,7 @@ const REMEMBERED: usize = 4_096;
 const MEMORY_FILE: u64 = 1 << 20;
 
 /// Changes whenever files are examined in another way.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// Bytes of code that are compared before remembered probes are used again.
 const CODE: usize = 32;
@@ -496,7 +496,7 @@ mod tests {
         fn mark(&self) -> PathBuf {
             let (memory, elf) = (self.memory(), self.elf());
             let mut examination = examine(&elf);
-            examination.found[0].1.how = "a mark".to_owned();
+            examination.found[0].found.how = "a mark".to_owned();
             let key = of_build(&elf).unwrap();
             let path = memory.disk.path(&key).unwrap();
             let known = Remembered {
@@ -511,7 +511,7 @@ mod tests {
         /// Whether that is what an agent goes by that starts now.
         fn is_marked(&self) -> bool {
             let examination = ask(&mut self.memory(), &self.program);
-            examination.found[0].1.how == "a mark"
+            examination.found[0].found.how == "a mark"
         }
     }
 
@@ -609,7 +609,7 @@ mod tests {
         scene.mark();
         let mut memory = scene.memory();
         let known = ask(&mut memory, &scene.program);
-        assert_eq!(known.found[0].1.how, "a mark");
+        assert_eq!(known.found[0].found.how, "a mark");
         let other = build(
             scene.folder.path(),
             "other",

@@ -238,6 +238,7 @@ impl Linker {
             Family::C => ("tls_call", "tls_enter", Some("tls_return")),
             Family::Aead => ("aead_call", "aead_enter", Some("aead_return")),
             Family::Go => ("", "go_call", None),
+            Family::Rustls => ("rustls_call", "rustls_enter", Some("rustls_return")),
         };
         let (kind, enter, leave) = match (self.rung, leave) {
             (Rung::Session, Some(_)) => (bpf::UPROBE_SESSION, session, None),

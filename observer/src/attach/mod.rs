@@ -43,7 +43,7 @@ use self::{
     link::{Linker, Links, Point, Refusal, Rung},
     mappings::{Heard, Mappings},
     processes::{FileId, MappedFile, Pid, Stamp},
-    tls::{Family, LIBRARIES, Probe},
+    tls::{LIBRARIES, Probe},
 };
 
 /// The BPF object, built by build.rs.
@@ -534,7 +534,7 @@ impl Attacher {
             return;
         }
         self.mapped |= mapped;
-        if probes.iter().any(|probe| probe.family == Family::Aead)
+        if probes.iter().any(|probe| probe.family.has_keys())
             && let Err(error) = self.look_for(follow::KEYS)
         {
             warn!(%error, "cannot tell which keys belong to one connection");

@@ -53,7 +53,10 @@ struct Joined {
 #[derive(Clone, Copy, Debug, Default)]
 struct Direct {
     key: u64,
+    /// 0 until bytes have passed under this key.
     generation: u64,
+    /// Bytes that had passed under the keys before this one.
+    base: u64,
     produced: u64,
 }
 
@@ -161,9 +164,9 @@ impl Joiner {
                 if let Some(joined) = self.connections.remove(&(connection.pid, fd)) {
                     let mut totals = (joined.sent.produced, joined.received.produced);
                     if joined.sent.key == connection.ssl {
-                        totals.0 = produced.0;
+                        totals.0 = joined.sent.base + produced.0;
                     } else {
-                        totals.1 = produced.1;
+                        totals.1 = joined.received.base + produced.1;
                     }
                     handle(Event::Close {
                         connection: joined.name(connection.pid, fd),
@@ -176,11 +179,15 @@ impl Joiner {
             }
             Event::Bind {
                 pid,
-                direction: _,
+                direction,
                 object,
                 fd,
+                previous,
                 ..
             } => {
+                if previous != 0 {
+                    self.replace(pid, fd, direction, (previous, object));
+                }
                 let Some(half) = self.halves.get_mut(&(pid, object)) else {
                     // What it opens comes right behind.
                     self.halves.insert(
@@ -254,6 +261,32 @@ impl Joiner {
         self.connections.retain(|key, _| key.0 != pid);
     }
 
+    /// A connection goes on with another key in one direction: from the first to the second.
+    fn replace(&mut self, pid: Pid, fd: u32, direction: Direction, keys: (u64, u64)) {
+        let (from, to) = keys;
+        let Some(joined) = self.connections.get_mut(&(pid, fd)) else {
+            return;
+        };
+        let direct = joined.direct(direction);
+        if direct.key != from {
+            return;
+        }
+        // By now the address may be that of another connection's key.
+        if self
+            .halves
+            .get(&(pid, from))
+            .is_some_and(|half| half.generation == direct.generation)
+        {
+            self.halves.remove(&(pid, from));
+        }
+        *direct = Direct {
+            key: to,
+            generation: 0,
+            base: direct.produced,
+            produced: direct.produced,
+        };
+    }
+
     fn deliver(&mut self, key: Key, fd: u32, one: &Waiting, handle: &mut dyn FnMut(Event<'_>)) {
         let (pid, object) = key;
         let Some(half) = self.halves.get(&key) else {
@@ -266,6 +299,9 @@ impl Joiner {
             received: Direct::default(),
         });
         let direct = joined.direct(one.direction);
+        if direct.key == object && direct.generation == 0 {
+            direct.generation = generation;
+        }
         if direct.key != object || direct.generation != generation {
             if direct.key != 0 {
                 // Other keys: another connection by the same descriptor, whose end was not seen.
@@ -278,13 +314,16 @@ impl Joiner {
             *joined.direct(one.direction) = Direct {
                 key: object,
                 generation,
+                base: 0,
                 produced: 0,
             };
         }
         let opposite = joined.direct(one.direction.opposite()).produced;
-        joined.direct(one.direction).produced = one.offset + one.bytes.len() as u64;
+        let direct = joined.direct(one.direction);
+        let offset = direct.base + one.offset;
+        direct.produced = offset + one.bytes.len() as u64;
         let connection = joined.name(pid, fd);
-        handle(one.event(connection, one.offset, opposite));
+        handle(one.event(connection, offset, opposite));
     }
 }
 
@@ -360,11 +399,16 @@ mod tests {
     }
 
     fn bind(object: u64, direction: Direction, fd: u32) -> Event<'static> {
+        rebind(object, direction, fd, 0)
+    }
+
+    fn rebind(object: u64, direction: Direction, fd: u32, previous: u64) -> Event<'static> {
         Event::Bind {
             pid: PID,
             direction,
             object,
             fd,
+            previous,
             at: Timestamp(2),
         }
     }
@@ -387,8 +431,12 @@ mod tests {
                     connection.generation,
                     String::from_utf8_lossy(bytes)
                 )),
-                Event::Close { connection, .. } => lines.push(format!(
-                    "{}/{} closed",
+                Event::Close {
+                    connection,
+                    produced: (sent, received),
+                    ..
+                } => lines.push(format!(
+                    "{}/{} closed {sent} {received}",
                     connection.ssl & !JOINED,
                     connection.generation
                 )),
@@ -460,10 +508,52 @@ mod tests {
             lines,
             [
                 "5/10 Sent 0 0 ask",
-                "5/10 closed",
+                "5/10 closed 3 0",
                 "5/20 Sent 0 0 new",
                 "5/30 Sent 0 0 third",
                 "5/30 Received 0 5 answer"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_updated_is_the_same_connection() {
+        use Direction::{Received, Sent};
+        let mut joiner = Joiner::default();
+        let lines = lines(
+            &mut joiner,
+            vec![
+                data(1, 10, Sent, 0, b"ask"),
+                bind(1, Sent, 5),
+                bind(2, Received, 5),
+                data(2, 12, Received, 0, b"ans"),
+                rebind(3, Received, 5, 2),
+                data(3, 13, Received, 0, b"wer"),
+                data(4, 14, Sent, 0, b"more"),
+                rebind(4, Sent, 5, 1),
+                data(3, 13, Received, 3, b"!"),
+                Event::Close {
+                    connection: ConnectionKey {
+                        pid: PID,
+                        ssl: 4,
+                        generation: 14,
+                    },
+                    close: Close::Local,
+                    freed: true,
+                    produced: (4, 0),
+                    at: Timestamp(5),
+                },
+            ],
+        );
+        assert_eq!(
+            lines,
+            [
+                "5/10 Sent 0 0 ask",
+                "5/10 Received 0 3 ans",
+                "5/10 Received 3 3 wer",
+                "5/10 Sent 3 6 more",
+                "5/10 Received 6 7 !",
+                "5/10 closed 7 7"
             ]
         );
     }

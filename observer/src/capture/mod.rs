@@ -102,6 +102,8 @@ pub enum Event<'a> {
         object: u64,
         /// The file descriptor.
         fd: u32,
+        /// What stood for it until now, where it goes on under another address; else 0.
+        previous: u64,
         /// When.
         at: Timestamp,
     },
@@ -293,6 +295,7 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 direction: direction(record.direction)?,
                 object: record.ssl,
                 fd: record.fd,
+                previous: record.previous,
                 at: Timestamp(record.at),
             })
         }

@@ -1,9 +1,11 @@
-//! What the providers answer: the wire formats of OpenAI and xAI, Anthropic, and Gemini, also over gRPC.
+//! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
+//! and Gemini, also over gRPC.
 
 mod anthropic;
 mod gemini;
 mod grpc;
 mod openai;
+mod responses;
 
 use serde_json::{Value, json};
 
@@ -61,6 +63,8 @@ pub(super) fn to(
     let completion = completion(request, behaviour, &document, id, random);
     let mut answer = if post && path.ends_with("/chat/completions") {
         openai::answer(request, behaviour, &document, &completion)
+    } else if post && path.ends_with("/responses") {
+        responses::answer(request, behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages") {
         anthropic::answer(behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages/count_tokens") {

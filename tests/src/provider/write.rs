@@ -104,6 +104,13 @@ fn write(
     let paced = streamed && (behaviour.has("token-ms") || behaviour.has("pause-ms"));
     let mut pending = Vec::new();
     for (index, part) in coded.into_iter().enumerate() {
+        if behaviour.has("rekey") && index == middle {
+            pieces(stream, &std::mem::take(&mut pending), random)?;
+            stream
+                .conn
+                .refresh_traffic_keys()
+                .map_err(io::Error::other)?;
+        }
         if cut == Some(index as u64) {
             pieces(stream, &pending, random)?;
             *sent = index;

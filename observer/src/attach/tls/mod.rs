@@ -6,6 +6,7 @@ mod gnutls;
 mod go;
 mod openssl;
 mod openssl_static;
+mod rustls;
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ pub const LIBRARIES: &[&dyn Library] = &[
     &go::Go,
     &gnutls::GnuTls,
     &aws_lc::AwsLc,
+    &rustls::Rustls,
 ];
 
 /// How to find the functions through which a TLS library's plaintext passes.
@@ -49,6 +51,8 @@ pub fn is_wanted(name: &str) -> bool {
     name.starts_with("SSL_")
         || name.starts_with("gnutls_")
         || name.starts_with("aws_lc_") && name.contains("_EVP_AEAD_CTX_")
+        || name.contains("MessageEncrypter")
+        || name.contains("MessageDecrypter")
 }
 
 /// What a file holds of a library.
@@ -98,11 +102,18 @@ pub enum Family {
     Go,
     /// aws-lc's functions for records: `observer_common::aead`.
     Aead,
+    /// rustls' methods for records: `observer_common::rustls`.
+    Rustls,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::C, Self::Go, Self::Aead];
+    pub const ALL: [Self; 4] = [Self::C, Self::Go, Self::Aead, Self::Rustls];
+
+    /// Whether what stands for a connection is a key of one direction.
+    pub fn has_keys(self) -> bool {
+        matches!(self, Self::Aead | Self::Rustls)
+    }
 }
 
 /// A cookie as the number that the kernel keeps.
