@@ -205,6 +205,7 @@ fn link(attach_type: u32, offsets: &[u64], at_return: bool) -> anyhow::Result<Ow
             attach_type,
             path: &path,
             offsets,
+            counters: &[],
             cookies: &vec![0; offsets.len()],
             at_return,
             pid: 0,

@@ -144,7 +144,8 @@ pub unsafe extern "system" fn Java_observer_agent1_Native_direct(
     // SAFETY: as above.
     unsafe {
         let function = (*env).add(GET_DIRECT_BUFFER_ADDRESS).read();
-        let address = core::mem::transmute::<*const c_void, GetDirectBufferAddress>(function)(env, buffer);
+        let address =
+            core::mem::transmute::<*const c_void, GetDirectBufferAddress>(function)(env, buffer);
         if !address.is_null() {
             observer_java_data(
                 connection,

@@ -160,7 +160,7 @@ impl Agent {
         self.capture
             .wake_for(signals.get_read())
             .context("cannot wait for signals")?;
-        if let Some(bell) = self.attacher.bell() {
+        for bell in self.attacher.bells() {
             self.capture
                 .wake_for(bell)
                 .context("cannot wait for what is examined")?;

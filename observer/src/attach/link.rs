@@ -118,6 +118,9 @@ impl Lack {
 pub(super) struct Point {
     /// Offset of the instruction in the file.
     pub(super) offset: u64,
+    /// Offset in the file of a 16-bit counter of the probes that stand (Documentation/trace/uprobetracer.rst:
+    /// `REF_CTR_OFFSET`); 0 for none.
+    pub(super) counter: u64,
     /// What the program gets.
     pub(super) cookie: u64,
     /// Whether the return is of interest too.
@@ -238,6 +241,7 @@ impl Linker {
             Family::C => ("tls_call", "tls_enter", Some("tls_return")),
             Family::Aead => ("aead_call", "aead_enter", Some("aead_return")),
             Family::Go => ("", "go_call", None),
+            Family::Java => ("", "java_call", None),
         };
         let (kind, enter, leave) = match (self.rung, leave) {
             (Rung::Session, Some(_)) => (bpf::UPROBE_SESSION, session, None),
@@ -321,7 +325,8 @@ impl Linker {
             Rung::Perf => {
                 let pmu = Pmu::read()?;
                 each(programs, points, |program, at_return, point| {
-                    let config = if at_return { pmu.return_probe } else { 0 };
+                    let config = if at_return { pmu.return_probe } else { 0 }
+                        | pmu.counter(point.counter)?;
                     let pid = if pid == 0 { -1 } else { pid };
                     let event = bpf::perf_uprobe(pmu.number, config, path, point.offset, pid)?;
                     bpf::link_perf(program.as_fd(), event.as_fd(), point.cookie)
@@ -364,6 +369,7 @@ fn multi(
     pid: i32,
 ) -> io::Result<Link> {
     let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+    let counters: Vec<u64> = points.iter().map(|point| point.counter).collect();
     let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
     bpf::link_multi(
         program.as_fd(),
@@ -371,6 +377,7 @@ fn multi(
             attach_type,
             path,
             offsets: &offsets,
+            counters: &counters,
             cookies: &cookies,
             at_return,
             pid,
@@ -424,6 +431,7 @@ fn multi_available(attach_type: u32, since: &str) -> Result<bool, Lack> {
             attach_type,
             path: c"/",
             offsets: &[0],
+            counters: &[],
             cookies: &[0],
             at_return: false,
             pid,
@@ -469,6 +477,15 @@ impl Pmu {
             return_probe: 1 << bit,
         })
     }
+
+    /// The bits of `config` that name a counter.
+    fn counter(&self, offset: u64) -> io::Result<u64> {
+        /// `PERF_UPROBE_REF_CTR_OFFSET_SHIFT` (kernel/events/core.c; format/ref_ctr_offset)
+        const SHIFT: u32 = 32;
+        u32::try_from(offset)
+            .map(|offset| u64::from(offset) << SHIFT)
+            .map_err(io::Error::other)
+    }
 }
 
 /// Makes an event and puts the program at it (Documentation/trace/uprobetracer.rst).
@@ -485,7 +502,14 @@ fn tracefs_link(
     let name = format!("{kind}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let events = tracefs.join("uprobe_events");
     let path = path.to_str().map_err(io::Error::other)?;
-    let definition = format!("{kind}:{group}/{name} {path}:{:#x}\n", point.offset);
+    let counter = match point.counter {
+        0 => String::new(),
+        counter => format!("({counter:#x})"),
+    };
+    let definition = format!(
+        "{kind}:{group}/{name} {path}:{:#x}{counter}\n",
+        point.offset
+    );
     OpenOptions::new()
         .append(true)
         .open(&events)?

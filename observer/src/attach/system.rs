@@ -34,6 +34,9 @@ const CAPABILITIES: &[(CapabilitySet, &str, CapabilitySet)] = &[
 /// What it can do without: libraries in folders that only their owner may read.
 const HELPFUL: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 
+/// What it takes to become the user of a JVM, who alone may attach to it.
+const JAVA: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+
 /// What is missing on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -85,12 +88,12 @@ pub fn require_privileges() -> Result<(), Error> {
 }
 
 /// Gives up every capability of this thread, and of threads that it will start, but those that the agent
-/// needs from now on. Returns what is left.
+/// needs from now on; `java` is whether it attaches to JVMs. Returns what is left.
 ///
 /// # Errors
 ///
 /// As capset(2).
-pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
+pub fn drop_capabilities(rung: Rung, java: bool) -> io::Result<Vec<&'static str>> {
     let sets = capabilities(None)?;
     let mut kept = CAPABILITIES
         .iter()
@@ -101,6 +104,9 @@ pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
             .contains(CapabilitySet::BPF | CapabilitySet::PERFMON)
     {
         kept |= CapabilitySet::SYS_ADMIN;
+    }
+    if java {
+        kept |= JAVA;
     }
     let kept = kept & sets.permitted;
     set_capabilities(
@@ -117,6 +123,8 @@ pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
     Ok(names
         .chain([
             (HELPFUL, "CAP_DAC_READ_SEARCH"),
+            (CapabilitySet::SETUID, "CAP_SETUID"),
+            (CapabilitySet::SETGID, "CAP_SETGID"),
             (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
         ])
         .filter(|(capability, _)| kept.contains(*capability))

@@ -21,10 +21,10 @@ public final class Capture extends Tap implements ClassFileTransformer, Runnable
     static final int SENT = 0;
 
     static final int RECEIVED = 1;
-    static final int FREE = 1;
-    static final int SHUTDOWN = 2;
-    static final int PEER_CLOSED = 3;
-    static final int BROKEN = 4;
+    static final int FREE = 2;
+    static final int SHUTDOWN = 3;
+    static final int PEER_CLOSED = 4;
+    static final int BROKEN = 5;
 
     /** How often the probes are looked for, in milliseconds. */
     private static final long LOOK_MS = 500;

@@ -98,11 +98,13 @@ pub enum Family {
     Go,
     /// aws-lc's functions for records: `observer_common::aead`.
     Aead,
+    /// Functions of the Java agent's native library: `observer_common::java`.
+    Java,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::C, Self::Go, Self::Aead];
+    pub const ALL: [Self; 4] = [Self::C, Self::Go, Self::Aead, Self::Java];
 }
 
 /// A cookie as the number that the kernel keeps.
