@@ -77,7 +77,10 @@ fn archives(sources: &Path, out: &Path) -> anyhow::Result<()> {
         "Agent-Class: observer.agent1.Agent\nCan-Retransform-Classes: true\n",
     )?;
     let boot = out.join("boot");
-    for (name, classpath) in [("boot", None), ("agent", Some(&boot))] {
+    for (name, package, classpath) in [
+        ("boot", "sun/security/ssl", None),
+        ("agent", "observer/agent1", Some(&boot)),
+    ] {
         let classes = out.join(name);
         let mut compiler = Command::new(tool("javac"));
         compiler.args(["--release", "8", "-Xlint:-options", "-g:lines", "-d"]);
@@ -85,7 +88,7 @@ fn archives(sources: &Path, out: &Path) -> anyhow::Result<()> {
         if let Some(classpath) = classpath {
             compiler.arg("-classpath").arg(classpath);
         }
-        let folder = sources.join(name).join("observer").join(format!("{name}1"));
+        let folder = sources.join(name).join(package);
         for file in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             compiler.arg(file?.path());
         }

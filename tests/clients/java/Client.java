@@ -230,7 +230,7 @@ public final class Client {
             } catch (java.net.SocketTimeoutException e) {
                 int frames = 0;
                 for (StackTraceElement frame : e.getStackTrace()) {
-                    frames += frame.getClassName().startsWith("observer.") ? 1 : 0;
+                    frames += frame.getClassName().contains("Observer") ? 1 : 0;
                 }
                 return frames;
             }

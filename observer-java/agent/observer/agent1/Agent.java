@@ -7,7 +7,6 @@ import java.io.Writer;
 import java.lang.instrument.Instrumentation;
 import java.net.URL;
 import java.net.URLClassLoader;
-import java.util.jar.JarFile;
 
 /**
  * Where the JVM comes in. A JVM keeps this class, and takes it from the first archive that had it, so it
@@ -24,18 +23,11 @@ public final class Agent {
     public static void agentmain(String folder, Instrumentation instrumentation) {
         String status;
         try {
-            try {
-                Class.forName("observer.boot1.Hook", true, null);
-            } catch (ClassNotFoundException e) {
-                JarFile archive = new JarFile(new File(folder, "boot.jar"));
-                instrumentation.appendToBootstrapClassLoaderSearch(archive);
-                archive.close();
-            }
             URL[] archives = {new File(folder, "agent.jar").toURI().toURL()};
             // The boot class path is all that it needs, and this class is not to be found by it here.
             URLClassLoader loader = new URLClassLoader(archives, null);
             try {
-                loader.loadClass("observer.agent1.Capture")
+                loader.loadClass("observer.agent1.Boot")
                         .getMethod("start", String.class, Instrumentation.class)
                         .invoke(null, folder, instrumentation);
             } finally {

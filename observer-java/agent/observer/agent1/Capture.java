@@ -8,15 +8,15 @@ import java.nio.ByteBuffer;
 import java.security.ProtectionDomain;
 import java.util.ArrayList;
 import java.util.List;
-import observer.boot1.Hook;
-import observer.boot1.Tap;
+import sun.security.ssl.ObserverHook1;
+import sun.security.ssl.ObserverTap1;
 
 /**
  * Shows the plaintext of the JDK's TLS to whoever has probed the native library. It begins when it is
  * loaded, and ends by itself when the probes are gone, by whatever end the prober came to: the classes
  * are as they were then, and nothing refers to this one any more.
  */
-public final class Capture extends Tap implements ClassFileTransformer, Runnable {
+public final class Capture extends ObserverTap1 implements ClassFileTransformer, Runnable {
     /** Directions and ends, as observer_common has them. */
     static final int SENT = 0;
 
@@ -67,8 +67,8 @@ public final class Capture extends Tap implements ClassFileTransformer, Runnable
                 // Another JDK has it elsewhere; which are missed is seen below.
             }
         }
-        synchronized (Hook.class) {
-            if (Hook.tap != null) {
+        synchronized (ObserverHook1.class) {
+            if (ObserverHook1.tap != null) {
                 throw new IllegalStateException("another observer watches this JVM already");
             }
             instrumentation.addTransformer(this, true);
@@ -83,7 +83,7 @@ public final class Capture extends Tap implements ClassFileTransformer, Runnable
                 Thread thread = new Thread(null, this, "observer", 0);
                 thread.setDaemon(true);
                 thread.setContextClassLoader(null);
-                Hook.tap = this;
+                ObserverHook1.tap = this;
                 thread.start();
             } catch (Throwable e) {
                 restore();
@@ -103,13 +103,13 @@ public final class Capture extends Tap implements ClassFileTransformer, Runnable
         } catch (Throwable e) {
             // An end as good as the other.
         }
-        synchronized (Hook.class) {
+        synchronized (ObserverHook1.class) {
             restore();
         }
     }
 
     private void restore() {
-        Hook.tap = null;
+        ObserverHook1.tap = null;
         instrumentation.removeTransformer(this);
         try {
             retransform();

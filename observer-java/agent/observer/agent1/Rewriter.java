@@ -9,7 +9,7 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Lets methods of the JDK's TLS classes begin with a call of {@code observer.boot1.Hook}. All else of a
+ * Lets methods of the JDK's TLS classes begin with a call of {@code observer.boot1.ObserverHook1}. All else of a
  * class file stays as it is (Java Virtual Machine Specification, chapter 4).
  *
  * <p>The code that is put in front is a multiple of four bytes long, since the padding of switches counts
@@ -17,7 +17,7 @@ import java.util.Map;
  * only those that count from the begin change.
  */
 final class Rewriter {
-    private static final String HOOK = "observer/boot1/Hook";
+    private static final String HOOK = "sun/security/ssl/ObserverHook1";
     private static final String SOCKET = "sun/security/ssl/SSLSocketImpl";
     private static final String ENGINE = "sun/security/ssl/SSLEngineImpl";
     private static final String RESULT = "Ljavax/net/ssl/SSLEngineResult;";
@@ -58,7 +58,7 @@ final class Rewriter {
 
         final String method;
         final String descriptor;
-        /** The method of Hook. */
+        /** The method of ObserverHook1. */
         final String hook;
         /** The hook takes the method's place, and calls it; else it is only told. */
         final boolean instead;

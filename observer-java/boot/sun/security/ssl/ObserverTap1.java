@@ -1,9 +1,9 @@
-package observer.boot1;
+package sun.security.ssl;
 
 import java.nio.ByteBuffer;
 
-/** What {@link Hook} tells of the TLS connections. Nothing here throws. */
-public abstract class Tap {
+/** What {@link ObserverHook1} tells of the TLS connections. Nothing here throws. */
+public abstract class ObserverTap1 {
     /** The process is about to write these bytes. */
     public abstract void sent(Object connection, byte[] bytes, int offset, int length);
 

@@ -1,4 +1,4 @@
-package observer.boot1;
+package sun.security.ssl;
 
 import java.io.IOException;
 import java.io.InputStream;
@@ -9,21 +9,21 @@ import javax.net.ssl.SSLEngineResult;
 import javax.net.ssl.SSLException;
 
 /**
- * What the JDK's TLS classes call while they are watched. It lies on the boot class path, where these
- * classes can see it, and stays there: a JVM never forgets it. So it knows nothing but when to call a
- * {@link Tap}, which can go, and its package has a number, to be raised whenever it changes.
+ * What the JDK's TLS classes call while they are watched. It is put beside them and stays there: a JVM
+ * never forgets it. So it knows nothing but when to call an {@link ObserverTap1}, which can go, and both
+ * names have a number, to be raised whenever they change.
  *
- * <p>A method whose plaintext is known only afterwards begins with {@code if (Hook.enter(this)) return
- * Hook.read(...)}, and {@code read} calls the method again: this time it is entered.
+ * <p>A method whose plaintext is known only afterwards begins with {@code if (ObserverHook1.enter(this)) return
+ * ObserverHook1.read(...)}, and {@code read} calls the method again: this time it is entered.
  */
-public final class Hook {
+public final class ObserverHook1 {
     /** Who is told; null while nobody watches. */
-    public static volatile Tap tap;
+    public static volatile ObserverTap1 tap;
 
     /** The object whose method the thread is in, in a place of its own. */
     private static final ThreadLocal<Object[]> INSIDE = new ThreadLocal<Object[]>();
 
-    private Hook() {}
+    private ObserverHook1() {}
 
     /** Whether the method is to be called by way of this class: it is watched, and it was not yet. */
     public static boolean enter(Object object) {
@@ -55,7 +55,7 @@ public final class Hook {
             // A time-out: it can be read again.
             throw e;
         } catch (IOException e) {
-            Tap tap = Hook.tap;
+            ObserverTap1 tap = ObserverHook1.tap;
             if (tap != null) {
                 tap.broken(socket);
             }
@@ -63,7 +63,7 @@ public final class Hook {
         } finally {
             inside[0] = outer;
         }
-        Tap tap = Hook.tap;
+        ObserverTap1 tap = ObserverHook1.tap;
         if (tap != null) {
             if (count > 0) {
                 tap.received(socket, bytes, offset, count);
@@ -76,7 +76,7 @@ public final class Hook {
 
     /** Before {@link java.io.OutputStream#write(byte[], int, int)} of a socket. */
     public static void write(Object socket, byte[] bytes, int offset, int length) {
-        Tap tap = Hook.tap;
+        ObserverTap1 tap = ObserverHook1.tap;
         if (tap != null) {
             tap.sent(socket, bytes, offset, length);
         }
@@ -96,7 +96,7 @@ public final class Hook {
         } finally {
             inside[0] = outer;
         }
-        Tap tap = Hook.tap;
+        ObserverTap1 tap = ObserverHook1.tap;
         if (tap != null && before != null && result.bytesConsumed() > 0) {
             for (int i = 0; i < length; i++) {
                 int now = from[offset + i].position();
@@ -120,7 +120,7 @@ public final class Hook {
         try {
             result = engine.unwrap(from, to, offset, length);
         } catch (SSLException e) {
-            Tap tap = Hook.tap;
+            ObserverTap1 tap = ObserverHook1.tap;
             if (tap != null) {
                 tap.broken(engine);
             }
@@ -128,7 +128,7 @@ public final class Hook {
         } finally {
             inside[0] = outer;
         }
-        Tap tap = Hook.tap;
+        ObserverTap1 tap = ObserverHook1.tap;
         if (tap != null) {
             if (before != null && result.bytesProduced() > 0) {
                 for (int i = 0; i < length; i++) {
@@ -147,7 +147,7 @@ public final class Hook {
 
     /** Before {@link SSLEngine#closeInbound()}. */
     public static void closeInbound(SSLEngine engine) {
-        Tap tap = Hook.tap;
+        ObserverTap1 tap = ObserverHook1.tap;
         if (tap != null && !engine.isInboundDone()) {
             // The peer has not said that it sends nothing more.
             tap.broken(engine);
@@ -156,7 +156,7 @@ public final class Hook {
 
     /** Before {@link SSLEngine#closeOutbound()}. */
     public static void closeOutbound(Object engine) {
-        Tap tap = Hook.tap;
+        ObserverTap1 tap = ObserverHook1.tap;
         if (tap != null) {
             tap.shutdown(engine);
         }
@@ -164,7 +164,7 @@ public final class Hook {
 
     /** Before {@link java.net.Socket#close()}. */
     public static void close(Object socket) {
-        Tap tap = Hook.tap;
+        ObserverTap1 tap = ObserverHook1.tap;
         if (tap != null) {
             tap.closed(socket);
         }
