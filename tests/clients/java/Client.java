@@ -29,14 +29,17 @@ import javax.net.ssl.X509TrustManager;
 
 /**
  * Makes calls with the HTTP clients of the JDK, and with OkHttp where it is on the class path:
- * {@code Client URL MODE,... [--tls VERSION] [--threads N] [--rounds N] [--lines] [--behaviour TEXT]}.
- * With {@code --lines} each line of standard input is one round.
+ * {@code Client URL MODE,... [--tls VERSION] [--threads N] [--rounds N] [--lines] [--virtual] [--behaviour TEXT]}.
+ * With {@code --lines} each line of standard input is one round; with {@code --virtual} the threads are
+ * virtual ones (Java 21).
  */
 public final class Client {
     private static String url;
     private static String behaviour = "";
     private static String version;
     private static int threads = 1;
+    private static boolean lines;
+    private static boolean virtual;
     private static SSLContext tls;
     private static X509TrustManager trust;
     private static HttpClient shared;
@@ -55,7 +58,6 @@ public final class Client {
         url = arguments[0] + "/v1/chat/completions";
         List<String> modes = Arrays.asList(arguments[1].split(","));
         int rounds = 1;
-        boolean lines = false;
         for (int i = 2; i < arguments.length; i++) {
             switch (arguments[i]) {
                 case "--tls": version = arguments[++i]; break;
@@ -63,6 +65,7 @@ public final class Client {
                 case "--rounds": rounds = Integer.parseInt(arguments[++i]); break;
                 case "--behaviour": behaviour = arguments[++i]; break;
                 case "--lines": lines = true; break;
+                case "--virtual": virtual = true; break;
                 default: throw new IllegalArgumentException(arguments[i]);
             }
         }
@@ -99,11 +102,17 @@ public final class Client {
     private static void round(List<String> modes) throws Exception {
         for (String name : modes) {
             Mode mode = mode(name);
-            ExecutorService pool = Executors.newFixedThreadPool(threads);
+            ExecutorService pool = pool();
             List<Future<Void>> running = new ArrayList<>();
             for (int i = 0; i < threads; i++) {
                 running.add(pool.submit((Callable<Void>) () -> {
+                    long began = System.nanoTime();
                     mode.call(name);
+                    if (!lines) {
+                        System.out.println(
+                                "{\"case\":\"" + name + "\",\"elapsed_ns\":"
+                                        + (System.nanoTime() - began) + "}");
+                    }
                     return null;
                 }));
             }
@@ -112,6 +121,15 @@ public final class Client {
             }
             pool.shutdown();
         }
+    }
+
+    private static ExecutorService pool() throws Exception {
+        return virtual
+                ? (ExecutorService)
+                        Executors.class
+                                .getMethod("newVirtualThreadPerTaskExecutor")
+                                .invoke(null)
+                : Executors.newFixedThreadPool(threads);
     }
 
     private static Mode mode(String mode) throws Exception {

@@ -36,8 +36,12 @@ public final class Agent {
             }
             status = "on";
         } catch (Throwable e) {
-            Throwable cause = e.getCause();
-            status = String.valueOf(cause == null ? e : cause);
+            Throwable cause = e;
+            while (cause.getCause() != null) {
+                cause = cause.getCause();
+            }
+            StackTraceElement[] frames = cause.getStackTrace();
+            status = cause + (frames.length == 0 ? "" : " at " + frames[0]);
         }
         try {
             Writer file =

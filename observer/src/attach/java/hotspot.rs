@@ -418,7 +418,7 @@ impl Drop for Trigger<'_> {
 struct Counters {
     /// Whether it lets itself be attached to.
     attachable: Option<bool>,
-    /// Whether the program's own code runs.
+    /// Whether it can load agents.
     started: bool,
 }
 
@@ -434,7 +434,8 @@ impl Counters {
         }
         let mut counters = Self {
             attachable: None,
-            started: false,
+            // `accessible`: set once agents may be loaded (`Threads::create_vm`).
+            started: *bytes.get(7)? == 1,
         };
         let mut entry = word(24)?;
         for _ in 0..word(28)? {
@@ -442,12 +443,8 @@ impl Counters {
             let name = bytes.get(entry + word(entry + 4)?..)?;
             let value = bytes.get(entry + word(entry + 16)?..)?;
             let name = name.split(|byte| *byte == 0).next()?;
-            match name {
-                b"sun.rt.jvmCapabilities" => counters.attachable = Some(*value.first()? == b'1'),
-                b"sun.rt.vmInitDoneTime" => {
-                    counters.started = value.get(..8)?.iter().any(|byte| *byte != 0);
-                }
-                _ => {}
+            if name == b"sun.rt.jvmCapabilities" {
+                counters.attachable = Some(*value.first()? == b'1');
             }
             if length == 0 {
                 return None;
@@ -508,13 +505,13 @@ mod tests {
 
     #[test]
     fn counters_are_found() {
-        let mut bytes = vec![0xca, 0xfe, 0xc0, 0xc0, 1, 2, 0, 1];
+        let mut bytes = vec![0xca, 0xfe, 0xc0, 0xc0, 1, 2, 0, 0];
         bytes.resize(24, 0);
         bytes.extend(32i32.to_ne_bytes());
         bytes.extend(2i32.to_ne_bytes());
         for (name, value) in [
+            ("java.threads.started", *b"12345678"),
             ("sun.rt.jvmCapabilities", *b"01000000"),
-            ("sun.rt.vmInitDoneTime", 7i64.to_ne_bytes()),
         ] {
             for word in [64i32, 20, 0, 0, 56] {
                 bytes.extend(word.to_ne_bytes());
@@ -523,13 +520,16 @@ mod tests {
             bytes.resize(bytes.len() + 36 - name.len(), 0);
             bytes.extend(value);
         }
-        assert_eq!(
-            Counters::parse(&bytes),
-            Some(Counters {
-                attachable: Some(false),
-                started: true
-            })
-        );
+        for started in [false, true] {
+            bytes[7] = u8::from(started);
+            assert_eq!(
+                Counters::parse(&bytes),
+                Some(Counters {
+                    attachable: Some(false),
+                    started,
+                })
+            );
+        }
         for length in 0..bytes.len() {
             let _ = Counters::parse(&bytes[..length]);
         }
