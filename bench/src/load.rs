@@ -194,8 +194,8 @@ fn stand(mode: Mode, pid: u32, folder: &Path) -> anyhow::Result<Option<Standing>
 /// The probe of a function that `observer check` plans.
 fn probes() -> anyhow::Result<Vec<attach::tls::Probe>> {
     let examination = examine_file(&File::open(LIBSSL)?).map_err(anyhow::Error::msg)?;
-    let (_, found) = examination.found.into_iter().next().context("no library")?;
-    Ok(found.probes)
+    let located = examination.found.into_iter().next().context("no library")?;
+    Ok(located.found.probes)
 }
 
 fn link(attach_type: u32, offsets: &[u64], at_return: bool) -> anyhow::Result<OwnedFd> {
@@ -206,6 +206,7 @@ fn link(attach_type: u32, offsets: &[u64], at_return: bool) -> anyhow::Result<Ow
             attach_type,
             path: &path,
             offsets,
+            counters: &[],
             cookies: &vec![0; offsets.len()],
             at_return,
             pid: 0,

@@ -159,7 +159,7 @@ pub struct ProcessRecord {
 /// the number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie {
-    /// One of [`function`], [`go`], [`aead`] or [`rustls`], by the program.
+    /// One of [`function`], [`go`], [`aead`], [`rustls`] or [`java`], by the program.
     pub function: u8,
     /// One of [`count`], with [`function`]; else 0.
     pub count: u8,
@@ -225,6 +225,17 @@ pub mod go {
     pub const CLOSE: u8 = 4;
     /// The check of the stack in `Write`: it comes before each [`WRITE`], once more where the stack grows
     pub const WRITE_CHECK: u8 = 5;
+}
+
+/// What a probed function of the Java agent's native library tells ([`Cookie::function`];
+/// observer-java/native/lib.rs).
+pub mod java {
+    /// `void observer_java_data(int64_t connection, int32_t direction, const void *bytes, size_t length)`:
+    /// plaintext that is written or has been read
+    pub const DATA: u8 = 1;
+    /// `void observer_java_end(int64_t connection, int32_t kind)`: how the connection ended
+    /// ([`CloseRecord::kind`](super::CloseRecord::kind))
+    pub const END: u8 = 2;
 }
 
 /// What a probed function of aws-lc does (openssl/aead.h; [`Cookie::function`]).

@@ -15,7 +15,8 @@ use crate::attach::{
     Attacher, Watch,
     boundary::Start,
     examine::{Examination, Located, examine_file},
-    processes::{self, Identity, Pid, Stamp},
+    java,
+    processes::{self, Identity, MappedFile, Pid, Stamp},
     site::Cost,
     system,
     tls::Probe,
@@ -227,6 +228,7 @@ impl Report {
                 return;
             }
         };
+        let reached = self.java(pid, &files);
         let mut known = HashSet::new();
         for mapped in &files {
             let file = match mapped.open() {
@@ -244,10 +246,36 @@ impl Report {
                 self.libraries(&mapped.path, examination);
             }
         }
-        if self.libraries.is_empty() {
+        if self.libraries.is_empty() && !reached {
             let why = "it has not mapped a TLS library that observer can watch. A library that is loaded later \
                        is found then";
             self.add(false, "libraries", why);
+        }
+    }
+
+    /// What a process that is a JVM allows. Returns whether the JDK's own TLS can be watched.
+    fn java(&mut self, pid: Pid, files: &[MappedFile]) -> bool {
+        if !files.iter().any(|file| file.path.ends_with("libjvm.so")) {
+            return false;
+        }
+        match java::look(pid, files) {
+            Ok(_) if !java::is_built() => {
+                self.add(false, "Java", java::Error::NotBuilt.to_string());
+                false
+            }
+            Ok(_) => {
+                self.add(
+                    true,
+                    "Java",
+                    "the JDK's own TLS needs --java-agent, which loads an agent into the JVM",
+                );
+                true
+            }
+            Err(error) => {
+                let text = format!("the JDK's own TLS cannot be watched: {error}");
+                self.add(false, "Java", text);
+                false
+            }
         }
     }
 

@@ -32,6 +32,9 @@ use crate::{
 /// Something failed, as the contract has it; 2 is clap's for usage.
 const FAILED: u8 = 1;
 
+/// How long JVMs that run already are waited for before `ready`.
+const JVM_PATIENCE: Duration = Duration::from_secs(15);
+
 /// Sees every LLM call that a process makes, with no change to any program.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
@@ -130,6 +133,10 @@ struct WatchOptions {
     /// Size of the buffer between kernel and agent in MiB, a power of two; raise it if records are lost
     #[arg(long, value_name = "MIB", default_value_t = 16.0, value_parser = ring, env = "OBSERVER_RING_BUFFER")]
     ring_buffer: f64,
+    /// Load a small agent into watched JVMs, to see the TLS that the JDK does itself. The agent leaves when
+    /// observer stops
+    #[arg(long, env = "OBSERVER_JAVA_AGENT")]
+    java_agent: bool,
     /// Interface of the kernel to attach by [default: the best that there is]
     #[arg(long, value_name = "INTERFACE", env = "OBSERVER_ATTACH_BY")]
     attach_by: Option<Rung>,
@@ -178,9 +185,11 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     })?;
     if target.all {
         attacher.scan_everything()?;
+        attacher.await_java(JVM_PATIENCE);
     } else {
         let pids: Vec<Pid> = target.pid.iter().copied().map(Pid).collect();
         attacher.add(&pids)?;
+        attacher.await_java(JVM_PATIENCE);
         if !attacher.is_speaking() {
             anstream::eprintln!(
                 "observer: no TLS library is loaded in the watched process yet; waiting for one (see `observer check --pid {}`)",
@@ -188,7 +197,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
             );
         }
     }
-    give_up_rights(&mut attacher);
+    give_up_rights(&mut attacher, options);
     let queue = options.queue(exporter)?;
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, queue, options.settings());
@@ -212,7 +221,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     if let Some(program) = command.first() {
         attacher.expect(&exec::files(program));
     }
-    give_up_rights(&mut attacher);
+    give_up_rights(&mut attacher, options);
     let queue = options.queue(exporter)?;
     anstream::eprintln!("ready");
     gated.release()?;
@@ -314,6 +323,9 @@ impl WatchOptions {
         if self.watches_plaintext(watch) {
             attacher.capture_plaintext()?;
         }
+        if self.java_agent {
+            attacher.reach_java()?;
+        }
         let capture = Capture::new(sources).context("cannot wait for records")?;
         Ok((attacher, capture))
     }
@@ -321,9 +333,9 @@ impl WatchOptions {
 
 /// From here on no more rights than needed. Threads that are started later have no more either. What runs
 /// already has been looked at with all of them.
-fn give_up_rights(attacher: &mut Attacher) {
+fn give_up_rights(attacher: &mut Attacher, options: &WatchOptions) {
     let (rung, _) = attacher.rung();
-    match system::drop_capabilities(rung) {
+    match system::drop_capabilities(rung, options.java_agent) {
         Ok(kept) => info!(kept = kept.join(", "), "gave up the other capabilities"),
         Err(error) => warn!(%error, "cannot give up capabilities"),
     }

@@ -136,6 +136,9 @@ pub struct Multi<'a> {
     pub path: &'a CStr,
     /// Offsets in the file.
     pub offsets: &'a [u64],
+    /// For each offset, where in the file the kernel counts the probes; 0 for nowhere. Empty for nowhere at
+    /// all.
+    pub counters: &'a [u64],
     /// A cookie for each offset.
     pub cookies: &'a [u64],
     /// Whether the program runs at the return.
@@ -269,8 +272,11 @@ pub fn load_nothing(attach_type: u32) -> io::Result<OwnedFd> {
 ///
 /// As bpf(2).
 pub fn link_multi(program: BorrowedFd<'_>, to: &Multi<'_>) -> io::Result<OwnedFd> {
-    if to.offsets.len() != to.cookies.len() {
-        return Err(io::Error::other("offsets and cookies differ in number"));
+    let counted = to.counters.is_empty() || to.offsets.len() == to.counters.len();
+    if to.offsets.len() != to.cookies.len() || !counted {
+        return Err(io::Error::other(
+            "offsets, counters and cookies differ in number",
+        ));
     }
     let attr = LinkMulti {
         prog_fd: program.as_raw_fd(),
@@ -279,7 +285,11 @@ pub fn link_multi(program: BorrowedFd<'_>, to: &Multi<'_>) -> io::Result<OwnedFd
         flags: 0,
         path: to.path.as_ptr().addr() as u64,
         offsets: to.offsets.as_ptr().addr() as u64,
-        ref_ctr_offsets: 0,
+        ref_ctr_offsets: if to.counters.is_empty() {
+            0
+        } else {
+            to.counters.as_ptr().addr() as u64
+        },
         cookies: to.cookies.as_ptr().addr() as u64,
         cnt: u32::try_from(to.offsets.len()).map_err(io::Error::other)?,
         multi_flags: if to.at_return { MULTI_RETURN } else { 0 },

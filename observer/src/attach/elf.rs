@@ -341,6 +341,15 @@ impl Elf {
         Some(segment.offset + (address - segment.address))
     }
 
+    /// Where in the file lies what can be written at an address.
+    pub fn data_offset(&self, address: u64) -> Option<u64> {
+        let segment = self
+            .segments
+            .iter()
+            .find(|segment| segment.writable && segment.range().contains(&address))?;
+        Some(segment.offset + (address - segment.address))
+    }
+
     /// Up to `limit` bytes of code from an address on.
     ///
     /// # Errors

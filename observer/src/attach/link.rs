@@ -118,6 +118,9 @@ impl Lack {
 pub(super) struct Point {
     /// Offset of the instruction in the file.
     pub(super) offset: u64,
+    /// Offset in the file of a 16-bit counter of the probes that stand (Documentation/trace/uprobetracer.rst:
+    /// `REF_CTR_OFFSET`); 0 for none.
+    pub(super) counter: u64,
     /// What the program gets.
     pub(super) cookie: u64,
     /// Whether the return is of interest too.
@@ -239,6 +242,7 @@ impl Linker {
             Family::Aead => ("aead_call", "aead_enter", Some("aead_return")),
             Family::Go => ("", "go_call", None),
             Family::Rustls => ("rustls_call", "rustls_enter", Some("rustls_return")),
+            Family::Java => ("", "java_call", None),
         };
         let (kind, enter, leave) = match (self.rung, leave) {
             (Rung::Session, Some(_)) => (bpf::UPROBE_SESSION, session, None),
@@ -322,7 +326,8 @@ impl Linker {
             Rung::Perf => {
                 let pmu = Pmu::read()?;
                 each(programs, points, |program, at_return, point| {
-                    let config = if at_return { pmu.return_probe } else { 0 };
+                    let config = if at_return { pmu.return_probe } else { 0 }
+                        | pmu.counter(point.counter)?;
                     let pid = if pid == 0 { -1 } else { pid };
                     let event = bpf::perf_uprobe(pmu.number, config, path, point.offset, pid)?;
                     bpf::link_perf(program.as_fd(), event.as_fd(), point.cookie)
@@ -365,6 +370,7 @@ fn multi(
     pid: i32,
 ) -> io::Result<Link> {
     let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+    let counters: Vec<u64> = points.iter().map(|point| point.counter).collect();
     let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
     bpf::link_multi(
         program.as_fd(),
@@ -372,6 +378,7 @@ fn multi(
             attach_type,
             path,
             offsets: &offsets,
+            counters: &counters,
             cookies: &cookies,
             at_return,
             pid,
@@ -425,6 +432,7 @@ fn multi_available(attach_type: u32, since: &str) -> Result<bool, Lack> {
             attach_type,
             path: c"/",
             offsets: &[0],
+            counters: &[],
             cookies: &[0],
             at_return: false,
             pid,
@@ -470,6 +478,15 @@ impl Pmu {
             return_probe: 1 << bit,
         })
     }
+
+    /// The bits of `config` that name a counter.
+    fn counter(&self, offset: u64) -> io::Result<u64> {
+        /// `PERF_UPROBE_REF_CTR_OFFSET_SHIFT` (kernel/events/core.c; format/ref_ctr_offset)
+        const SHIFT: u32 = 32;
+        u32::try_from(offset)
+            .map(|offset| u64::from(offset) << SHIFT)
+            .map_err(io::Error::other)
+    }
 }
 
 /// Makes an event and puts the program at it (Documentation/trace/uprobetracer.rst).
@@ -486,7 +503,14 @@ fn tracefs_link(
     let name = format!("{kind}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let events = tracefs.join("uprobe_events");
     let path = path.to_str().map_err(io::Error::other)?;
-    let definition = format!("{kind}:{group}/{name} {path}:{:#x}\n", point.offset);
+    let counter = match point.counter {
+        0 => String::new(),
+        counter => format!("({counter:#x})"),
+    };
+    let definition = format!(
+        "{kind}:{group}/{name} {path}:{:#x}{counter}\n",
+        point.offset
+    );
     OpenOptions::new()
         .append(true)
         .open(&events)?

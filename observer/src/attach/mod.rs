@@ -15,6 +15,7 @@ pub mod elf;
 pub mod examine;
 pub mod flow;
 pub mod functions;
+pub mod java;
 pub mod link;
 pub mod mappings;
 pub mod processes;
@@ -28,6 +29,7 @@ use std::{
     fs::File,
     os::fd::{AsRawFd as _, BorrowedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -40,6 +42,7 @@ use tracing::{debug, warn};
 
 use self::{
     examine::{Examination, Examiner, Urgency},
+    java::{Java, News},
     link::{Linker, Links, Point, Refusal, Rung},
     mappings::{Heard, Mappings},
     processes::{FileId, MappedFile, Pid, Stamp},
@@ -92,6 +95,9 @@ pub enum Error {
         /// What the kernel said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The JDK's own TLS cannot be watched.
+    #[error(transparent)]
+    Java(#[from] java::Error),
     /// A process that should be watched is not there.
     #[error("there is no process {0}")]
     NoProcess(Pid),
@@ -124,6 +130,8 @@ pub struct Attacher {
     mapped: bool,
     probed: HashMap<FileId, Probed>,
     examiner: Examiner,
+    /// JVMs, if an agent is to be loaded into them.
+    java: Option<Java>,
     /// Files that are being examined.
     examining: HashMap<FileId, Waiting>,
     /// Files that hold no library that can be probed.
@@ -227,6 +235,7 @@ impl Attacher {
             mapped: false,
             probed: HashMap::new(),
             examiner: Examiner::new(system::cache_folder()),
+            java: None,
             examining: HashMap::new(),
             uninteresting: HashMap::new(),
             refused: None,
@@ -281,6 +290,26 @@ impl Attacher {
         self.verdict()
     }
 
+    /// From here on loads an agent into watched JVMs, which shows the plaintext of the JDK's own TLS.
+    ///
+    /// # Errors
+    ///
+    /// This build has no agent.
+    pub fn reach_java(&mut self) -> Result<(), Error> {
+        self.java = Some(Java::new()?);
+        Ok(())
+    }
+
+    /// Waits until the JVMs that have been seen are dealt with, `longest` at most.
+    pub fn await_java(&mut self, longest: Duration) {
+        let deadline = Instant::now() + longest;
+        while self.java.as_ref().is_some_and(Java::is_busy) && Instant::now() < deadline {
+            self.take_java();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.take_java();
+    }
+
     /// Whether a watched process has mapped a library that is probed.
     pub fn is_speaking(&self) -> bool {
         self.mapped
@@ -308,6 +337,11 @@ impl Attacher {
     pub fn scan(&mut self, pid: Pid) {
         match processes::mapped_files(pid) {
             Ok(files) => {
+                if let Some(java) = &mut self.java
+                    && (self.watch == Watch::All || self.members.contains(&pid))
+                {
+                    java.see(pid, &files);
+                }
                 let urgency = if self.members.contains(&pid) {
                     Urgency::Now
                 } else {
@@ -350,6 +384,9 @@ impl Attacher {
     pub fn gone(&mut self, pid: Pid) -> bool {
         let _ = self.watched.remove(&pid.0);
         self.members.remove(&pid);
+        if let Some(java) = &mut self.java {
+            java.gone(pid);
+        }
         self.watch == Watch::All || !self.members.is_empty()
     }
 
@@ -445,6 +482,48 @@ impl Attacher {
                 self.examined(waiting, result);
             }
         }
+        self.take_java();
+    }
+
+    fn take_java(&mut self) {
+        while let Some(news) = self.java.as_mut().and_then(Java::news) {
+            match news {
+                News::Library { pid, file, probed } => {
+                    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+                    let links = java::points(&file)
+                        .map_err(Into::into)
+                        .and_then(|points| self.linker.attach(&path, &points, None));
+                    let answer = match (links, &mut self.java) {
+                        (Ok(links), Some(java)) => {
+                            java.keep(pid, links);
+                            true
+                        }
+                        (Err(error), _) => {
+                            warn!(pid = pid.0, %error, "cannot probe the Java agent");
+                            false
+                        }
+                        (Ok(_), None) => false,
+                    };
+                    let _ = probed.send(answer);
+                }
+                News::Loaded {
+                    pid,
+                    result: Ok(()),
+                } => {
+                    debug!(pid = pid.0, "loaded the Java agent");
+                    self.mapped = true;
+                }
+                News::Loaded {
+                    pid,
+                    result: Err(error),
+                } => {
+                    warn!(pid = pid.0, %error, "cannot watch the JDK's own TLS");
+                    if let Some(java) = &mut self.java {
+                        java.give_up(pid);
+                    }
+                }
+            }
+        }
     }
 
     /// Probes what the watched processes have mapped meanwhile. Returns whether the kernel had anything to
@@ -498,6 +577,7 @@ impl Attacher {
             .bell()
             .into_iter()
             .chain(self.mappings.descriptors())
+            .chain(self.java.as_ref().map(Java::bell))
     }
 
     fn examined(&mut self, waiting: Waiting, result: Result<Examination, String>) {
@@ -580,6 +660,7 @@ fn attach(
         .iter()
         .map(|probe| Point {
             offset: probe.offset,
+            counter: 0,
             cookie: probe.cookie.to_u64(),
             returns: probe.returns,
             family: probe.family,

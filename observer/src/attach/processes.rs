@@ -67,6 +67,11 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
+    /// Where it is mapped.
+    pub fn base(&self) -> u64 {
+        self.range.0
+    }
+
     /// Opens the very file that is mapped.
     ///
     /// # Errors

