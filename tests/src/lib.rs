@@ -6,6 +6,7 @@
 pub mod clients;
 pub mod corpus;
 pub mod coverage;
+pub mod golang;
 pub mod guest;
 pub mod harness;
 pub mod provider;
