@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     call::LlmCall,
     chunk::{Chunk, Close, Direction, Origin, Timestamp},
-    http::h1,
+    http,
     provider::Calls,
     stream::Stream,
 };
@@ -66,6 +66,14 @@ pub enum CallEvent {
 /// that is joined in the middle of a body gets the chance of another request.
 const UNCLAIMED_BYTES: u64 = 16 * 1024;
 
+/// The same of HTTP/2, where a stream may be open for long before the next one begins, and where the
+/// programs of the kernel know no request by which they would take the connection up again.
+const UNCLAIMED_HTTP2_BYTES: u64 = 1024 * 1024;
+
+/// Requests that are no calls, to hosts that are not known, for HTTP/2 not to be followed any further:
+/// its streams may go to several paths.
+const STRANGERS: u64 = 16;
+
 /// Whether a connection is worth following.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
@@ -74,7 +82,7 @@ pub enum Verdict {
     Undecided,
     /// It has carried a call to an LLM, or goes to a provider of them.
     Llm,
-    /// It carries something else: no HTTP/1.1 that could be read, or requests that are no calls, to a host
+    /// It carries something else: no HTTP that could be read, or requests that are no calls, to a host
     /// that is not known as a provider.
     Other,
 }
@@ -83,7 +91,7 @@ pub enum Verdict {
 pub struct Connection {
     sent: Stream,
     received: Stream,
-    http: h1::Connection,
+    http: http::Connection,
     calls: Calls,
     /// Bytes that passed before the first request.
     unclaimed: u64,
@@ -95,7 +103,7 @@ impl Connection {
         Self {
             sent: Stream::default(),
             received: Stream::default(),
-            http: h1::Connection::default(),
+            http: http::Connection::default(),
             calls: Calls::new(options),
             unclaimed: 0,
         }
@@ -112,7 +120,7 @@ impl Connection {
         if !calls.has_seen_request() {
             self.unclaimed += piece.bytes.len() as u64;
         }
-        let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
+        let mut handle = |event: http::Event<'_>| calls.handle(event, report);
         if piece.gap > 0 {
             self.http
                 .gap(chunk.direction, piece.gap, chunk.at, &mut handle);
@@ -164,14 +172,22 @@ impl Connection {
             self.expect(Direction::Received, received, at, report);
         }
         let calls = &mut self.calls;
-        let mut handle = |event: crate::http::Event<'_>| calls.handle(event, report);
+        let mut handle = |event: http::Event<'_>| calls.handle(event, report);
         self.http.close(close, at, &mut handle);
     }
 
     /// Whether the connection is worth following, by what has passed so far.
     pub fn verdict(&self) -> Verdict {
+        let limit = if self.http.is_http2() {
+            UNCLAIMED_HTTP2_BYTES
+        } else {
+            UNCLAIMED_BYTES
+        };
         match self.calls.verdict() {
-            Verdict::Undecided if self.unclaimed > UNCLAIMED_BYTES => Verdict::Other,
+            Verdict::Undecided if self.unclaimed > limit => Verdict::Other,
+            Verdict::Other if self.http.is_http2() && self.calls.strangers() < STRANGERS => {
+                Verdict::Undecided
+            }
             verdict => verdict,
         }
     }

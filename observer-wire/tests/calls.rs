@@ -5,6 +5,8 @@
     reason = "a test may panic anywhere, not only in a test function"
 )]
 
+mod frames;
+
 use std::{
     fs,
     io::Write as _,
@@ -52,12 +54,24 @@ fn the_calls_do_not_depend_on_how_the_bytes_are_split() {
     for case in cases() {
         let script = Script::read(&case);
         let expected = play(&script, CONTENT, &mut whole);
-        let every_byte = play(&script, CONTENT, &mut |bytes| vec![1; bytes]);
+        let every_byte = play(&script, CONTENT, &mut |bytes| {
+            let mut lengths = vec![1; bytes];
+            if script.seeks {
+                let first = bytes.min(FRAME_HEADER);
+                lengths.splice(..first, [first]);
+            }
+            lengths
+        });
         assert_eq!(every_byte, expected, "{} at every byte", case.display());
         for seed in 1..=20_u64 {
             let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let split = play(&script, CONTENT, &mut |mut bytes| {
                 let mut lengths = Vec::new();
+                if script.seeks {
+                    let first = bytes.min(FRAME_HEADER);
+                    lengths.push(first);
+                    bytes -= first;
+                }
                 while bytes > 0 {
                     // xorshift64 (Marsaglia 2003).
                     random ^= random << 13;
@@ -278,12 +292,21 @@ enum Step {
 
 struct Script {
     steps: Vec<Step>,
+    /// Frames of HTTP/2 must be found again at the beginning of a write: their headers may not be split.
+    seeks: bool,
 }
+
+/// Length of the header of a frame (RFC 9113 section 4.1).
+const FRAME_HEADER: usize = 9;
 
 impl Script {
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap();
-        let mut script = Self { steps: Vec::new() };
+        let mut script = Self {
+            steps: Vec::new(),
+            seeks: false,
+        };
+        let mut encoders = [frames::Encoder::default(), frames::Encoder::default()];
         let mut at = Duration::ZERO;
         for section in text.trim_end_matches('\n').split("\n=== ").skip(1) {
             let (title, message) = section.split_once('\n').unwrap_or((section, ""));
@@ -301,6 +324,24 @@ impl Script {
                         close,
                         at: timestamp(at),
                     });
+                    continue;
+                }
+                "unseen" | "lost" | "sent" | "received" => {
+                    let sent = title.ends_with("sent");
+                    let direction = if sent {
+                        Direction::Sent
+                    } else {
+                        Direction::Received
+                    };
+                    let bytes = encoders[usize::from(sent)].write(message);
+                    script.seeks |= title.contains(' ') || find(&bytes, LOST_START).is_some();
+                    if title.starts_with("lost") {
+                        let bytes = bytes.len() as u64;
+                        script.steps.push(Step::Lost { direction, bytes });
+                    } else if !title.starts_with("unseen") {
+                        script.add(direction, &bytes, timestamp(at));
+                        at += STEP;
+                    }
                     continue;
                 }
                 "request" => Direction::Sent,

@@ -73,7 +73,7 @@ fn play(steps: &[Step], lost: impl Fn(usize) -> bool) -> Vec<Exchange> {
                 exchange, bytes, ..
             } => seen[exchange.0 as usize].request.extend(bytes),
             Event::ResponseHead { exchange, head, .. } => {
-                seen[exchange.0 as usize].status = Some(head.status.as_u16());
+                seen[exchange.0 as usize].status = head.status.map(|status| status.as_u16());
             }
             Event::ResponseBody {
                 exchange, bytes, ..
@@ -81,7 +81,7 @@ fn play(steps: &[Step], lost: impl Fn(usize) -> bool) -> Vec<Exchange> {
             Event::RequestGap { exchange, bytes } | Event::ResponseGap { exchange, bytes } => {
                 seen[exchange.0 as usize].missing += bytes;
             }
-            Event::RequestEnd { .. } => {}
+            Event::RequestEnd { .. } | Event::ResponseTrailers { .. } => {}
             Event::End { exchange, end, .. } => {
                 let end = seen[exchange.0 as usize].end.replace(end);
                 assert_eq!(end, None, "ended twice");

@@ -221,6 +221,21 @@ impl Scene {
         assert_eq!(calls.len(), truth.len(), "more records than calls");
     }
 
+    /// Asserts that these records are right in every field, whatever other calls there were.
+    ///
+    /// # Panics
+    ///
+    /// They are not.
+    pub fn assert_truth_of(&self, calls: &[Value]) {
+        let truth = self.provider.truth();
+        for call in calls {
+            let of = |truth: &&Value| truth["request_id"] == call["request_id"];
+            let truth = truth.iter().find(of);
+            let truth = truth.unwrap_or_else(|| panic!("the provider knows nothing of {call:#}"));
+            assert_matches(call, truth, self.longest(truth));
+        }
+    }
+
     /// Runs a client under `observer exec` that makes `made` calls or more, notes the coverage, and asserts
     /// that each call was recorded once and that every field is right. The environment of the client trusts
     /// the provider as [`command`](Self::command) sees to.

@@ -16,6 +16,7 @@ fn raw(steps: &[&str]) -> (Scene, Vec<Value>) {
 fn curl(scene: &Scene, arguments: &[&str]) -> Vec<OsString> {
     [
         "curl",
+        "--http1.1",
         "--silent",
         "--show-error",
         "--no-buffer",

@@ -3,8 +3,13 @@
 //! A parser takes the bytes of both directions of a connection and reports [`Event`]s. Bodies come
 //! de-framed (no chunked encoding) but still content-encoded; see [`crate::body::encoding`].
 
+mod fields;
 pub mod h1;
+pub mod h2;
 mod redact;
+mod version;
+
+pub use version::Connection;
 
 use ::http::{HeaderMap, Method, StatusCode};
 
@@ -20,7 +25,7 @@ pub struct ExchangeId(pub u64);
 pub struct RequestHead {
     /// The request method (RFC 9110 section 9).
     pub method: Method,
-    /// Path of the target, without query; never empty.
+    /// Path of the target, without query; empty only if it is unknown.
     pub path: String,
     /// Query of the target without `?`, credentials (`key=`…) removed; empty if there is none.
     pub query: String,
@@ -30,15 +35,31 @@ pub struct RequestHead {
     pub port: Option<u16>,
     /// The header fields, without those that carry credentials.
     pub headers: HeaderMap,
+    /// Whether there were fields that are unknown: HTTP/2 refers to earlier heads, which may have passed
+    /// unseen.
+    pub partial: bool,
 }
 
 /// The head of a final (not 1xx) response.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
-    /// The status code (RFC 9110 section 15).
-    pub status: StatusCode,
+    /// The status code (RFC 9110 section 15), if it is known.
+    pub status: Option<StatusCode>,
     /// The header fields, without those that carry credentials.
     pub headers: HeaderMap,
+    /// As in a request.
+    pub partial: bool,
+}
+
+impl ResponseHead {
+    /// A head that passed unseen.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            status: None,
+            headers: HeaderMap::new(),
+            partial: true,
+        }
+    }
 }
 
 /// How an exchange ended.
@@ -63,7 +84,8 @@ pub enum End {
 }
 
 /// What happened on a connection, in order. An exchange begins with `RequestHead` and ends with
-/// exactly one `End`; requests may be pipelined, so events of different exchanges interleave.
+/// exactly one `End`; requests may be pipelined or have streams of their own, so events of different
+/// exchanges interleave.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A request began.
@@ -124,6 +146,15 @@ pub enum Event<'a> {
         exchange: ExchangeId,
         /// How many bytes.
         bytes: u64,
+    },
+    /// The fields after the response's body; HTTP/2 only.
+    ResponseTrailers {
+        /// The exchange they belong to.
+        exchange: ExchangeId,
+        /// The fields, without those that carry credentials.
+        headers: HeaderMap,
+        /// When they were complete.
+        at: Timestamp,
     },
     /// Nothing more will come of this exchange.
     End {

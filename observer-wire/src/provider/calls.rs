@@ -8,13 +8,15 @@ use serde_json::Value;
 use super::{
     Certainty, Event as StreamEvent, PROVIDERS, Provider, Selection,
     builder::{CallBuilder, Finish, Start},
+    gemini::percent_decoded,
     hosts,
     sdk::{Exception, Sdk},
 };
 use crate::{
     body::{
         encoding::Decoder,
-        json::{Limits, Parser, Select, Status, Taken, Template},
+        grpc,
+        json::{self, Limits, Parser, Select, Taken, Template},
         sse,
     },
     call::{Incomplete, LlmCall},
@@ -56,6 +58,8 @@ pub struct Calls {
     next: u64,
     verdict: Verdict,
     seen_request: bool,
+    /// Requests that were no calls.
+    strangers: u64,
 }
 
 /// An exchange that is, or may be, a call.
@@ -65,7 +69,7 @@ struct Active {
     provider: &'static dyn Provider,
     certainty: Certainty,
     builder: CallBuilder,
-    request: Option<Document>,
+    request: Option<Request>,
     /// Whether the bodies had the shape of the format.
     request_fits: bool,
     response_fits: bool,
@@ -82,17 +86,44 @@ struct Active {
     lost: bool,
     unparsable: bool,
     origin: Origin,
+    /// The status of gRPC, which comes behind the answer.
+    grpc: Option<Status>,
 }
 
-/// A body that is one JSON document.
-struct Document {
-    decoder: Decoder,
-    parser: Parser,
+/// The body of a request.
+enum Request {
+    Document {
+        decoder: Decoder,
+        parser: Parser,
+    },
+    Messages {
+        parser: grpc::Parser,
+        first: Option<Value>,
+    },
+}
+
+/// The status of gRPC (`grpc-status`, `grpc-message`).
+struct Status {
+    code: u32,
+    message: Option<String>,
+}
+
+impl Status {
+    const OK: u32 = 0;
+    const CANCELLED: u32 = 1;
+
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        Some(Self {
+            code: field("grpc-status")?.parse().ok()?,
+            message: field("grpc-message").map(percent_decoded),
+        })
+    }
 }
 
 /// The answer as far as it has come.
 struct Response {
-    status: StatusCode,
+    status: Option<StatusCode>,
     request_id: Option<String>,
     decoder: Decoder,
     body: Body,
@@ -103,10 +134,13 @@ enum Body {
     /// Elements of a JSON array.
     Elements(Parser),
     Error {
+        status: StatusCode,
         parser: Parser,
         raw: Vec<u8>,
     },
     Events(sse::Parser, Templates),
+    /// Of gRPC.
+    Messages(grpc::Parser),
     /// Of a redirection, or none at all.
     Other,
 }
@@ -120,6 +154,7 @@ impl Calls {
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
+            strangers: 0,
         }
     }
 
@@ -137,8 +172,14 @@ impl Calls {
         self.seen_request
     }
 
+    /// How many requests were no calls.
+    pub fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
     /// What the first request that tells says, holds; but a call is a call.
     fn judge(&mut self, verdict: Verdict) {
+        self.strangers += u64::from(verdict == Verdict::Other);
         if self.verdict == Verdict::Undecided || verdict == Verdict::Llm {
             self.verdict = verdict;
         }
@@ -188,11 +229,11 @@ impl Calls {
                     }
                 }
             }
-            Event::RequestGap { exchange, .. } => {
+            Event::RequestGap { exchange, bytes } => {
                 if let Some(active) = self.find(exchange) {
                     active.lost = true;
                     if let Some(request) = &mut active.request {
-                        request.parser.gap();
+                        request.gap(bytes);
                     }
                 }
             }
@@ -232,9 +273,20 @@ impl Calls {
                     active.response_body(bytes, options);
                 }
             }
-            Event::ResponseGap { exchange, .. } => {
+            Event::ResponseGap { exchange, bytes } => {
+                let options = self.options;
                 if let Some(active) = self.find(exchange) {
-                    active.response_gap();
+                    active.response_gap(bytes, options);
+                }
+            }
+            Event::ResponseTrailers {
+                exchange,
+                headers,
+                at,
+            } => {
+                if let Some(active) = self.find(exchange) {
+                    active.last_byte = at;
+                    active.grpc = Status::of(&headers);
                 }
             }
             Event::End { exchange, end, at } => {
@@ -306,18 +358,26 @@ impl Calls {
         let mut builder = CallBuilder::new(start, self.options);
         builder.stream(recognized.stream);
         let selection = provider.selection(self.options.capture_content);
+        let bounds = limits(self.options, self.options.input_preview_chars, NAME_CHARS);
         Some(Active {
             exchange,
             call,
             provider,
             certainty: recognized.certainty,
             builder,
-            request: Some(Document {
-                decoder: Decoder::new(&content_encoding(&head.headers)),
-                parser: Parser::new(
-                    &selection.request,
-                    limits(self.options, self.options.input_preview_chars, NAME_CHARS),
-                ),
+            request: Some(match provider.messages(self.options.capture_content) {
+                Some(messages) => Request::Messages {
+                    parser: grpc::Parser::new(
+                        &messages.request,
+                        grpc_encoding(&head.headers),
+                        bounds,
+                    ),
+                    first: None,
+                },
+                None => Request::Document {
+                    decoder: Decoder::new(&content_encoding(&head.headers)),
+                    parser: Parser::new(&selection.request, bounds),
+                },
             }),
             request_fits: false,
             response_fits: false,
@@ -325,6 +385,7 @@ impl Calls {
             read_timeout: field("x-stainless-read-timeout")
                 .or_else(|| field("x-stainless-timeout"))
                 .and_then(|seconds| seconds.parse::<f64>().ok())
+                .or_else(|| field("grpc-timeout").and_then(grpc_timeout))
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             response: None,
             streamed: false,
@@ -334,16 +395,17 @@ impl Calls {
             lost: false,
             unparsable: false,
             origin,
+            grpc: None,
         })
     }
 }
 
 impl Active {
     fn request_end(&mut self) {
-        let Some(mut request) = self.request.take() else {
+        let Some(request) = self.request.take() else {
             return;
         };
-        if let (Some(document), _) = request.parser.finish(&mut |_| ()) {
+        if let Some(document) = request.finish() {
             self.request_fits = self.provider.is_request(&document);
             self.provider.request(&document, &mut self.builder);
         }
@@ -358,17 +420,33 @@ impl Active {
             .unwrap_or_default()
             .to_ascii_lowercase();
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
-        let body = if head.status.as_u16() >= 400 {
+        let failed = head.status.filter(|status| status.as_u16() >= 400);
+        let body = if let Some(status) = failed {
             let bounds = Limits {
                 string_chars: ERROR_CHARS,
                 kept_bytes: KEPT_BYTES,
             };
             Body::Error {
+                status,
                 parser: Parser::new(&Select::All, bounds),
                 raw: Vec::new(),
             }
-        } else if !head.status.is_success() {
+        } else if head.status.is_some_and(|status| !status.is_success()) {
             Body::Other
+        } else if let Some(messages) = self.provider.messages(options.capture_content) {
+            self.streamed = self.stream_path;
+            // An answer without a body has its status at once.
+            self.grpc = Status::of(&head.headers);
+            let message = if self.stream_path {
+                &messages.event
+            } else {
+                &messages.response
+            };
+            Body::Messages(grpc::Parser::new(
+                message,
+                grpc_encoding(&head.headers),
+                bounds,
+            ))
         } else if content_type.starts_with("text/event-stream") {
             self.builder.stream(true);
             self.streamed = true;
@@ -402,6 +480,7 @@ impl Active {
             fits: &mut self.response_fits,
             unparsable: &mut self.unparsable,
         };
+        let streamed = self.streamed;
         let body = &mut response.body;
         let decoded = response.decoder.push(bytes, &mut |bytes| match body {
             Body::Document(parser) => parser.push(bytes, &mut |_| ()),
@@ -409,7 +488,10 @@ impl Active {
             Body::Events(parser, templates) => {
                 parser.push(bytes, &mut |event| reader.event(event, templates));
             }
-            Body::Error { parser, raw } => {
+            Body::Messages(parser) => parser.push(bytes, &mut |message| {
+                reader.message(message, streamed);
+            }),
+            Body::Error { parser, raw, .. } => {
                 let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 parser.push(bytes, &mut |_| ());
@@ -419,10 +501,18 @@ impl Active {
         self.unparsable |= decoded.is_err();
     }
 
-    fn response_gap(&mut self) {
+    fn response_gap(&mut self, bytes: u64, options: Options) {
         self.lost = true;
         let Some(response) = &mut self.response else {
             return;
+        };
+        let mut reader = Reader {
+            provider: self.provider,
+            selection: self.provider.selection(options.capture_content),
+            options,
+            builder: &mut self.builder,
+            fits: &mut self.response_fits,
+            unparsable: &mut self.unparsable,
         };
         if !response.decoder.is_identity() {
             // Nothing after the gap can be decoded.
@@ -433,6 +523,12 @@ impl Active {
                 parser.gap()
             }
             Body::Events(parser, _) => parser.gap(),
+            Body::Messages(parser) => parser.gap(bytes, &mut |message| {
+                // What is missing is said elsewhere.
+                if message.is_some() {
+                    reader.message(message, self.streamed);
+                }
+            }),
             Body::Other => {}
         }
     }
@@ -443,12 +539,22 @@ impl Active {
         let mut error = None;
         let response = self.response.take();
         let (status, request_id) = match &response {
-            Some(response) => (Some(response.status), response.request_id.clone()),
+            Some(response) => (response.status, response.request_id.clone()),
             None => (None, None),
         };
         if let Some(response) = response {
             error = self.response_end(response, options);
         }
+        let grpc = self.grpc.take();
+        if let Some(status) = &grpc {
+            if status.code == Status::OK {
+                self.whole = true;
+            } else {
+                let (sdk, message) = (self.builder.sdk(), status.message.as_deref());
+                error = Some(sdk.grpc_error(status.code, message, self.stream_path));
+            }
+        }
+        let cancelled = grpc.is_some_and(|status| status.code == Status::CANCELLED);
         let accepted = match self.certainty {
             Certainty::Certain => true,
             Certainty::Likely => self.request_fits || self.response_fits,
@@ -463,6 +569,7 @@ impl Active {
         let sdk = self.builder.sdk();
         let incomplete = match end {
             End::Complete | End::Upgraded if self.lost => Some(Incomplete::BytesLost),
+            End::Complete if cancelled => Some(Incomplete::ClientCancelled),
             End::Complete if self.unparsable => Some(Incomplete::Unparsable),
             End::Complete | End::Upgraded if complete => None,
             // HTTP/1.0 and proxies end a stream that broke off like one that is complete.
@@ -516,8 +623,8 @@ impl Active {
         match &mut response.body {
             Body::Document(parser) => {
                 let (document, status) = parser.finish(&mut |_| ());
-                self.whole = status == Status::Complete;
-                self.unparsable |= status == Status::Broken;
+                self.whole = status == json::Status::Complete;
+                self.unparsable |= status == json::Status::Broken;
                 if let Some(document) = document {
                     self.response_fits |= self.provider.is_response(&document);
                     self.provider.response(&document, &mut self.builder);
@@ -526,7 +633,7 @@ impl Active {
             }
             Body::Elements(parser) => {
                 let (_, status) = parser.finish(&mut |element| reader.element(&element));
-                self.unparsable |= status == Status::Broken;
+                self.unparsable |= status == json::Status::Broken;
                 None
             }
             Body::Events(parser, templates) => {
@@ -534,17 +641,26 @@ impl Active {
                 self.lost |= parser.dropped() > 0;
                 None
             }
-            Body::Error { parser, raw } => {
+            Body::Messages(parser) => {
+                self.unparsable |= !self.lost && !parser.is_between();
+                None
+            }
+            Body::Error {
+                status: code,
+                parser,
+                raw,
+            } => {
                 let (document, status) = parser.finish(&mut |_| ());
                 let document = document.filter(|document| {
-                    status == Status::Complete && (document.is_object() || document.is_array())
+                    status == json::Status::Complete
+                        && (document.is_object() || document.is_array())
                 });
                 let raw = String::from_utf8_lossy(raw);
-                Some(self.builder.sdk().status_error(
-                    response.status,
-                    document.as_ref(),
-                    raw.trim(),
-                ))
+                Some(
+                    self.builder
+                        .sdk()
+                        .status_error(*code, document.as_ref(), raw.trim()),
+                )
             }
             Body::Other => {
                 self.whole = true;
@@ -554,32 +670,60 @@ impl Active {
     }
 
     fn memory(&self) -> usize {
-        let request = self.request.as_ref().map_or(0, |request| {
-            decoder_bytes(&request.decoder) + request.parser.memory()
-        });
+        let request = self.request.as_ref().map_or(0, Request::memory);
         let decoder = self
             .response
             .as_ref()
             .map_or(0, |response| decoder_bytes(&response.decoder));
         let response = match self.response.as_ref().map(|response| &response.body) {
             Some(Body::Document(parser) | Body::Elements(parser)) => parser.memory(),
-            Some(Body::Error { parser, raw }) => parser.memory() + raw.capacity(),
+            Some(Body::Error { parser, raw, .. }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser, templates)) => parser.memory() + templates.memory(),
+            Some(Body::Messages(parser)) => parser.memory(),
             Some(Body::Other) | None => 0,
         };
         size_of::<Self>() + self.builder.memory() + request + decoder + response
     }
 }
 
-impl Document {
+impl Request {
     fn push(&mut self, bytes: &[u8]) {
-        let parser = &mut self.parser;
-        if self
-            .decoder
-            .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
-            .is_err()
-        {
-            parser.gap();
+        match self {
+            Self::Document { decoder, parser } => {
+                if decoder
+                    .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
+                    .is_err()
+                {
+                    parser.gap();
+                }
+            }
+            Self::Messages { parser, first } => parser.push(bytes, &mut |message| {
+                if first.is_none() {
+                    *first = message;
+                }
+            }),
+        }
+    }
+
+    fn gap(&mut self, bytes: u64) {
+        match self {
+            Self::Document { parser, .. } => parser.gap(),
+            Self::Messages { parser, .. } => parser.gap(bytes, &mut |_| ()),
+        }
+    }
+
+    /// The document, or as much of it as came.
+    fn finish(self) -> Option<Value> {
+        match self {
+            Self::Document { mut parser, .. } => parser.finish(&mut |_| ()).0,
+            Self::Messages { first, .. } => first,
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Self::Document { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
+            Self::Messages { parser, .. } => parser.memory(),
         }
     }
 }
@@ -674,7 +818,7 @@ impl Reader<'_> {
             limits(self.options, self.options.output_preview_chars, ERROR_CHARS),
             data,
         );
-        *self.unparsable |= status != Status::Complete;
+        *self.unparsable |= status != json::Status::Complete;
         templates.last = None;
         if let Some(document) = document {
             *self.fits |= self.provider.is_response(&document);
@@ -685,6 +829,17 @@ impl Reader<'_> {
             && !self.options.capture_content
         {
             templates.add(event.name, template);
+        }
+    }
+
+    fn message(&mut self, message: Option<Value>, streamed: bool) {
+        match message {
+            Some(message) if streamed => self.element(&message),
+            Some(message) => {
+                *self.fits |= self.provider.is_response(&message);
+                self.provider.response(&message, self.builder);
+            }
+            None => *self.unparsable = true,
         }
     }
 
@@ -723,6 +878,29 @@ fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits
             kept_bytes: KEPT_BYTES,
         }
     }
+}
+
+/// How the messages of gRPC are compressed that are.
+fn grpc_encoding(headers: &HeaderMap) -> &str {
+    headers
+        .get("grpc-encoding")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+/// Seconds of a `grpc-timeout`, such as `600S`.
+fn grpc_timeout(value: &str) -> Option<f64> {
+    let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "H" => 3600.0,
+        "M" => 60.0,
+        "S" => 1.0,
+        "m" => 1e-3,
+        "u" => 1e-6,
+        "n" => 1e-9,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * unit)
 }
 
 fn content_encoding(headers: &HeaderMap) -> String {

@@ -176,7 +176,8 @@ impl Provider for Gemini {
 }
 
 impl Gemini {
-    fn chunk(&self, document: &Value, call: &mut CallBuilder) {
+    /// Reads a response, of which each event of a stream is one.
+    pub(super) fn chunk(&self, document: &Value, call: &mut CallBuilder) {
         if document.get("error").is_some_and(Value::is_object) {
             call.stream_error(document);
         }
@@ -216,7 +217,9 @@ impl Gemini {
             // The generated REST transport writes enumerations as integers.
             let reason = match either(candidate, "finishReason", "finish_reason") {
                 Some(Value::String(reason)) => Some(reason.clone()),
-                Some(Value::Number(number)) => Some(reason_name(number.as_u64()).to_owned()),
+                Some(Value::Number(number)) => {
+                    Some(name(FINISH_REASONS, number.as_u64()).to_owned())
+                }
                 _ => None,
             };
             if let Some(reason) = reason {
@@ -225,9 +228,13 @@ impl Gemini {
             }
         }
         let blocked = either(document, "promptFeedback", "prompt_feedback")
-            .and_then(|feedback| either(feedback, "blockReason", "block_reason"))
-            .and_then(Value::as_str);
-        if let Some(reason) = blocked {
+            .and_then(|feedback| either(feedback, "blockReason", "block_reason"));
+        let reason = match blocked {
+            Some(Value::String(reason)) => Some(reason.as_str()),
+            Some(Value::Number(number)) => Some(name(BLOCK_REASONS, number.as_u64())),
+            _ => None,
+        };
+        if let Some(reason) = reason {
             call.finish_reason(0, Some(reason));
             call.terminal();
         }
@@ -235,25 +242,44 @@ impl Gemini {
 }
 
 /// `Candidate.FinishReason` of google.ai.generativelanguage.v1beta.
-fn reason_name(number: Option<u64>) -> &'static str {
-    const NAMES: &[&str] = &[
-        "FINISH_REASON_UNSPECIFIED",
-        "STOP",
-        "MAX_TOKENS",
-        "SAFETY",
-        "RECITATION",
-        "OTHER",
-        "LANGUAGE",
-        "BLOCKLIST",
-        "PROHIBITED_CONTENT",
-        "SPII",
-        "MALFORMED_FUNCTION_CALL",
-        "IMAGE_SAFETY",
-    ];
+const FINISH_REASONS: &[&str] = &[
+    "FINISH_REASON_UNSPECIFIED",
+    "STOP",
+    "MAX_TOKENS",
+    "SAFETY",
+    "RECITATION",
+    "OTHER",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MALFORMED_FUNCTION_CALL",
+    "IMAGE_SAFETY",
+    "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_OTHER",
+    "NO_IMAGE",
+    "IMAGE_RECITATION",
+];
+
+/// `PromptFeedback.BlockReason` of google.ai.generativelanguage.v1beta.
+const BLOCK_REASONS: &[&str] = &[
+    "BLOCK_REASON_UNSPECIFIED",
+    "SAFETY",
+    "OTHER",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "IMAGE_SAFETY",
+];
+
+/// The name of a value of an enumeration.
+fn name(names: &[&'static str], number: Option<u64>) -> &'static str {
     number
-        .and_then(|number| NAMES.get(usize::try_from(number).ok()?))
+        .and_then(|number| names.get(usize::try_from(number).ok()?))
+        .or(names.first())
         .copied()
-        .unwrap_or("FINISH_REASON_UNSPECIFIED")
+        .unwrap_or_default()
 }
 
 /// Text parts joined; other parts as Python prints them.
@@ -275,7 +301,7 @@ fn either<'a>(value: &'a Value, camel: &str, snake: &str) -> Option<&'a Value> {
 }
 
 /// RFC 3986 section 2.1; model names of tuned models may be encoded.
-fn percent_decoded(text: &str) -> String {
+pub(super) fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

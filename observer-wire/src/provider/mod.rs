@@ -6,22 +6,30 @@ mod anthropic_errors;
 mod builder;
 mod calls;
 mod gemini;
+mod gemini_grpc;
 mod hosts;
 mod openai;
 mod openai_responses;
 mod preview;
 mod repr;
 mod sdk;
+mod xai_grpc;
 
 pub use calls::Calls;
 
 use serde_json::Value;
 
 use self::builder::CallBuilder;
-use crate::{body::json::Select, http::RequestHead};
+use crate::{
+    body::{json::Select, protobuf::Message},
+    http::RequestHead,
+};
 
 /// Every format, in the order in which they are asked.
 const PROVIDERS: &[&dyn Provider] = &[
+    &gemini_grpc::GeminiGrpc,
+    &gemini_grpc::VertexGrpc,
+    &xai_grpc::XaiGrpc,
     &gemini::Gemini,
     &anthropic::Anthropic,
     &openai_responses::OpenAiResponses,
@@ -36,6 +44,12 @@ trait Provider: Sync {
     /// What is kept of the bodies. Without `content` nothing may be selected that holds the text of
     /// a prompt or an answer.
     fn selection(&self, content: bool) -> &'static Selection;
+
+    /// What is kept of the messages of a format of gRPC, instead of a selection of JSON. The same holds for
+    /// `content`.
+    fn messages(&self, _content: bool) -> Option<&'static Messages> {
+        None
+    }
 
     /// Whether a request body has the shape of this format; asked where the head leaves doubt.
     fn is_request(&self, document: &Value) -> bool;
@@ -95,6 +109,22 @@ struct Selection {
     response: Select,
     event: Select,
 }
+
+/// What is kept of messages in a format of gRPC.
+struct Messages {
+    request: Message,
+    /// Of a whole answer.
+    response: Message,
+    /// Of each message of a stream.
+    event: Message,
+}
+
+/// Of formats without JSON.
+static NO_SELECTION: Selection = Selection {
+    request: Select::Mark,
+    response: Select::Mark,
+    event: Select::Mark,
+};
 
 /// A string member.
 fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {

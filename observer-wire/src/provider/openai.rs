@@ -375,6 +375,7 @@ mod tests {
             host: host.map(str::to_owned),
             port: None,
             headers,
+            partial: false,
         };
         OpenAi
             .recognize(&head)

@@ -1,7 +1,7 @@
 //! The client libraries, known by their request headers, and the exceptions that they raise.
 //!
 //! Sources: openai-python 3.54 and 2.54 `_exceptions.py`/`_client.py`, anthropic-sdk-python 2.12 and
-//! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`.
+//! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`, google-api-core `exceptions.py`.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
@@ -23,6 +23,8 @@ pub(super) enum Sdk {
     AnthropicJs,
     /// `anthropic` of PyPI with its major version.
     AnthropicPython(u32),
+    /// Libraries of PyPI on `google-api-core`, such as `google-generativeai`.
+    GoogleApiCore,
     /// `google-genai` of PyPI.
     GoogleGenAi,
     /// `openai` of npm.
@@ -31,7 +33,30 @@ pub(super) enum Sdk {
     OpenAiPython(u32),
     /// Anything else.
     Unknown,
+    /// `xai-sdk` of PyPI; whether it is the asynchronous client cannot be seen.
+    XaiPython,
 }
+
+/// Codes of gRPC (`google.rpc.Code`) with the exception of google-api-core and its HTTP status.
+const GRPC_CODES: &[(&str, &str, u16)] = &[
+    ("OK", "GoogleAPICallError", 200),
+    ("CANCELLED", "Cancelled", 499),
+    ("UNKNOWN", "Unknown", 500),
+    ("INVALID_ARGUMENT", "InvalidArgument", 400),
+    ("DEADLINE_EXCEEDED", "DeadlineExceeded", 504),
+    ("NOT_FOUND", "NotFound", 404),
+    ("ALREADY_EXISTS", "AlreadyExists", 409),
+    ("PERMISSION_DENIED", "PermissionDenied", 403),
+    ("RESOURCE_EXHAUSTED", "ResourceExhausted", 429),
+    ("FAILED_PRECONDITION", "FailedPrecondition", 400),
+    ("ABORTED", "Aborted", 409),
+    ("OUT_OF_RANGE", "OutOfRange", 400),
+    ("UNIMPLEMENTED", "MethodNotImplemented", 501),
+    ("INTERNAL", "InternalServerError", 500),
+    ("UNAVAILABLE", "ServiceUnavailable", 503),
+    ("DATA_LOSS", "DataLoss", 500),
+    ("UNAUTHENTICATED", "Unauthenticated", 401),
+];
 
 /// An exception: class and text.
 pub(super) type Exception = (String, Option<String>);
@@ -72,8 +97,33 @@ impl Sdk {
             {
                 Self::GoogleGenAi
             }
+            "XaiSdk" => Self::XaiPython,
+            _ if field("x-goog-api-client").contains("gl-python/")
+                && field("x-goog-api-client").contains("gax/") =>
+            {
+                Self::GoogleApiCore
+            }
             _ => Self::Unknown,
         }
+    }
+
+    /// The exception for a status of gRPC other than OK.
+    pub(super) fn grpc_error(self, code: u32, message: Option<&str>, stream: bool) -> Exception {
+        let known = usize::try_from(code)
+            .ok()
+            .and_then(|code| GRPC_CODES.get(code));
+        let (name, class, status) = *known.unwrap_or(&("UNKNOWN", "Unknown", 500));
+        let (class, message) = match self {
+            Self::GoogleApiCore => {
+                let message = format!("{status} {}", message.unwrap_or_default());
+                (class, Some(message))
+            }
+            // The text of the exception holds the state of the library; this is what it says of the call.
+            Self::XaiPython if stream => ("_MultiThreadedRendezvous", message.map(str::to_owned)),
+            Self::XaiPython => ("_InactiveRpcError", message.map(str::to_owned)),
+            _ => (name, message.map(str::to_owned)),
+        };
+        (class.to_owned(), message.map(|message| bounded(&message)))
     }
 
     /// The exception for an HTTP status of 400 or more. `body` is the body as far as it is JSON, `raw`
@@ -150,7 +200,7 @@ impl Sdk {
                 );
                 (js_class(code), Some(js_message(code, &message)))
             }
-            Self::Unknown => {
+            Self::GoogleApiCore | Self::Unknown | Self::XaiPython => {
                 let class = body
                     .and_then(error_type)
                     .map_or_else(|| format!("http_{code}"), str::to_owned);
@@ -189,7 +239,7 @@ impl Sdk {
             }
             Self::OpenAiJs => ("APIError".to_owned(), message.map(str::to_owned)),
             Self::AnthropicJs => ("APIError".to_owned(), Some(body.to_string())),
-            Self::Unknown => (
+            Self::GoogleApiCore | Self::Unknown | Self::XaiPython => (
                 error_type(body).unwrap_or("stream_error").to_owned(),
                 message.map(str::to_owned),
             ),
@@ -218,6 +268,9 @@ impl Sdk {
                 "RemoteProtocolError",
                 "Server disconnected without sending a response.",
             ),
+            // What it says depends on the moment.
+            Self::GoogleApiCore => return ("ServiceUnavailable".to_owned(), None),
+            Self::XaiPython => return self.grpc_error(14, None, stream),
             Self::Unknown => ("connection_error", "the server closed the connection"),
         };
         (class.to_owned(), Some(message.to_owned()))
@@ -238,6 +291,8 @@ impl Sdk {
             Self::AnthropicJs | Self::OpenAiJs => {
                 ("APIConnectionTimeoutError", "Request timed out.")
             }
+            Self::GoogleApiCore => ("DeadlineExceeded", "504 Deadline Exceeded"),
+            Self::XaiPython => return self.grpc_error(4, Some("Deadline Exceeded"), false),
             Self::Unknown => ("timeout", "the client stopped waiting"),
         };
         (class.to_owned(), Some(message.to_owned()))

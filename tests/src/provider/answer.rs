@@ -15,6 +15,8 @@ pub(super) struct Answer {
     pub(super) body: Body,
     /// A content-length that is not that of the body, as in answers to HEAD.
     pub(super) declared_length: Option<usize>,
+    /// Fields after the body, of HTTP/2.
+    pub(super) trailers: Vec<(String, String)>,
     pub(super) truth: Value,
 }
 
@@ -181,6 +183,7 @@ fn plain(document: &Value) -> Answer {
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
         body: Body::Whole(document.to_string().into_bytes()),
         declared_length: None,
+        trailers: Vec::new(),
         truth: json!({"llm_call": false}),
     }
 }
@@ -206,6 +209,7 @@ fn call(
         ],
         body,
         declared_length: None,
+        trailers: Vec::new(),
         truth,
     }
 }

@@ -21,6 +21,7 @@
 //! | `html` | the error's body is HTML |
 //! | `malformed` | the body is no JSON |
 //! | `pause-ms=N` | a pause in the middle of a stream |
+//! | `reset=N` | HTTP/2: the stream is reset after N pieces of the body |
 //! | `stream-error=N` | an error event after N events |
 //! | `token-ms=N` | a pause before each event |
 //! | `tools=N` | N tool calls instead of text |

@@ -14,7 +14,7 @@ use super::behaviour::Behaviour;
 pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
-    headers: Vec<(String, String)>,
+    pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
     pub(super) first_byte: Instant,
 }

@@ -1,11 +1,12 @@
 //! A local HTTPS server that answers as LLM providers do, and knows the truth about every exchange.
 //!
-//! It writes its answers in pieces that are cut at random places, inside characters and lines too,
+//! It speaks HTTP/2 with clients that offer it by ALPN, and HTTP/1.1 with all others. It writes its answers in pieces that are cut at random places, inside characters and lines too,
 //! and misbehaves on request: see [`behaviour`].
 
 mod answer;
 pub mod behaviour;
 mod http;
+mod http2;
 mod text;
 mod tls;
 mod write;
@@ -36,7 +37,7 @@ pub struct Provider {
 }
 
 struct Shared {
-    tls: Arc<rustls::ServerConfig>,
+    tls: tls::Configs,
     seed: u64,
     exchanges: AtomicU64,
     truth: Mutex<Vec<Value>>,
@@ -52,7 +53,7 @@ impl Provider {
     ///
     /// The port or the folder cannot be used.
     pub fn start(folder: &Path, seed: u64, truth_file: Option<&Path>) -> anyhow::Result<Self> {
-        let tls = tls::server_config(&folder.join("ca.pem"))?;
+        let tls = tls::server_configs(&folder.join("ca.pem"))?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen on 127.0.0.1")?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
@@ -133,17 +134,26 @@ impl Drop for Provider {
     }
 }
 
-fn serve(stream: TcpStream, shared: &Shared) -> anyhow::Result<()> {
+impl Shared {
+    /// The number of the next exchange, and what its answer and its cuts follow from.
+    fn next(&self) -> (u64, fastrand::Rng) {
+        let number = self.exchanges.fetch_add(1, Ordering::Relaxed);
+        let seed = self.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (number, fastrand::Rng::with_seed(seed))
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Arc<Shared>) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-    let connection = rustls::ServerConnection::new(Arc::clone(&shared.tls))?;
+    if tls::offers_http2(&stream)? {
+        return http2::serve(stream, shared);
+    }
+    let connection = rustls::ServerConnection::new(Arc::clone(&shared.tls.http1))?;
     let mut stream = rustls::StreamOwned::new(connection, stream);
     let mut buffer = Vec::new();
     while let Some(mut request) = http::read(&mut stream, &mut buffer)? {
-        let number = shared.exchanges.fetch_add(1, Ordering::Relaxed);
-        let mut random = fastrand::Rng::with_seed(
-            shared.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
-        );
+        let (number, mut random) = shared.next();
         let behaviour = Behaviour::of(&request);
         let answer = answer::to(&request, &behaviour, number, &mut random);
         let mut truth = answer.truth.clone();

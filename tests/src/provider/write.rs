@@ -213,7 +213,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 /// A content coding that is flushed after each part.
-enum Coder {
+pub(super) enum Coder {
     Brotli(Box<brotli::CompressorWriter<Vec<u8>>>),
     Deflate(ZlibEncoder<Vec<u8>>),
     Gzip(GzEncoder<Vec<u8>>),
@@ -222,7 +222,7 @@ enum Coder {
 }
 
 impl Coder {
-    fn new(encoding: Option<&str>) -> Self {
+    pub(super) fn new(encoding: Option<&str>) -> Self {
         match encoding {
             Some("br") => Self::Brotli(Box::new(brotli::CompressorWriter::new(
                 Vec::new(),
@@ -237,7 +237,7 @@ impl Coder {
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         macro_rules! through {
             ($coder:expr) => {{
                 $coder.write_all(bytes)?;
@@ -255,7 +255,7 @@ impl Coder {
         }
     }
 
-    fn finish(self) -> io::Result<Vec<u8>> {
+    pub(super) fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Brotli(coder) => Ok(coder.into_inner()),
             Self::Deflate(coder) => coder.finish(),

@@ -1,17 +1,14 @@
 //! Request and response heads of HTTP/1.1 (RFC 9112 sections 2 to 5).
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri, header};
 
-use super::super::{RequestHead, ResponseHead, redact};
-
-/// Longest head, in bytes; Node allows 16 KiB, Apache 8 KiB a line.
-pub(super) const HEAD_BYTES: usize = 256 * 1024;
+use super::super::{
+    RequestHead, ResponseHead,
+    fields::{FIELDS, HEAD_BYTES, append, split_authority, split_target},
+};
 
 /// Length of request lines that every server takes (RFC 9112 section 3), in bytes.
 const REQUEST_LINE_BYTES: usize = 8000;
-
-/// Most fields in a head.
-const FIELDS: usize = 256;
 
 /// Methods of requests (RFC 9110 section 9, RFC 5789) that begin a message that is worth parsing.
 const METHODS: &[&str] = &[
@@ -80,7 +77,7 @@ impl HeadBuffer {
 }
 
 /// Whether bytes at the start of a write begin a request.
-pub(super) fn begins_request(bytes: &[u8]) -> bool {
+pub(in super::super) fn begins_request(bytes: &[u8]) -> bool {
     let Some(method) = METHODS
         .iter()
         .find(|method| bytes.starts_with(method.as_bytes()))
@@ -123,7 +120,7 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
             Some(authority.to_string())
         }
         _ => headers
-            .get(http::header::HOST)
+            .get(header::HOST)
             .and_then(|host| host.to_str().ok())
             .map(str::to_owned),
     };
@@ -136,26 +133,23 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
             .map_or("/", |path| &target[scheme + 3 + path..]),
         None => target,
     };
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (path, query) = split_target(target);
     Some((
         RequestHead {
             method,
-            path: if path.is_empty() {
-                "/".to_owned()
-            } else {
-                path.to_owned()
-            },
-            query: redact::query(query.split('#').next().unwrap_or_default()),
+            path,
+            query,
             host,
             port,
             headers,
+            partial: false,
         },
         length,
     ))
 }
 
-/// A response head and its body's length as its fields say it.
-pub(super) fn response(bytes: &[u8]) -> Option<(ResponseHead, Length)> {
+/// A response head, its status, and its body's length as its fields say it.
+pub(super) fn response(bytes: &[u8]) -> Option<(ResponseHead, StatusCode, Length)> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let parsed = httparse::ParserConfig::default()
@@ -168,7 +162,12 @@ pub(super) fn response(bytes: &[u8]) -> Option<(ResponseHead, Length)> {
     }
     let status = StatusCode::from_u16(response.code?).ok()?;
     let (headers, length) = fields_of(response.headers)?;
-    Some((ResponseHead { status, headers }, length))
+    let head = ResponseHead {
+        status: Some(status),
+        headers,
+        partial: false,
+    };
+    Some((head, status, length))
 }
 
 /// The fields without credentials, and the length that they state. `None` if lengths contradict each
@@ -178,17 +177,15 @@ fn fields_of(fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Length)> {
     let mut chunked = false;
     let mut known = None;
     for field in fields {
-        let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) else {
-            continue;
-        };
-        if name == http::header::TRANSFER_ENCODING {
+        let is = |name: header::HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
+        if is(header::TRANSFER_ENCODING) {
             let last = field
                 .value
                 .rsplit(|byte| *byte == b',')
                 .next()
                 .unwrap_or_default();
             chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
-        } else if name == http::header::CONTENT_LENGTH {
+        } else if is(header::CONTENT_LENGTH) {
             for value in field.value.split(|byte| *byte == b',') {
                 let length: u64 = std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok()?;
                 if known.is_some_and(|known| known != length) {
@@ -197,12 +194,7 @@ fn fields_of(fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Length)> {
                 known = Some(length);
             }
         }
-        if redact::is_credential(&name) {
-            continue;
-        }
-        if let Ok(value) = HeaderValue::from_bytes(field.value) {
-            headers.append(name, value);
-        }
+        append(&mut headers, field.name.as_bytes(), field.value);
     }
     let length = match known {
         _ if chunked => Length::Chunked,
@@ -210,17 +202,6 @@ fn fields_of(fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Length)> {
         None => Length::Unstated,
     };
     Some((headers, length))
-}
-
-/// Host without user information, and port (RFC 3986 section 3.2).
-fn split_authority(authority: &str) -> (Option<String>, Option<u16>) {
-    let authority = authority.rsplit('@').next().unwrap_or_default();
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()),
-        _ => (authority, None),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    ((!host.is_empty()).then(|| host.to_ascii_lowercase()), port)
 }
 
 /// Where the head ends: after an empty line. A bare LF counts as a line end (RFC 9112 section 2.2).

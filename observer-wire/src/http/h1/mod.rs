@@ -7,6 +7,8 @@
 mod body;
 mod head;
 
+pub(super) use self::head::begins_request;
+
 use std::{collections::VecDeque, mem};
 
 use http::{Method, StatusCode};
@@ -157,6 +159,11 @@ impl Connection {
         self.responses = Responses::Seeking;
     }
 
+    /// Whether there has been a request.
+    pub(super) fn has_seen_request(&self) -> bool {
+        self.next > 0
+    }
+
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
         let requests = match &self.requests {
@@ -180,7 +187,7 @@ impl Connection {
         while !bytes.is_empty() && !self.opaque {
             match &mut self.requests {
                 Requests::Seeking => {
-                    if !head::begins_request(bytes) {
+                    if !begins_request(bytes) {
                         return;
                     }
                     self.requests = Requests::Head {
@@ -208,7 +215,7 @@ impl Connection {
                             self.request_head(&head, begun, at, origin, sink);
                         }
                     }
-                    if matches!(self.requests, Requests::Seeking) && !head::begins_request(bytes) {
+                    if matches!(self.requests, Requests::Seeking) && !begins_request(bytes) {
                         return;
                     }
                 }
@@ -269,7 +276,7 @@ impl Connection {
         sink: &mut dyn FnMut(Event<'_>),
     ) {
         self.requests = Requests::Seeking;
-        if !head::begins_request(bytes) {
+        if !begins_request(bytes) {
             return;
         }
         let Some((head, length)) = head::request(bytes) else {
@@ -368,10 +375,9 @@ impl Connection {
         at: Timestamp,
         sink: &mut dyn FnMut(Event<'_>),
     ) {
-        let Some((head, length)) = head::response(bytes) else {
+        let Some((head, status, length)) = head::response(bytes) else {
             return self.malformed(at, sink);
         };
-        let status = head.status;
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             self.responses = Responses::Head(HeadBuffer::default());
             return;

@@ -33,11 +33,12 @@ impl Log {
             }
             Event::RequestEnd { exchange, .. } => self.at(exchange).request_ended = true,
             Event::ResponseHead { exchange, head, .. } => {
-                self.at(exchange).status = Some(head.status.as_u16())
+                self.at(exchange).status = head.status.map(|status| status.as_u16())
             }
             Event::ResponseBody {
                 exchange, bytes, ..
             } => self.at(exchange).response.extend(bytes),
+            Event::ResponseTrailers { .. } => {}
             Event::End { exchange, end, .. } => self.at(exchange).end = Some(format!("{end:?}")),
         }
     }

@@ -1,0 +1,269 @@
+//! GenerateContent and StreamGenerateContent over gRPC, of Gemini (descriptors of
+//! google-ai-generativelanguage 0.12.1, `google.ai.generativelanguage.v1beta`) and of Vertex AI
+//! (`google.cloud.aiplatform.v1`), whose fields have other numbers. Messages become the documents of the
+//! REST API.
+
+use http::Method;
+use serde_json::Value;
+
+use super::{
+    Certainty, Event, Messages, NO_SELECTION, Provider, Recognized, Selection,
+    builder::CallBuilder, gemini::Gemini, text,
+};
+use crate::{
+    body::protobuf::{Field, Keep, Kind, Message},
+    http::RequestHead,
+};
+
+const fn one(number: u32, name: &'static str, kind: Kind) -> Field {
+    Field {
+        number,
+        name,
+        keep: Keep::One,
+        kind,
+    }
+}
+
+const fn all(number: u32, name: &'static str, kind: Kind) -> Field {
+    Field {
+        number,
+        name,
+        keep: Keep::All,
+        kind,
+    }
+}
+
+static NAMED: Message = Message(&[one(1, "name", Kind::Text)]);
+static FEEDBACK: Message = Message(&[one(1, "block_reason", Kind::Integer)]);
+
+/// Numbers of one of the two services.
+macro_rules! messages {
+    (
+        request: $model:literal $contents:literal $config:literal,
+        content: $parts:literal,
+        part: $text:literal $call:literal $thought:literal,
+        config: $temperature:literal,
+        response: $candidates:literal $feedback:literal $usage:literal $version:literal,
+        candidate: $content:literal $reason:literal $index:literal,
+        usage: $cached:literal $thoughts:literal
+    ) => {
+        static CONFIG: Message = Message(&[one($temperature, "temperature", Kind::Float)]);
+        static USAGE: Message = Message(&[
+            one(1, "prompt_token_count", Kind::Integer),
+            one(2, "candidates_token_count", Kind::Integer),
+            one($cached, "cached_content_token_count", Kind::Integer),
+            one($thoughts, "thoughts_token_count", Kind::Integer),
+        ]);
+        static SHOWN_PART: Message = Message(&[
+            one($text, "text", Kind::Text),
+            one($call, "function_call", Kind::Message(&NAMED)),
+            one($thought, "thought", Kind::Bool),
+        ]);
+        static SHOWN_CONTENT: Message =
+            Message(&[all($parts, "parts", Kind::Message(&SHOWN_PART))]);
+        static SHOWN_CANDIDATE: Message = Message(&[
+            one($content, "content", Kind::Message(&SHOWN_CONTENT)),
+            one($reason, "finish_reason", Kind::Integer),
+            one($index, "index", Kind::Integer),
+        ]);
+        static PART: Message = Message(&[
+            one($text, "text", Kind::Mark),
+            one($call, "function_call", Kind::Message(&NAMED)),
+            one($thought, "thought", Kind::Bool),
+        ]);
+        static CONTENT: Message = Message(&[all($parts, "parts", Kind::Message(&PART))]);
+        static CANDIDATE: Message = Message(&[
+            one($content, "content", Kind::Message(&CONTENT)),
+            one($reason, "finish_reason", Kind::Integer),
+            one($index, "index", Kind::Integer),
+        ]);
+        const fn response(candidate: &'static Message) -> [Field; 4] {
+            [
+                all($candidates, "candidates", Kind::Message(candidate)),
+                one($feedback, "prompt_feedback", Kind::Message(&FEEDBACK)),
+                one($usage, "usage_metadata", Kind::Message(&USAGE)),
+                one($version, "model_version", Kind::Text),
+            ]
+        }
+        static FIELDS: [Field; 4] = response(&CANDIDATE);
+        static SHOWN_FIELDS: [Field; 4] = response(&SHOWN_CANDIDATE);
+        pub(super) static WITHOUT_CONTENT: Messages = Messages {
+            request: Message(&[
+                one($model, "model", Kind::Text),
+                one($config, "generation_config", Kind::Message(&CONFIG)),
+                one($contents, "contents", Kind::Mark),
+            ]),
+            response: Message(&FIELDS),
+            event: Message(&FIELDS),
+        };
+        pub(super) static WITH_CONTENT: Messages = Messages {
+            request: Message(&[
+                one($model, "model", Kind::Text),
+                one($config, "generation_config", Kind::Message(&CONFIG)),
+                Field {
+                    number: $contents,
+                    name: "contents",
+                    keep: Keep::Last(2),
+                    kind: Kind::Message(&SHOWN_CONTENT),
+                },
+            ]),
+            response: Message(&SHOWN_FIELDS),
+            event: Message(&SHOWN_FIELDS),
+        };
+    };
+}
+
+mod generative_language {
+    use super::*;
+    messages! {
+        request: 1 2 4,
+        content: 1,
+        part: 2 4 11,
+        config: 5,
+        response: 1 2 3 4,
+        candidate: 1 2 3,
+        usage: 4 10
+    }
+}
+
+mod ai_platform {
+    use super::*;
+    messages! {
+        request: 5 2 4,
+        content: 2,
+        part: 1 5 10,
+        config: 1,
+        response: 2 3 4 11,
+        candidate: 2 3 1,
+        usage: 5 14
+    }
+}
+
+/// Gemini; see the module.
+pub(super) struct GeminiGrpc;
+
+/// Vertex AI; see the module.
+pub(super) struct VertexGrpc;
+
+impl Provider for GeminiGrpc {
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        recognize(
+            head,
+            "google",
+            "google.ai.generativelanguage.",
+            ".GenerativeService",
+        )
+    }
+
+    fn selection(&self, _content: bool) -> &'static Selection {
+        &NO_SELECTION
+    }
+
+    fn messages(&self, content: bool) -> Option<&'static Messages> {
+        Some(if content {
+            &generative_language::WITH_CONTENT
+        } else {
+            &generative_language::WITHOUT_CONTENT
+        })
+    }
+
+    fn is_request(&self, document: &Value) -> bool {
+        is_request(document)
+    }
+
+    fn is_response(&self, document: &Value) -> bool {
+        Gemini.is_response(document)
+    }
+
+    fn request(&self, document: &Value, call: &mut CallBuilder) {
+        request(document, call);
+    }
+
+    fn response(&self, document: &Value, call: &mut CallBuilder) {
+        Gemini.chunk(document, call);
+    }
+
+    fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+        Gemini.event(name, data, call);
+    }
+}
+
+impl Provider for VertexGrpc {
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        recognize(
+            head,
+            "vertex_ai",
+            "google.cloud.aiplatform.",
+            ".PredictionService",
+        )
+    }
+
+    fn selection(&self, _content: bool) -> &'static Selection {
+        &NO_SELECTION
+    }
+
+    fn messages(&self, content: bool) -> Option<&'static Messages> {
+        Some(if content {
+            &ai_platform::WITH_CONTENT
+        } else {
+            &ai_platform::WITHOUT_CONTENT
+        })
+    }
+
+    fn is_request(&self, document: &Value) -> bool {
+        is_request(document)
+    }
+
+    fn is_response(&self, document: &Value) -> bool {
+        Gemini.is_response(document)
+    }
+
+    fn request(&self, document: &Value, call: &mut CallBuilder) {
+        request(document, call);
+    }
+
+    fn response(&self, document: &Value, call: &mut CallBuilder) {
+        Gemini.chunk(document, call);
+    }
+
+    fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+        Gemini.event(name, data, call);
+    }
+}
+
+fn recognize(
+    head: &RequestHead,
+    provider: &'static str,
+    package: &str,
+    service: &str,
+) -> Option<Recognized> {
+    if head.method != Method::POST {
+        return None;
+    }
+    let (place, method) = head.path.strip_prefix('/')?.rsplit_once('/')?;
+    // Between package and service stands the version.
+    place.strip_prefix(package)?.strip_suffix(service)?;
+    let stream = match method {
+        "GenerateContent" => false,
+        "StreamGenerateContent" => true,
+        _ => return None,
+    };
+    Some(Recognized {
+        provider,
+        operation: "generate_content",
+        model: None,
+        stream,
+        certainty: Certainty::Certain,
+    })
+}
+
+fn is_request(document: &Value) -> bool {
+    document.get("contents").is_some()
+}
+
+fn request(document: &Value, call: &mut CallBuilder) {
+    // `models/NAME`, `tunedModels/NAME`, `projects/…/publishers/google/models/NAME`.
+    let model = text(document, "model").and_then(|model| model.rsplit('/').next());
+    call.request_model(model);
+    Gemini.request(document, call);
+}

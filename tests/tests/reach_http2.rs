@@ -1,0 +1,144 @@
+//! Calls over HTTP/2, by real clients.
+
+use std::{ffi::OsString, fs, process::Command};
+
+use observer_e2e::{clients, coverage::Row, harness::Scene};
+use serde_json::Value;
+
+/// A command line of the clients of a folder of `clients/`, which has its own requirements.
+fn python(scene: &Scene, folder: &str, arguments: &[&str]) -> Vec<OsString> {
+    let requirements = fs::read_to_string(clients::script(&format!("{folder}/requirements.txt")))
+        .expect("the requirements");
+    let python =
+        clients::environment(folder, &requirements).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut command = scene.script(&format!("{folder}/calls.py"), arguments.iter().copied());
+    command[0] = python.into();
+    command
+}
+
+const HTTPX: Row<'_> = Row {
+    runtime: "Python httpx",
+    version: "0.28",
+    library: "OpenSSL 3.0",
+    linkage: "shared",
+    symbols: "dynamic symbols",
+    http: "2",
+};
+
+/// Text of what the clients saw.
+fn texts(lines: &[Value]) -> Vec<&str> {
+    lines
+        .iter()
+        .map(|line| {
+            assert_eq!(line["error_type"], Value::Null, "{line}");
+            line["text"].as_str().expect("a text")
+        })
+        .collect()
+}
+
+#[test]
+fn httpx_one_after_the_other() {
+    let scene = Scene::new();
+    for mode in ["sync", "stream", "async", "async-stream"] {
+        let behaviour = "events=30; token-ms=3; cached=4; reasoning=2";
+        let arguments = [
+            "--mode",
+            mode,
+            "--count",
+            "3",
+            "--behaviour",
+            behaviour,
+            "--temperature",
+            "0.5",
+        ];
+        let run = scene.cover(&HTTPX, 3, &[], &python(&scene, "http2", &arguments));
+        assert_eq!(texts(&run.client).len(), 3);
+        scene.assert_truth_of(&run.calls);
+    }
+}
+
+/// Streams on one connection: each has its own text, tokens and times.
+#[test]
+fn httpx_streams_interleaved() {
+    let scene = Scene::new();
+    let behaviour = "events=40; token-ms=5; encoding=gzip";
+    let arguments = [
+        "--mode",
+        "async-stream",
+        "--tasks",
+        "8",
+        "--count",
+        "2",
+        "--behaviour",
+        behaviour,
+    ];
+    let command = python(&scene, "http2", &arguments);
+    let run = scene.cover(&HTTPX, 16, &["--capture-content"], &command);
+    scene.assert_truth_of(&run.calls);
+    for call in &run.calls {
+        let shown = call["output_preview"].as_str().expect("a preview");
+        let shown = shown.trim_end_matches('…').trim_end_matches("...");
+        let same = |text: &&str| text.starts_with(shown);
+        assert!(texts(&run.client).iter().any(same), "{shown}");
+        let first = call["time_to_first_token_ns"].as_u64().expect("a time");
+        let latency = call["latency_ns"].as_u64().expect("a latency");
+        assert!(first > 0 && first * 4 < latency * 3, "{first} of {latency}");
+    }
+}
+
+#[test]
+fn httpx_errors_and_streams_that_break_off() {
+    let scene = Scene::new();
+    for (behaviour, incomplete) in [
+        ("error=429", Value::Null),
+        ("events=20; reset=9", "server_disconnected".into()),
+        ("events=20; cut=9", "server_disconnected".into()),
+    ] {
+        let arguments = ["--mode", "stream", "--behaviour", behaviour];
+        let run = scene.exec(&[], &python(&scene, "http2", &arguments));
+        let call = run.only_call();
+        assert_eq!(call["incomplete"], incomplete, "{behaviour}: {call}");
+        assert!(call["error_type"].is_string(), "{behaviour}: {call}");
+        scene.assert_truth_of(&run.calls);
+    }
+}
+
+#[test]
+fn curl() {
+    let scene = Scene::new();
+    let version = Command::new("curl")
+        .arg("--version")
+        .output()
+        .expect("curl");
+    let version = String::from_utf8_lossy(&version.stdout);
+    let version = version.split_whitespace().nth(1).expect("a version");
+    let row = Row {
+        runtime: "curl",
+        version,
+        library: "OpenSSL 3.0",
+        linkage: "shared",
+        symbols: "dynamic symbols",
+        http: "2",
+    };
+    let url = format!("{}/v1/chat/completions", scene.provider.url());
+    let ca = scene.provider.ca();
+    for stream in [false, true] {
+        let body = format!(
+            r#"{{"model":"gpt-4o","stream":{stream},"messages":[{{"role":"user","content":"x"}}]}}"#
+        );
+        let command = ["curl", "--http2", "--silent", "--fail", "--cacert"]
+            .map(OsString::from)
+            .into_iter()
+            .chain([ca.clone().into(), url.clone().into()])
+            .chain(["--data", &body].map(OsString::from))
+            .chain(["-H", "content-type: application/json", "-H"].map(OsString::from))
+            .chain([OsString::from("x-test-behaviour: events=20; token-ms=2")])
+            // Another request on the same connection.
+            .chain(["--next", "--silent", "--cacert"].map(OsString::from))
+            .chain([ca.clone().into()])
+            .chain([format!("{}/v1/models", scene.provider.url()).into()])
+            .collect::<Vec<_>>();
+        let run = scene.cover(&row, 1, &[], &command);
+        scene.assert_truth_of(&run.calls);
+    }
+}
