@@ -11,7 +11,7 @@ use std::{
 use observer_e2e::{
     coverage::Row,
     golang::Build,
-    harness::{Run, Scene, binary, output},
+    harness::{Client, Run, Scene, binary, output},
 };
 use serde_json::Value;
 
@@ -301,26 +301,36 @@ fn no_process_dies_under_load() {
     let scene = Scene::new();
     let program = program(LOCAL);
     for (debug, percent) in [("asyncpreemptoff=0", "1"), ("gcstoptheworld=1", "10")] {
-        let mut client: Vec<OsString> = vec![
-            "env".into(),
-            format!("GODEBUG={debug}").into(),
-            format!("GOGC={percent}").into(),
-        ];
         let arguments = [
-            "-goroutines",
-            "100",
-            "-count",
-            "10",
-            "-stream",
-            "every-other",
+            "-goroutines=100",
+            "-count=10",
+            "-stream=every-other",
+            "-wait-for-stdin",
         ];
-        client.extend(command(&scene, &program, &arguments));
-        let run = scene.exec(&[], &client);
-        run.assert_clean();
+        let mut client = scene.command(&command(&scene, &program, &arguments));
+        client.env("GODEBUG", debug).env("GOGC", percent);
+        let run = watched(&scene, Client::start(client));
         assert_eq!(run.client.len(), 1000);
         assert_eq!(run.calls.len(), 1000);
         assert_goroutines(&run);
     }
+}
+
+/// Has the agent watch a client that waits, then lets it go on to its end. The client says what it saw.
+fn watched(scene: &Scene, mut client: Client) -> Run {
+    assert_eq!(client.line(), "waiting");
+    let observer = scene.watch(&["--pid", &client.pid()]);
+    client.go_on();
+    let (status, lines) = client.wait();
+    assert!(status.success(), "{status}");
+    let mut run = observer.stop();
+    run.assert_clean();
+    run.client = lines
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let _ = fs::remove_file(scene.folder.path().join("watched.jsonl"));
+    run
 }
 
 #[test]
@@ -450,7 +460,10 @@ fn a_version_that_is_not_known_is_captured_by_thread() {
     let version = format!("go{}", LOCAL.go_version().expect("a version"));
     let newer = version.replacen("go1.2", "go1.9", 1);
     let other = changed(&scene, &program(LOCAL), |bytes| {
-        // Behind `go:buildinfo`.
+        // Another build: NT_GNU_BUILD_ID of 20 bytes.
+        if let Some(at) = find(bytes, b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0") {
+            bytes[at + 16] ^= 1;
+        }
         let info = find(bytes, b"\xff Go buildinf:").expect("build information");
         let at = info + find(&bytes[info..], version.as_bytes()).expect("the version");
         bytes[at..at + newer.len()].copy_from_slice(newer.as_bytes());
@@ -514,8 +527,7 @@ fn a_library_in_go() {
     let library = program(Build::with("library", "local", &["-buildmode=c-shared"]));
     let mut python = scene.script("go/library/load.py", []);
     python.push(library.into());
-    let run = scene.exec(&[], &python);
-    run.assert_clean();
+    let run = watched(&scene, scene.start(&python));
     assert_eq!(run.calls.len(), 6, "{}", run.stderr);
     scene.assert_truth(&run.calls);
 }

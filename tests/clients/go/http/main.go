@@ -120,6 +120,8 @@ func transport() *http.Transport {
 		own.DisableKeepAlives = *fresh
 		if *version == "1.1" {
 			own.ForceAttemptHTTP2 = false
+			// The clone would still offer HTTP/2.
+			own.TLSClientConfig = &tls.Config{}
 			own.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 		}
 		shared.transport = own
