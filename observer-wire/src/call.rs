@@ -59,8 +59,8 @@ pub struct LlmCall {
     pub server_address: Option<String>,
     /// Port that the request names, else 443.
     pub server_port: Option<u16>,
-    /// Path of the request target, without the query.
-    pub url_path: String,
+    /// Path of the request target, without the query; `None` if the head was not seen as a whole.
+    pub url_path: Option<String>,
     /// Why part of the call is missing, or `None` when all of it was seen.
     pub incomplete: Option<Incomplete>,
     /// The mark of the chunk with which the request began.
@@ -74,6 +74,9 @@ pub enum Incomplete {
     BytesLost,
     /// The client closed before the answer was complete.
     ClientCancelled,
+    /// Fields of a head are unknown: they refer to earlier ones of the connection (HTTP/2), which were not
+    /// seen.
+    HeadersUnknown,
     /// The observer stopped before the call ended.
     ObserverStopped,
     /// The process exited or was killed before the call ended.
@@ -90,6 +93,7 @@ impl Incomplete {
         match self {
             Self::BytesLost => "bytes_lost",
             Self::ClientCancelled => "client_cancelled",
+            Self::HeadersUnknown => "headers_unknown",
             Self::ObserverStopped => "observer_stopped",
             Self::ProcessExited => "process_exited",
             Self::ServerDisconnected => "server_disconnected",

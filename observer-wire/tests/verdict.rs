@@ -124,3 +124,41 @@ fn what_is_no_http_is_let_go_after_a_while() {
     }
     assert_eq!(verdict, Verdict::Other);
 }
+
+/// The beginning of a connection of HTTP/2.
+const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// HEADERS of a request without a body, with literals all (RFC 9113 section 6.2, RFC 7541 section 6.2.2).
+fn headers(stream: u8, host: &str, path: &str) -> String {
+    let byte = |number: usize| char::from(u8::try_from(number).expect("a byte of UTF-8"));
+    let string = |text: &str| format!("{}{text}", byte(text.len()));
+    let (method, host, path) = (string("GET"), string(host), string(path));
+    let block = format!("\u{2}{method}\u{1}{host}\u{4}{path}");
+    let stream = byte(usize::from(stream));
+    format!("\0\0{}\u{1}\u{5}\0\0\0{stream}{block}", byte(block.len()))
+}
+
+#[test]
+fn http2_is_let_go_only_after_many_requests() {
+    let mut talk = Talk::new();
+    talk.sent(PREFACE);
+    let mut verdicts = Vec::new();
+    for number in 0..20 {
+        let frame = headers(number * 2 + 1, "example.com", "/index.html");
+        verdicts.push(talk.sent(&frame));
+    }
+    assert!(
+        verdicts[..15]
+            .iter()
+            .all(|verdict| *verdict == Verdict::Undecided)
+    );
+    assert_eq!(verdicts[19], Verdict::Other);
+}
+
+#[test]
+fn http2_to_a_known_host_is_followed() {
+    let mut talk = Talk::new();
+    talk.sent(PREFACE);
+    let frame = headers(1, "api.openai.com", "/v1/models");
+    assert_eq!(talk.sent(&frame), Verdict::Llm);
+}

@@ -142,3 +142,56 @@ fn curl() {
         scene.assert_truth_of(&run.calls);
     }
 }
+
+/// gRPC's own library, with a stripped BoringSSL in it.
+#[test]
+fn grpc_by_google_generativeai() {
+    let scene = Scene::new();
+    let row = Row {
+        runtime: "Python grpcio (google-generativeai)",
+        version: "1.83",
+        library: "BoringSSL",
+        linkage: "static",
+        symbols: "stripped",
+        http: "2 (gRPC)",
+    };
+    for (mode, behaviour) in [
+        ("sync", "cached=4; reasoning=2"),
+        ("sync", "encoding=gzip; bytes=40000"),
+        ("stream", "events=30; token-ms=3; cached=4; reasoning=2"),
+        ("stream", "events=30; encoding=gzip; tools=2"),
+    ] {
+        let arguments = [
+            "--mode",
+            mode,
+            "--count",
+            "3",
+            "--behaviour",
+            behaviour,
+            "--temperature",
+            "0.7",
+        ];
+        let run = scene.cover(&row, 3, &[], &python(&scene, "gemini_grpc", &arguments));
+        assert_eq!(texts(&run.client).len(), 3);
+        scene.assert_truth_of(&run.calls);
+    }
+}
+
+/// Class and text of the exception are those that the client raises.
+#[test]
+fn grpc_errors() {
+    let scene = Scene::new();
+    for (mode, behaviour) in [
+        ("sync", "error=429"),
+        ("stream", "error=400"),
+        ("stream", "events=20; stream-error=3"),
+    ] {
+        let arguments = ["--mode", mode, "--behaviour", behaviour];
+        let run = scene.exec(&[], &python(&scene, "gemini_grpc", &arguments));
+        let call = run.only_call();
+        scene.assert_truth_of(&run.calls);
+        for field in ["error_type", "error_message"] {
+            assert_eq!(call[field], run.client[0][field], "{behaviour}: {call:#}");
+        }
+    }
+}

@@ -104,6 +104,8 @@ impl Parser {
         let [flag, length @ ..] = self.prefix;
         let encoding = match flag {
             0 => "",
+            // Where the head is unknown it is what nearly all use.
+            1 if self.encoding.is_empty() => "gzip",
             1 => &self.encoding,
             _ => {
                 self.lost = true;

@@ -153,6 +153,8 @@ pub enum Event<'a> {
         exchange: ExchangeId,
         /// The fields, without those that carry credentials.
         headers: HeaderMap,
+        /// As in a head.
+        partial: bool,
         /// When they were complete.
         at: Timestamp,
     },

@@ -120,6 +120,10 @@ impl Provider for Anthropic {
         })
     }
 
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        Some(("anthropic", "chat"))
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT

@@ -39,7 +39,7 @@ pub(super) struct Start {
     pub(super) attempts: Option<u32>,
     pub(super) server_address: Option<String>,
     pub(super) server_port: Option<u16>,
-    pub(super) url_path: String,
+    pub(super) url_path: Option<String>,
     pub(super) sdk: Sdk,
 }
 

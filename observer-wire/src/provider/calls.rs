@@ -2,11 +2,11 @@
 
 use std::{fmt, time::Duration};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::Value;
 
 use super::{
-    Certainty, Event as StreamEvent, PROVIDERS, Provider, Selection,
+    Certainty, Event as StreamEvent, PROVIDERS, Provider, Recognized, Selection,
     builder::{CallBuilder, Finish, Start},
     gemini::percent_decoded,
     hosts,
@@ -88,6 +88,8 @@ struct Active {
     origin: Origin,
     /// The status of gRPC, which comes behind the answer.
     grpc: Option<Status>,
+    /// Fields of its heads are unknown.
+    partial: bool,
 }
 
 /// The body of a request.
@@ -112,10 +114,12 @@ impl Status {
     const OK: u32 = 0;
     const CANCELLED: u32 = 1;
 
-    fn of(headers: &HeaderMap) -> Option<Self> {
+    /// If it is one of the fields that are unknown, it is what it mostly is.
+    fn of(headers: &HeaderMap, partial: bool) -> Option<Self> {
         let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let code = field("grpc-status").and_then(|code| code.parse().ok());
         Some(Self {
-            code: field("grpc-status")?.parse().ok()?,
+            code: code.or(partial.then_some(Self::OK))?,
             message: field("grpc-message").map(percent_decoded),
         })
     }
@@ -127,6 +131,8 @@ struct Response {
     request_id: Option<String>,
     decoder: Decoder,
     body: Body,
+    /// Whether the coding is unknown, too: the first byte will tell.
+    coded: bool,
 }
 
 enum Body {
@@ -143,6 +149,8 @@ enum Body {
     Messages(grpc::Parser),
     /// Of a redirection, or none at all.
     Other,
+    /// Of unknown type: the first byte will tell.
+    Unknown,
 }
 
 impl Calls {
@@ -199,20 +207,16 @@ impl Calls {
                 if hosts::is_llm(host) {
                     self.judge(Verdict::Llm);
                 }
-                let active = self.begin(exchange, &head, at, origin);
-                match active.as_ref().map(|active| active.certainty) {
+                let begun = self.begin(exchange, &head, at, origin);
+                match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
                     // The bodies will tell.
                     Some(Certainty::Likely | Certainty::Possible) => {}
                     None => self.judge(Verdict::Other),
                 }
-                if let Some(active) = active {
+                for active in begun {
                     if active.announced {
-                        report(CallEvent::Started {
-                            call: active.call,
-                            at,
-                            origin,
-                        });
+                        report(active.started());
                     }
                     self.active.push(active);
                 }
@@ -222,7 +226,7 @@ impl Calls {
                 bytes,
                 at,
             } => {
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.last_byte = at;
                     if let Some(request) = &mut active.request {
                         request.push(bytes);
@@ -230,33 +234,17 @@ impl Calls {
                 }
             }
             Event::RequestGap { exchange, bytes } => {
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.lost = true;
                     if let Some(request) = &mut active.request {
                         request.gap(bytes);
                     }
                 }
             }
-            Event::RequestEnd { exchange, .. } => {
-                let Some(active) = self.find(exchange) else {
-                    return;
-                };
-                active.request_end();
-                if active.certainty == Certainty::Possible {
-                    if !active.request_fits {
-                        self.active.retain(|active| active.exchange != exchange);
-                        self.judge(Verdict::Other);
-                    } else if !active.announced {
-                        active.announced = true;
-                        let (call, at, origin) =
-                            (active.call, active.builder.started_at(), active.origin);
-                        report(CallEvent::Started { call, at, origin });
-                    }
-                }
-            }
+            Event::RequestEnd { exchange, .. } => self.request_end(exchange, report),
             Event::ResponseHead { exchange, head, at } => {
                 let options = self.options;
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.last_byte = at;
                     active.response_head(&head, options);
                 }
@@ -267,7 +255,7 @@ impl Calls {
                 at,
             } => {
                 let options = self.options;
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.last_byte = at;
                     active.builder.received_at(at);
                     active.response_body(bytes, options);
@@ -275,45 +263,23 @@ impl Calls {
             }
             Event::ResponseGap { exchange, bytes } => {
                 let options = self.options;
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.response_gap(bytes, options);
                 }
             }
             Event::ResponseTrailers {
                 exchange,
                 headers,
+                partial,
                 at,
             } => {
-                if let Some(active) = self.find(exchange) {
+                for active in self.find(exchange) {
                     active.last_byte = at;
-                    active.grpc = Status::of(&headers);
+                    active.grpc = Status::of(&headers, partial);
+                    active.partial |= partial;
                 }
             }
-            Event::End { exchange, end, at } => {
-                let Some(position) = self
-                    .active
-                    .iter()
-                    .position(|active| active.exchange == exchange)
-                else {
-                    return;
-                };
-                let active = self.active.remove(position);
-                let (call, announced) = (active.call, active.announced);
-                let record = active.end(end, at, self.options);
-                self.judge(if record.is_some() {
-                    Verdict::Llm
-                } else {
-                    Verdict::Other
-                });
-                match record {
-                    Some(record) if announced => report(CallEvent::Ended {
-                        call,
-                        record: Box::new(record),
-                    }),
-                    _ if announced => report(CallEvent::Dismissed { call }),
-                    _ => {}
-                }
-            }
+            Event::End { exchange, end, at } => self.end(exchange, end, at, report),
         }
     }
 
@@ -322,10 +288,80 @@ impl Calls {
         self.active.iter().map(Active::memory).sum()
     }
 
-    fn find(&mut self, exchange: ExchangeId) -> Option<&mut Active> {
+    /// An exchange whose head leaves doubt is read in several formats.
+    fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Active> {
         self.active
             .iter_mut()
-            .find(|active| active.exchange == exchange)
+            .filter(move |active| active.exchange == exchange)
+    }
+
+    fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
+        let before = self.active.len();
+        self.active.retain_mut(|active| {
+            if active.exchange != exchange {
+                return true;
+            }
+            active.request_end();
+            active.certainty != Certainty::Possible || active.request_fits
+        });
+        let removed = self.active.len() < before;
+        let mut left = self.find(exchange);
+        match (left.next(), left.next()) {
+            (None, _) if removed => {
+                drop(left);
+                self.judge(Verdict::Other);
+            }
+            // Which of several it is the answer will tell.
+            (Some(active), None) if !active.announced => {
+                active.announced = true;
+                report(active.started());
+            }
+            _ => {}
+        }
+    }
+
+    fn end(
+        &mut self,
+        exchange: ExchangeId,
+        end: End,
+        at: Timestamp,
+        report: &mut dyn FnMut(CallEvent),
+    ) {
+        let (ended, left) = std::mem::take(&mut self.active)
+            .into_iter()
+            .partition::<Vec<_>, _>(|active| active.exchange == exchange);
+        self.active = left;
+        if ended.is_empty() {
+            return;
+        }
+        let mut recorded = false;
+        for active in ended {
+            let (call, announced, started) = (active.call, active.announced, active.started());
+            let record = if recorded {
+                None
+            } else {
+                active.end(end, at, self.options)
+            };
+            match record {
+                Some(record) => {
+                    recorded = true;
+                    if !announced {
+                        report(started);
+                    }
+                    report(CallEvent::Ended {
+                        call,
+                        record: Box::new(record),
+                    });
+                }
+                None if announced => report(CallEvent::Dismissed { call }),
+                None => {}
+            }
+        }
+        self.judge(if recorded {
+            Verdict::Llm
+        } else {
+            Verdict::Other
+        });
     }
 
     fn begin(
@@ -334,10 +370,44 @@ impl Calls {
         head: &RequestHead,
         at: Timestamp,
         origin: Origin,
-    ) -> Option<Active> {
-        let (provider, recognized) = PROVIDERS
+    ) -> Vec<Active> {
+        if head.path.is_empty() && head.partial && head.method == Method::POST {
+            let shapes = PROVIDERS.iter().filter_map(|provider| {
+                let (name, operation) = provider.by_shape(head)?;
+                let recognized = Recognized {
+                    provider: name,
+                    operation,
+                    model: None,
+                    stream: false,
+                    certainty: Certainty::Possible,
+                };
+                Some((*provider, recognized))
+            });
+            return shapes
+                .map(|(provider, recognized)| {
+                    self.active(exchange, head, provider, recognized, at, origin)
+                })
+                .collect();
+        }
+        PROVIDERS
             .iter()
-            .find_map(|provider| Some((*provider, provider.recognize(head)?)))?;
+            .find_map(|provider| Some((*provider, provider.recognize(head)?)))
+            .map(|(provider, recognized)| {
+                self.active(exchange, head, provider, recognized, at, origin)
+            })
+            .into_iter()
+            .collect()
+    }
+
+    fn active(
+        &mut self,
+        exchange: ExchangeId,
+        head: &RequestHead,
+        provider: &'static dyn Provider,
+        recognized: Recognized,
+        at: Timestamp,
+        origin: Origin,
+    ) -> Active {
         let call = CallId(self.next);
         self.next += 1;
         let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -352,14 +422,16 @@ impl Calls {
                 .map(|count| count.saturating_add(1)),
             server_address: head.host.clone(),
             server_port: head.host.as_ref().map(|_| head.port.unwrap_or(HTTPS_PORT)),
-            url_path: head.path[..head.path.floor_char_boundary(PATH_BYTES)].to_owned(),
+            url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
+                .filter(|path| !path.is_empty())
+                .map(str::to_owned),
             sdk: Sdk::of(&head.headers),
         };
         let mut builder = CallBuilder::new(start, self.options);
         builder.stream(recognized.stream);
         let selection = provider.selection(self.options.capture_content);
         let bounds = limits(self.options, self.options.input_preview_chars, NAME_CHARS);
-        Some(Active {
+        Active {
             exchange,
             call,
             provider,
@@ -396,11 +468,20 @@ impl Calls {
             unparsable: false,
             origin,
             grpc: None,
-        })
+            partial: head.partial,
+        }
     }
 }
 
 impl Active {
+    fn started(&self) -> CallEvent {
+        CallEvent::Started {
+            call: self.call,
+            at: self.builder.started_at(),
+            origin: self.origin,
+        }
+    }
+
     fn request_end(&mut self) {
         let Some(request) = self.request.take() else {
             return;
@@ -436,7 +517,7 @@ impl Active {
         } else if let Some(messages) = self.provider.messages(options.capture_content) {
             self.streamed = self.stream_path;
             // An answer without a body has its status at once.
-            self.grpc = Status::of(&head.headers);
+            self.grpc = Status::of(&head.headers, false);
             let message = if self.stream_path {
                 &messages.event
             } else {
@@ -451,6 +532,8 @@ impl Active {
             self.builder.stream(true);
             self.streamed = true;
             Body::Events(sse::Parser::default(), Templates::default())
+        } else if head.partial && content_type.is_empty() {
+            Body::Unknown
         } else if self.stream_path {
             self.streamed = true;
             Body::Elements(Parser::elements(&selection.event, bounds))
@@ -465,7 +548,9 @@ impl Active {
                 .map(|id| id.chars().take(NAME_CHARS).collect()),
             decoder: Decoder::new(&content_encoding(&head.headers)),
             body,
+            coded: head.partial && !head.headers.contains_key(header::CONTENT_ENCODING),
         });
+        self.partial |= head.partial;
     }
 
     fn response_body(&mut self, bytes: &[u8], options: Options) {
@@ -480,23 +565,38 @@ impl Active {
             fits: &mut self.response_fits,
             unparsable: &mut self.unparsable,
         };
-        let streamed = self.streamed;
+        let streamed = &mut self.streamed;
+        if std::mem::take(&mut response.coded) {
+            response.decoder = Decoder::new(match bytes.first() {
+                // RFC 1952 and RFC 8878; no text and no message begins so.
+                Some(0x1f) => "gzip",
+                Some(0x28) => "zstd",
+                _ => "",
+            });
+        }
         let body = &mut response.body;
-        let decoded = response.decoder.push(bytes, &mut |bytes| match body {
-            Body::Document(parser) => parser.push(bytes, &mut |_| ()),
-            Body::Elements(parser) => parser.push(bytes, &mut |element| reader.element(&element)),
-            Body::Events(parser, templates) => {
-                parser.push(bytes, &mut |event| reader.event(event, templates));
+        let decoded = response.decoder.push(bytes, &mut |bytes| {
+            if let Body::Unknown = body {
+                *body = reader.body(bytes, streamed);
             }
-            Body::Messages(parser) => parser.push(bytes, &mut |message| {
-                reader.message(message, streamed);
-            }),
-            Body::Error { parser, raw, .. } => {
-                let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
-                raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                parser.push(bytes, &mut |_| ());
+            match body {
+                Body::Document(parser) => parser.push(bytes, &mut |_| ()),
+                Body::Elements(parser) => {
+                    parser.push(bytes, &mut |element| reader.element(&element))
+                }
+                Body::Events(parser, templates) => {
+                    parser.push(bytes, &mut |event| reader.event(event, templates));
+                }
+                Body::Messages(parser) => parser.push(bytes, &mut |message| {
+                    reader.message(message, *streamed);
+                }),
+                Body::Error { parser, raw, .. } => {
+                    let room = RAW_ERROR_BYTES.saturating_sub(raw.len());
+                    raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    parser.push(bytes, &mut |_| ());
+                }
+                Body::Other | Body::Unknown => {}
             }
-            Body::Other => {}
         });
         self.unparsable |= decoded.is_err();
     }
@@ -529,7 +629,7 @@ impl Active {
                     reader.message(message, self.streamed);
                 }
             }),
-            Body::Other => {}
+            Body::Other | Body::Unknown => {}
         }
     }
 
@@ -593,6 +693,7 @@ impl Active {
             End::ProcessExit => Some(Incomplete::ProcessExited),
             End::Detached => Some(Incomplete::ObserverStopped),
         };
+        let incomplete = incomplete.or(self.partial.then_some(Incomplete::HeadersUnknown));
         // Without an answer the end is where the wait ended, with one it is where the answer ended.
         let ended = end == End::Complete && (complete || !self.streamed);
         let last = if ended || status.is_none() {
@@ -666,6 +767,7 @@ impl Active {
                 self.whole = true;
                 None
             }
+            Body::Unknown => None,
         }
     }
 
@@ -680,7 +782,7 @@ impl Active {
             Some(Body::Error { parser, raw, .. }) => parser.memory() + raw.capacity(),
             Some(Body::Events(parser, templates)) => parser.memory() + templates.memory(),
             Some(Body::Messages(parser)) => parser.memory(),
-            Some(Body::Other) | None => 0,
+            Some(Body::Other | Body::Unknown) | None => 0,
         };
         size_of::<Self>() + self.builder.memory() + request + decoder + response
     }
@@ -832,10 +934,31 @@ impl Reader<'_> {
         }
     }
 
+    /// The reader of a body of unknown type, by how it begins.
+    fn body(&mut self, bytes: &[u8], streamed: &mut bool) -> Body {
+        let bounds = limits(self.options, self.options.output_preview_chars, ERROR_CHARS);
+        match bytes.trim_ascii_start().first() {
+            Some(b'{') => Body::Document(Parser::new(&self.selection.response, bounds)),
+            Some(b'[') => {
+                *streamed = true;
+                self.builder.stream(true);
+                Body::Elements(Parser::elements(&self.selection.event, bounds))
+            }
+            Some(_) => {
+                *streamed = true;
+                self.builder.stream(true);
+                Body::Events(sse::Parser::default(), Templates::default())
+            }
+            None => Body::Unknown,
+        }
+    }
+
     fn message(&mut self, message: Option<Value>, streamed: bool) {
         match message {
             Some(message) if streamed => self.element(&message),
             Some(message) => {
+                // Where the path is unknown a second message tells that it is a stream.
+                self.builder.stream(*self.fits);
                 *self.fits |= self.provider.is_response(&message);
                 self.provider.response(&message, self.builder);
             }

@@ -123,6 +123,10 @@ impl Provider for Gemini {
         })
     }
 
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        Some(("google", "generate_content"))
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT

@@ -155,6 +155,10 @@ impl Provider for GeminiGrpc {
         )
     }
 
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        Some(("google", "generate_content"))
+    }
+
     fn selection(&self, _content: bool) -> &'static Selection {
         &NO_SELECTION
     }
@@ -168,7 +172,7 @@ impl Provider for GeminiGrpc {
     }
 
     fn is_request(&self, document: &Value) -> bool {
-        is_request(document)
+        is_request(document, &["models/", "tunedModels/"])
     }
 
     fn is_response(&self, document: &Value) -> bool {
@@ -198,6 +202,10 @@ impl Provider for VertexGrpc {
         )
     }
 
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        Some(("vertex_ai", "generate_content"))
+    }
+
     fn selection(&self, _content: bool) -> &'static Selection {
         &NO_SELECTION
     }
@@ -211,7 +219,7 @@ impl Provider for VertexGrpc {
     }
 
     fn is_request(&self, document: &Value) -> bool {
-        is_request(document)
+        is_request(document, &["projects/", "publishers/"])
     }
 
     fn is_response(&self, document: &Value) -> bool {
@@ -257,8 +265,9 @@ fn recognize(
     })
 }
 
-fn is_request(document: &Value) -> bool {
-    document.get("contents").is_some()
+fn is_request(document: &Value, resources: &[&str]) -> bool {
+    let model = text(document, "model").unwrap_or_default();
+    document.get("contents").is_some() && resources.iter().any(|name| model.starts_with(name))
 }
 
 fn request(document: &Value, call: &mut CallBuilder) {

@@ -41,6 +41,10 @@ trait Provider: Sync {
     /// Whether a request is, or may be, a call in this format.
     fn recognize(&self, head: &RequestHead) -> Option<Recognized>;
 
+    /// Provider and operation of a request whose path is unknown, if its bodies turn out to be in this
+    /// format; `None` if bodies alone do not tell.
+    fn by_shape(&self, head: &RequestHead) -> Option<(&'static str, &'static str)>;
+
     /// What is kept of the bodies. Without `content` nothing may be selected that holds the text of
     /// a prompt or an answer.
     fn selection(&self, content: bool) -> &'static Selection;

@@ -116,6 +116,11 @@ impl Provider for OpenAiResponses {
         })
     }
 
+    fn by_shape(&self, head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        let host = head.host.as_deref().unwrap_or_default();
+        Some((hosts::provider(host).unwrap_or("openai"), "chat"))
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT

@@ -178,6 +178,11 @@ impl Provider for XaiGrpc {
         })
     }
 
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        // One of its messages has other fields in a stream, which only the path would tell.
+        None
+    }
+
     fn selection(&self, _content: bool) -> &'static Selection {
         &NO_SELECTION
     }

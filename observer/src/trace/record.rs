@@ -81,7 +81,7 @@ pub struct CallRecord {
     /// Port that the request names, else 443.
     pub server_port: Option<u16>,
     /// Path of the request.
-    pub url_path: String,
+    pub url_path: Option<String>,
     /// Why part of the call is missing, or null.
     pub incomplete: Option<&'static str>,
 }
@@ -180,7 +180,7 @@ pub(crate) mod tests {
             container_id: None,
             server_address: Some("api.openai.com".to_owned()),
             server_port: Some(443),
-            url_path: "/v1/chat/completions".to_owned(),
+            url_path: Some("/v1/chat/completions".to_owned()),
             incomplete: None,
         }
     }

@@ -1,7 +1,8 @@
-//! What the providers answer: the wire formats of OpenAI and xAI, Anthropic, and Gemini.
+//! What the providers answer: the wire formats of OpenAI and xAI, Anthropic, and Gemini, also over gRPC.
 
 mod anthropic;
 mod gemini;
+mod grpc;
 mod openai;
 
 use serde_json::{Value, json};
@@ -68,6 +69,8 @@ pub(super) fn to(
         && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent"))
     {
         gemini::answer(request, behaviour, &document, &completion)
+    } else if post && path.starts_with(grpc::SERVICE) {
+        grpc::answer(request, behaviour, &completion)
     } else if request.method == "HEAD" {
         Answer {
             body: Body::None,

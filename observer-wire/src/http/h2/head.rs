@@ -19,7 +19,7 @@ pub(super) struct Fields {
     status: Option<StatusCode>,
     pub(super) headers: HeaderMap,
     /// Whether there are fields whose name or value is unknown.
-    unknown: bool,
+    pub(super) unknown: bool,
 }
 
 impl Fields {

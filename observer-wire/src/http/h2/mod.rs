@@ -476,10 +476,10 @@ impl Connection {
         if stream.response == Side::Body {
             // Without its trailers a body is still a body.
             if let Some(fields) = fields {
-                let headers = fields.headers;
                 sink(Event::ResponseTrailers {
                     exchange,
-                    headers,
+                    headers: fields.headers,
+                    partial: fields.unknown,
                     at,
                 });
             }

@@ -6,7 +6,7 @@ use super::{Answer, Body, Completion, break_off, call, error, event, unfinished}
 use crate::provider::{behaviour::Behaviour, http::Request};
 
 /// Google gives no id of its own; a proxy before it may.
-const ID_HEADER: &str = "x-request-id";
+pub(super) const ID_HEADER: &str = "x-request-id";
 
 pub(super) fn answer(
     request: &Request,
@@ -20,15 +20,11 @@ pub(super) fn answer(
     let version = format!("{model}-001");
     let stream = verb == "streamGenerateContent";
     let sse = query.contains("alt=sse");
-    let mut truth = json!({
-        "provider": "google",
-        "operation": "generate_content",
-        "model": model,
-        "temperature": document["generationConfig"]["temperature"],
-        "stream": stream,
-        "prompt_tokens": null, "completion_tokens": null, "cached_tokens": null, "reasoning_tokens": null,
-        "response_model": null, "finish_reasons": [], "tool_calls": [],
-    });
+    let mut truth = truth(
+        model,
+        document["generationConfig"]["temperature"].clone(),
+        stream,
+    );
     if let Some(status) = behaviour.number("error") {
         let name = match status {
             400 => "INVALID_ARGUMENT",
@@ -49,15 +45,7 @@ pub(super) fn answer(
             truth,
         );
     }
-    truth["response_model"] = json!(version);
-    truth["tool_calls"] = json!(completion.tools);
-    truth["finish_reasons"] = json!(["STOP"]);
-    if completion.usage {
-        truth["prompt_tokens"] = json!(completion.prompt_tokens);
-        truth["completion_tokens"] = json!(completion.completion_tokens);
-        truth["cached_tokens"] = json!(completion.cached);
-        truth["reasoning_tokens"] = json!(completion.reasoning);
-    }
+    succeed(&mut truth, &version, completion);
     let mut chunks = chunks(&version, stream, completion);
     if !stream {
         let whole = chunks.pop().unwrap_or_default().to_string().into_bytes();
@@ -107,7 +95,33 @@ pub(super) fn answer(
     )
 }
 
-fn chunks(version: &str, stream: bool, completion: &Completion) -> Vec<Value> {
+/// The truth about a call of which nothing has come yet.
+pub(super) fn truth(model: &str, temperature: Value, stream: bool) -> Value {
+    json!({
+        "provider": "google",
+        "operation": "generate_content",
+        "model": model,
+        "temperature": temperature,
+        "stream": stream,
+        "prompt_tokens": null, "completion_tokens": null, "cached_tokens": null, "reasoning_tokens": null,
+        "response_model": null, "finish_reasons": [], "tool_calls": [],
+    })
+}
+
+/// Adds the truth about an answer.
+pub(super) fn succeed(truth: &mut Value, version: &str, completion: &Completion) {
+    truth["response_model"] = json!(version);
+    truth["tool_calls"] = json!(completion.tools);
+    truth["finish_reasons"] = json!(["STOP"]);
+    if completion.usage {
+        truth["prompt_tokens"] = json!(completion.prompt_tokens);
+        truth["completion_tokens"] = json!(completion.completion_tokens);
+        truth["cached_tokens"] = json!(completion.cached);
+        truth["reasoning_tokens"] = json!(completion.reasoning);
+    }
+}
+
+pub(super) fn chunks(version: &str, stream: bool, completion: &Completion) -> Vec<Value> {
     let calls = |tools: &[String]| -> Vec<Value> {
         tools
             .iter()
