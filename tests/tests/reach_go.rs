@@ -142,6 +142,91 @@ fn every_version_however_it_is_built() {
 }
 
 #[test]
+fn http_2_with_interleaved_streams() {
+    let scene = Scene::with_seed(5);
+    for index in [0, 1, 5, 7, 8] {
+        let Variant {
+            build,
+            how,
+            symbols,
+        } = &VARIANTS[index];
+        let version = build.go_version().expect("a version");
+        let row = Row {
+            runtime: &format!("Go net/http{how}"),
+            version: &version,
+            library: "crypto/tls",
+            linkage: "runtime",
+            symbols,
+            http: "2",
+        };
+        let mut arguments = vec![
+            "-http=2",
+            "-goroutines=8",
+            "-count=4",
+            "-stream=every-other",
+        ];
+        arguments.extend(["-behaviour", "events=25;token-ms=3"]);
+        let run = scene.cover(
+            &row,
+            32,
+            &[],
+            &command(&scene, &program(*build), &arguments),
+        );
+        assert_eq!(run.calls.len(), 32);
+        assert_goroutines(&run);
+        scene.assert_truth_of(&run.calls);
+    }
+}
+
+#[test]
+fn http_2_with_large_requests_and_calls_that_are_given_up() {
+    let scene = Scene::new();
+    let program = program(LOCAL);
+    let arguments = ["-http=2", "-prompt-bytes=8388608", "-goroutines=2"];
+    let run = scene.exec(&[], &command(&scene, &program, &arguments));
+    run.assert_clean();
+    assert_eq!(run.calls.len(), 2);
+    scene.provider.wait_for(2);
+    scene.assert_truth(&run.calls);
+    let mut arguments = vec!["-http=2", "-goroutines=3", "-stream=yes", "-cancel-after=5"];
+    arguments.extend(["-behaviour", "events=200;token-ms=5"]);
+    let run = scene.exec(&[], &command(&scene, &program, &arguments));
+    run.assert_clean();
+    assert_eq!(run.calls.len(), 3, "{:#?}", run.calls);
+    for call in &run.calls {
+        assert_eq!(call["incomplete"], "client_cancelled", "{call:#}");
+    }
+}
+
+/// Google's generated client on grpc-go: eight goroutines, one connection.
+#[test]
+fn grpc() {
+    let scene = Scene::with_seed(2);
+    let build = Build::with("grpc", "local", &["-ldflags=-s -w"]);
+    let row = Row {
+        runtime: "Go grpc-go 1.85 -s -w",
+        version: &build.go_version().expect("a version"),
+        library: "crypto/tls",
+        linkage: "runtime",
+        symbols: "stripped",
+        http: "2 (gRPC)",
+    };
+    let command: Vec<OsString> = vec![program(build).into(), scene.provider.url().into()];
+    let run = scene.cover(&row, 16, &[], &command);
+    assert_eq!(run.calls.len(), 16);
+    scene.assert_truth_of(&run.calls);
+    let count = |lines: &[Value]| {
+        let mut counts: Vec<u64> = lines
+            .iter()
+            .filter_map(|line| line["completion_tokens"].as_u64())
+            .collect();
+        counts.sort_unstable();
+        counts
+    };
+    assert_eq!(count(&run.calls), count(&run.client));
+}
+
+#[test]
 fn twenty_goroutines_with_connections_kept_and_not() {
     let scene = Scene::with_seed(3);
     let program = program(LOCAL);
