@@ -219,12 +219,14 @@ pub mod go {
     pub const WRITE: u8 = 1;
     /// `func (c *Conn) Read(b []byte) (int, error)`, behind the check of the stack
     pub const READ: u8 = 2;
-    /// A `RET` of `Read`
+    /// A `RET` of `Read`, which does not keep its arguments
     pub const READ_RETURN: u8 = 3;
     /// `func (c *Conn) Close() error`, behind the check of the stack
     pub const CLOSE: u8 = 4;
     /// The check of the stack in `Write`: it comes before each [`WRITE`], once more where the stack grows
     pub const WRITE_CHECK: u8 = 5;
+    /// A `RET` of `Read`, where the connection and the buffer lie behind the return address
+    pub const READ_RETURN_KEPT: u8 = 6;
 }
 
 /// What a probed function of the Java agent's native library tells ([`Cookie::function`];

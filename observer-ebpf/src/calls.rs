@@ -17,12 +17,20 @@ const NO_CALL: OpenCall = OpenCall {
     stack: 0,
 };
 
+/// No call.
+#[inline(always)]
+pub fn none() -> OpenCalls {
+    OpenCalls {
+        calls: [NO_CALL; NESTED_CALLS],
+    }
+}
+
 /// Nothing but this call.
 #[inline(always)]
 pub fn only(call: &OpenCall) -> OpenCalls {
-    let mut calls = [NO_CALL; NESTED_CALLS];
-    calls[0] = *call;
-    OpenCalls { calls }
+    let mut open = none();
+    open.calls[0] = *call;
+    open
 }
 
 /// Notes that the thread has entered a call. Returns whether there was room for it.

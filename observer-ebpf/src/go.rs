@@ -3,7 +3,8 @@
 //! Never a uretprobe: the runtime walks and moves stacks and does not know the kernel's return address.
 //! So every `RET` of `Read` has a probe of its own. A goroutine may leave `Read` on another thread than it
 //! entered on, and on a stack that has moved: a call is found again by its goroutine, and by its distance
-//! from the stack's end.
+//! from the stack's end. Programs wait for answers in `Read`, often for long: what was entered before there
+//! were probes is told by the arguments that `Read` keeps.
 
 use aya_ebpf::{
     helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_user, generated::bpf_get_attach_cookie},
@@ -101,24 +102,42 @@ pub fn go_call(context: ProbeContext) -> u32 {
             }
             return 0;
         }
+        let open = GOROUTINE_CALLS.get_ptr_mut(key);
         // SAFETY: as above.
-        let call = GOROUTINE_CALLS
-            .get_ptr_mut(key)
-            .and_then(|open| calls::pop(unsafe { &mut *open }, stack));
-        let Some(call) = call else {
-            return 0;
+        let call = open.and_then(|open| calls::pop(unsafe { &mut *open }, stack));
+        let kept = cookie.function == go::READ_RETURN_KEPT;
+        let (object, buffer) = match call {
+            // The stack may have moved, and a buffer with it.
+            _ if kept && (call.is_some() || open.is_none()) => {
+                let at = stack_pointer(context.regs).wrapping_add(8);
+                // SAFETY: the helper checks the address.
+                let Ok([object, buffer]) = (unsafe { bpf_probe_read_user(at as *const [u64; 2]) })
+                else {
+                    lost(Loss::Fault, 0);
+                    return 0;
+                };
+                if open.is_none() {
+                    // Entered before there were probes. Where one file has probes under two paths, the
+                    // second finds that the goroutine is known, and has not entered.
+                    let _ = GOROUTINE_CALLS.insert(key, calls::none(), 0);
+                }
+                (object, buffer)
+            }
+            Some(call) => (call.ssl, call.buffer),
+            None => return 0,
         };
         let (bytes, failed, error) = (first, second != 0, third);
-        if bytes == 0 || bytes > i64::MAX as u64 {
-            if failed && let Some(kind) = ending(error) {
-                connection::closing(call.ssl, tgid, tid, kind);
-            }
-            return 0;
+        if bytes != 0 && bytes <= i64::MAX as u64 {
+            transfer.object = object;
+            transfer.buffer = buffer;
+            transfer.bytes = bytes;
+            transfer.direction = RECEIVED;
+            connection::transferred(&transfer);
         }
-        transfer.object = call.ssl;
-        transfer.buffer = call.buffer;
-        transfer.bytes = bytes;
-        transfer.direction = RECEIVED;
+        if failed && let Some(kind) = ending(error) {
+            connection::closing(object, tgid, tid, kind);
+        }
+        return 0;
     }
     connection::transferred(&transfer);
     0

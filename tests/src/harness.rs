@@ -255,9 +255,10 @@ impl Scene {
     ) -> Run {
         let before = self.provider.truth().len();
         let run = self.exec(options, command);
+        // A client may be done before the provider has noted it.
         let truth: Vec<Value> = self
             .provider
-            .truth()
+            .wait_for(before + made)
             .split_off(before)
             .into_iter()
             .filter(|truth| truth["llm_call"] == true)

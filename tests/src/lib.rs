@@ -7,6 +7,7 @@ pub mod clients;
 pub mod corpus;
 pub mod coverage;
 pub mod front;
+pub mod golang;
 pub mod guest;
 pub mod harness;
 pub mod provider;

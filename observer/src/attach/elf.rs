@@ -12,9 +12,13 @@ use std::{
 use object::{
     Architecture, Object as _, ObjectKind, ObjectSection as _, ObjectSegment as _,
     ObjectSymbol as _, ReadCache, ReadRef, SegmentFlags, SymbolKind,
-    elf::{PF_W, PF_X},
-    read::Result as ReadResult,
+    elf::{
+        DT_NULL, DT_RELA, DT_RELASZ, PF_W, PF_X, PT_DYNAMIC, R_AARCH64_RELATIVE, R_X86_64_RELATIVE,
+    },
+    read::{Result as ReadResult, elf::ProgramHeader as _},
 };
+
+use super::scan;
 
 /// Entries of a table of functions that are read at most.
 const FUNCTIONS: u32 = 4_000_000;
@@ -46,6 +50,8 @@ pub struct Elf {
     imports: HashSet<String>,
     segments: Vec<Segment>,
     sections: HashMap<String, Range<u64>>,
+    /// What the dynamic linker goes by (elf(5), `PT_DYNAMIC`).
+    dynamic: Option<Range<u64>>,
 }
 
 /// A loadable segment (elf(5), `PT_LOAD`).
@@ -205,6 +211,15 @@ impl Elf {
             .collect();
         let build_id = object.build_id().ok().flatten();
         let build_id = build_id.filter(|id| BUILD_ID.contains(&id.len()));
+        let dynamic = match &object {
+            object::File::Elf64(file) => file.elf_program_headers().iter().find_map(|header| {
+                let endian = file.endian();
+                let start = header.p_vaddr(endian);
+                (header.p_type(endian) == PT_DYNAMIC)
+                    .then(|| start..start.saturating_add(header.p_filesz(endian)))
+            }),
+            _ => None,
+        };
         Ok(Self {
             file: file
                 .try_clone()
@@ -216,6 +231,7 @@ impl Elf {
             imports,
             segments,
             sections,
+            dynamic,
         })
     }
 
@@ -244,6 +260,16 @@ impl Elf {
     /// Addresses of a section that is loaded.
     pub fn section(&self, name: &str) -> Option<Range<u64>> {
         self.sections.get(name).cloned()
+    }
+
+    /// Whether sections are described: they need not be, in a program that only runs.
+    pub fn has_sections(&self) -> bool {
+        !self.sections.is_empty()
+    }
+
+    /// Addresses of everything that the file holds.
+    pub fn loaded(&self) -> impl Iterator<Item = Range<u64>> {
+        self.segments.iter().map(Segment::range)
     }
 
     /// Addresses of the code that the file holds.
@@ -278,6 +304,95 @@ impl Elf {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.file.read_exact_at(buffer, segment.offset + within)
+    }
+
+    /// Puts the addresses into what lies at an address that the dynamic linker puts there, as if the file
+    /// were loaded where it is linked (`R_X86_64_RELATIVE` and the like with an addend).
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn relocate(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.relative_relocations(|place, addend| {
+            let at = place
+                .checked_sub(address)
+                .and_then(|at| usize::try_from(at).ok());
+            if let Some(word) = at.and_then(|at| bytes.get_mut(at..at.checked_add(8)?)) {
+                word.copy_from_slice(&addend.to_le_bytes());
+            }
+        })
+    }
+
+    /// Where a word is an address, once the file is loaded where it is linked.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn places_of(&self, value: u64) -> io::Result<Vec<u64>> {
+        let word = value.to_le_bytes();
+        let mut places: Vec<u64> = scan::places(self, &[&word], 8)?
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect();
+        self.relative_relocations(|place, addend| {
+            if addend == value {
+                places.push(place);
+            }
+        })?;
+        Ok(places)
+    }
+
+    /// Hands over place and addend of each relocation that is relative to where the file is loaded.
+    fn relative_relocations(&self, mut take: impl FnMut(u64, u64)) -> io::Result<()> {
+        const ENTRY: usize = 24;
+        const PIECE: usize = ENTRY << 14;
+        let Some(table) = self.relocations()? else {
+            return Ok(());
+        };
+        let kind = match self.architecture {
+            Architecture::X86_64 => R_X86_64_RELATIVE,
+            Architecture::Aarch64 => R_AARCH64_RELATIVE,
+            _ => return Ok(()),
+        };
+        let mut buffer = vec![0; PIECE];
+        let mut at = table.start;
+        while at < table.end {
+            let length = usize::try_from(table.end - at).unwrap_or(PIECE).min(PIECE);
+            let piece = &mut buffer[..length];
+            self.read_exact(at, piece)?;
+            for entry in words(piece).as_chunks().0 {
+                let [place, info, addend] = *entry;
+                // The other half is a symbol: there is none.
+                if info == u64::from(kind) {
+                    take(place, addend);
+                }
+            }
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Addresses of the relocations with addends.
+    fn relocations(&self) -> io::Result<Option<Range<u64>>> {
+        let Some(dynamic) = &self.dynamic else {
+            return Ok(None);
+        };
+        const LONGEST: u64 = 64 << 10;
+        let length = (dynamic.end - dynamic.start).min(LONGEST);
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.read_exact(dynamic.start, &mut bytes)?;
+        let (mut start, mut size) = (None, None);
+        for [tag, value] in words(&bytes).as_chunks().0 {
+            match u32::try_from(*tag) {
+                Ok(DT_NULL) => break,
+                Ok(DT_RELA) => start = Some(*value),
+                Ok(DT_RELASZ) => size = Some(*value),
+                _ => {}
+            }
+        }
+        Ok(start
+            .zip(size)
+            .and_then(|(start, size)| Some(start..start.checked_add(size)?)))
     }
 
     /// The functions by what unwinders use (`.eh_frame_hdr`; Linux Standard Base 5.0, 10.6.2). Empty if the
@@ -387,6 +502,12 @@ impl Elf {
                     .is_some_and(|within| within < segment.bytes)
         })
     }
+}
+
+/// Words of 8 bytes.
+fn words(bytes: &[u8]) -> Vec<u64> {
+    let (words, _) = bytes.as_chunks();
+    words.iter().map(|word| u64::from_le_bytes(*word)).collect()
 }
 
 fn object_error(text: &'static str) -> object::Error {

@@ -175,6 +175,32 @@ pub fn strings(elf: &Elf, needles: &[&[u8]]) -> io::Result<Vec<Text>> {
     Ok(found)
 }
 
+/// Where one of `needles` lies at an address that is a multiple of `alignment`, in all that is loaded; with
+/// the index of the needle.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn places(elf: &Elf, needles: &[&[u8]], alignment: u64) -> io::Result<Vec<(u64, usize)>> {
+    let finder = AhoCorasick::new(needles).map_err(io::Error::other)?;
+    let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or(0);
+    let mut found = Vec::new();
+    for segment in elf.loaded() {
+        pieces(elf, segment, longest, |address, piece, fresh| {
+            for hit in finder.find_overlapping_iter(piece) {
+                let place = address + hit.start() as u64;
+                if fresh.contains(&hit.start()) && place.is_multiple_of(alignment) {
+                    found.push((place, hit.pattern().as_usize()));
+                }
+            }
+            check_number(&found)
+        })?;
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
 /// The instructions that put an address of these ranges into a register: `lea r64, [rip + d32]`, or
 /// `mov r32, imm32` where the file is linked to a fixed address. `targets` is sorted and without overlaps.
 ///

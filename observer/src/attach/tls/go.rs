@@ -1,12 +1,15 @@
 //! Go's `crypto/tls`, Go 1.17 and later, with symbols or without: the runtime's own table of functions stays
-//! in every program.
-//!
-//! Formats: src/debug/gosym/pclntab.go, src/internal/abi/symtab.go, src/debug/buildinfo/buildinfo.go,
-//! src/runtime/symtab.go (`moduledata`) of the Go sources.
+//! in every program ([`table`]).
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
+mod table;
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
 use observer_common::{Cookie, go};
 
+use self::table::{NoTable, Table};
 use super::{Family, Finding, Found, Library, Probe};
 use crate::attach::{
     elf::Elf,
@@ -14,14 +17,8 @@ use crate::attach::{
     site::{self, Cost, Site},
 };
 
-/// Largest table that is read, in bytes.
-const TABLE_BYTES: u64 = 256 << 20;
-
 /// Largest function that is decoded, in bytes.
 const FUNCTION_BYTES: u64 = 64 << 10;
-
-/// Offset of the text's address in `runtime.moduledata`, since Go 1.16.
-const MODULE_TEXT: u64 = 176;
 
 /// What is at a probe.
 const FUNCTIONS: [(&str, u8); 3] = [
@@ -39,35 +36,35 @@ impl Library for Go {
     }
 
     fn find(&self, elf: &Elf, _: &Clues) -> Finding {
-        let Some(table) = [".gopclntab", ".data.rel.ro.gopclntab"]
-            .into_iter()
-            .find_map(|name| elf.section(name))
-        else {
-            return Finding::Absent;
+        let table = match Table::of(elf) {
+            Ok(table) => table,
+            Err(NoTable::NotGo) => return Finding::Absent,
+            Err(NoTable::Unreadable(reason)) => return Finding::Refused(reason),
         };
-        let found = Table::read(elf, table).and_then(|table| {
-            let mut functions = Vec::new();
-            for (name, function) in FUNCTIONS {
-                match table.function(name) {
-                    Some(range) => functions.push((name, function, range)),
-                    // Not linked: the program does not use it.
-                    None if function == go::CLOSE => {}
-                    None => return Ok(None),
-                }
+        let mut functions = Vec::new();
+        for (name, function) in FUNCTIONS {
+            match table.function(name) {
+                Some(range) => functions.push((name, function, range)),
+                // Not linked: the program does not use it.
+                None if function == go::CLOSE => {}
+                None => return Finding::Absent,
             }
-            let version = version(elf);
-            let probes = probes(elf, &functions, goid(version.as_deref()))?;
-            Ok(Some(Found {
+        }
+        let version = table::version(elf);
+        let goid = goid(version.as_deref());
+        match probes(elf, &functions, goid) {
+            Ok(probes) => Finding::Found(Found {
                 how: format!(
-                    "the runtime's table of functions; {}",
-                    version.as_deref().unwrap_or("unknown version of Go")
+                    "the runtime's table of functions; {}{}",
+                    version.as_deref().unwrap_or("unknown version of Go"),
+                    if goid == 0 {
+                        ", of which observer does not know how it numbers goroutines"
+                    } else {
+                        ""
+                    }
                 ),
                 probes,
-            }))
-        });
-        match found {
-            Ok(Some(found)) => Finding::Found(found),
-            Ok(None) => Finding::Absent,
+            }),
             Err(reason) => Finding::Refused(reason),
         }
     }
@@ -118,8 +115,13 @@ fn probes(
         }
         add(&code.begin, *function)?;
         if *function == go::READ {
+            let kind = if code.keeps_arguments() {
+                go::READ_RETURN_KEPT
+            } else {
+                go::READ_RETURN
+            };
             for instruction in &code.returns {
-                add(instruction, go::READ_RETURN)?;
+                add(instruction, kind)?;
             }
         }
     }
@@ -127,7 +129,7 @@ fn probes(
 }
 
 /// Offset of `goid` in `runtime.g` (src/runtime/runtime2.go), by DWARF of programs built with each
-/// version from 1.18 on; 0 if the version is not known.
+/// version; 0 if the version is not known.
 fn goid(version: Option<&str>) -> u16 {
     let minor = version
         .and_then(|version| version.strip_prefix("go1."))
@@ -145,25 +147,6 @@ fn goid(version: Option<&str>) -> u16 {
     }
 }
 
-/// The version of Go that the program was built with, such as `go1.26.1`.
-fn version(elf: &Elf) -> Option<String> {
-    const MAGIC: &[u8] = b"\xff Go buildinf:";
-    /// The strings follow, each behind its length as a varint: since Go 1.18.
-    const INLINE: u8 = 2;
-    let section = elf.section(".go.buildinfo")?;
-    let mut head = [0; 96];
-    elf.read_exact(section.start, &mut head).ok()?;
-    if !head.starts_with(MAGIC) || head[15] & INLINE == 0 {
-        return None;
-    }
-    let length = usize::from(head[32]);
-    if length >= 0x80 {
-        return None;
-    }
-    let text = std::str::from_utf8(head.get(33..33 + length)?).ok()?;
-    text.split_whitespace().next().map(str::to_owned)
-}
-
 /// A function that has been decoded.
 struct Code {
     /// The jump to where the stack is made larger. The function begins once more after that.
@@ -171,6 +154,8 @@ struct Code {
     /// The first instruction behind: passed once for each call, with nothing changed.
     begin: Instruction,
     returns: Vec<Instruction>,
+    /// From `begin` on.
+    body: Vec<Instruction>,
 }
 
 impl Code {
@@ -216,9 +201,12 @@ impl Code {
             .copied()
             .collect();
         // A jump out of the function would be a way to leave it that has no probe.
-        let leaves = instructions.iter().any(|one| {
-            one.flow_control() == FlowControl::UnconditionalBranch
-                && !range.contains(&one.near_branch_target())
+        let leaves = instructions.iter().any(|one| match one.flow_control() {
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
+                !range.contains(&one.near_branch_target())
+            }
+            FlowControl::IndirectBranch => true,
+            _ => false,
         });
         if returns.is_empty() || leaves {
             return None;
@@ -227,121 +215,129 @@ impl Code {
             check: instructions[check],
             begin,
             returns,
-        })
-    }
-}
-
-/// The runtime's table of functions (`runtime.pcHeader`).
-struct Table {
-    bytes: Vec<u8>,
-    /// Where the text begins, as linked.
-    text: u64,
-    functions: usize,
-    /// Offsets in the table.
-    names: usize,
-    lines: usize,
-    /// Entries are 32-bit offsets into the text, not addresses.
-    relative: bool,
-}
-
-impl Table {
-    fn read(elf: &Elf, section: Range) -> Result<Self, String> {
-        /// Go 1.16, 1.18 and 1.20 (src/internal/abi/symtab.go).
-        const MAGIC: [u32; 3] = [0xffff_fffa, 0xffff_fff0, 0xffff_fff1];
-        let length = section.end - section.start;
-        if length > TABLE_BYTES {
-            return Err("its table of functions is too large".to_owned());
-        }
-        let mut bytes = vec![0; usize::try_from(length).map_err(|error| error.to_string())?];
-        elf.read_exact(section.start, &mut bytes)
-            .map_err(|error| format!("its table of functions cannot be read: {error}"))?;
-        let unknown =
-            || "its table of functions has a format that observer does not know".to_owned();
-        let magic = word32(&bytes, 0).ok_or_else(unknown)?;
-        if !MAGIC.contains(&magic) || bytes.get(7) != Some(&8) {
-            return Err(unknown());
-        }
-        let relative = magic != MAGIC[0];
-        let word = |index: usize| word64(&bytes, 8 + 8 * index).ok_or_else(unknown);
-        let offset = |index: usize| {
-            word(index).and_then(|word| usize::try_from(word).map_err(|_| unknown()))
-        };
-        let (text, names, lines) = if relative {
-            (word(2)?, offset(3)?, offset(7)?)
-        } else {
-            (0, offset(2)?, offset(6)?)
-        };
-        let functions = offset(0)?;
-        let text = if !relative {
-            0
-        } else if text != 0 && elf.is_code(text) {
-            text
-        } else {
-            text_of_module(elf, section.start)
-                .or_else(|| Some(elf.section(".text")?.start))
-                .ok_or_else(unknown)?
-        };
-        Ok(Self {
-            text,
-            functions,
-            names,
-            lines,
-            relative,
-            bytes,
+            body: instructions[check + 1..].to_vec(),
         })
     }
 
-    /// The code of a function.
-    fn function(&self, name: &str) -> Option<Range> {
-        let entry = |index: usize| {
-            if self.relative {
-                let at = self.lines + 8 * index;
-                let start = self.text + u64::from(word32(&self.bytes, at)?);
-                Some((start, word32(&self.bytes, at + 4).unwrap_or(0) as usize))
-            } else {
-                let at = self.lines + 16 * index;
-                let data = word64(&self.bytes, at + 8).unwrap_or(0);
-                Some((word64(&self.bytes, at)?, usize::try_from(data).ok()?))
+    /// Whether the function puts its first two words of arguments where its caller has made room for them
+    /// (cmd/compile/abi-internal.md, "spill area"), and leaves them there: then they lie behind the return
+    /// address when it returns.
+    fn keeps_arguments(&self) -> bool {
+        const WORD: u64 = 8;
+        const KEPT: [(u64, Register); 2] = [(WORD, Register::RAX), (2 * WORD, Register::RBX)];
+        let prologue = self
+            .body
+            .iter()
+            .position(|one| one.flow_control() != FlowControl::Next)
+            .unwrap_or(0);
+        let mut information = InstructionInfoFactory::new();
+        // How far the stack pointer is below the return address.
+        let mut frame = 0;
+        let mut intact = [true; 2];
+        let mut kept = [None; 2];
+        for (index, one) in self.body[..prologue].iter().enumerate() {
+            match one.mnemonic() {
+                Mnemonic::Push => frame += WORD,
+                Mnemonic::Sub if one.op0_register() == Register::RSP => frame += one.immediate(1),
+                _ => {}
             }
+            for (slot, (at, register)) in KEPT.into_iter().enumerate() {
+                let keeps = one.mnemonic() == Mnemonic::Mov
+                    && one.op0_kind() == OpKind::Memory
+                    && one.memory_base() == Register::RSP
+                    && one.memory_index() == Register::None
+                    && one.memory_displacement64() == frame + at
+                    && one.op1_register() == register;
+                if keeps && intact[slot] {
+                    kept[slot] = Some(index);
+                }
+                intact[slot] &= !information.info(one).used_registers().iter().any(|used| {
+                    used.register().full_register() == register && is_written(used.access())
+                });
+            }
+        }
+        let slots = frame + WORD..frame + (1 + KEPT.len() as u64) * WORD;
+        let mut harms = |one: &Instruction| {
+            let moves_stack = one.op0_register() == Register::RSP
+                && !matches!(one.mnemonic(), Mnemonic::Add | Mnemonic::Cmp);
+            let (base, index) = (one.memory_base(), one.memory_index());
+            if base == Register::RBP || index == Register::RSP || index == Register::RBP {
+                return true;
+            }
+            if base != Register::RSP {
+                return moves_stack;
+            }
+            let first = one.memory_displacement64();
+            let end = first.saturating_add(one.memory_size().size().max(1) as u64);
+            let written = one.mnemonic() == Mnemonic::Lea
+                || information
+                    .info(one)
+                    .used_memory()
+                    .iter()
+                    .any(|used| is_written(used.access()));
+            moves_stack
+                || written && (index != Register::None || first < slots.end && slots.start < end)
         };
-        // `runtime._func` begins with the entry, as in the list.
-        let name_at = if self.relative { 4 } else { 8 };
-        let named = |index: usize| {
-            let (_, data) = entry(index)?;
-            let at = word32(&self.bytes, self.lines + data + name_at)? as usize;
-            let text = self.bytes.get(self.names + at..)?;
-            text.strip_prefix(name.as_bytes())
-                .and_then(|rest| rest.first())
-                .filter(|byte| **byte == 0)
+        let [Some(first), Some(second)] = kept else {
+            return false;
         };
-        let limit = self.bytes.len() / 8;
-        let index = (0..self.functions.min(limit)).find(|index| named(*index).is_some())?;
-        let (start, _) = entry(index)?;
-        let (end, _) = entry(index + 1)?;
-        (start < end).then_some(start..end)
+        !self.body.iter().enumerate().any(|(index, one)| {
+            let prepares = index < prologue && one.op0_register() == Register::RSP;
+            !prepares && ![first, second].contains(&index) && harms(one)
+        })
     }
 }
 
-/// Where the text begins, by `runtime.firstmoduledata`: since Go 1.26 in a section of its own.
-fn text_of_module(elf: &Elf, table: u64) -> Option<u64> {
-    let module = elf.section(".go.module")?.start;
-    let word = |address: u64| {
-        let mut bytes = [0; 8];
-        elf.read_exact(address, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
-    };
-    if word(module)? != table {
-        return None;
+fn is_written(access: OpAccess) -> bool {
+    !matches!(
+        access,
+        OpAccess::None | OpAccess::NoMemAccess | OpAccess::Read | OpAccess::CondRead
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(bytes: &[u8]) -> Code {
+        let body: Vec<Instruction> = Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE)
+            .into_iter()
+            .collect();
+        Code {
+            check: body[0],
+            begin: body[0],
+            returns: Vec::new(),
+            body,
+        }
     }
-    word(module + MODULE_TEXT).filter(|text| elf.is_code(*text))
-}
 
-fn word32(bytes: &[u8], at: usize) -> Option<u32> {
-    let word = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_le_bytes(word.try_into().ok()?))
-}
+    /// `push rbp; mov rbp, rsp; sub rsp, 16; mov [rsp + 32], rax; mov [rsp + 40], rbx; call $+5`
+    const KEEPS: &[u8] =
+        b"\x55\x48\x89\xe5\x48\x83\xec\x10\x48\x89\x44\x24\x20\x48\x89\x5c\x24\x28\xe8\0\0\0\0";
 
-fn word64(bytes: &[u8], at: usize) -> Option<u64> {
-    let word = bytes.get(at..at.checked_add(8)?)?;
-    Some(u64::from_le_bytes(word.try_into().ok()?))
+    #[test]
+    fn arguments_that_are_kept() {
+        // `mov rax, [rsp + 32]; add rsp, 16; pop rbp; ret`
+        let rest = b"\x48\x8b\x44\x24\x20\x48\x83\xc4\x10\x5d\xc3";
+        assert!(code(&[KEEPS, rest].concat()).keeps_arguments());
+    }
+
+    #[test]
+    fn arguments_that_are_not_kept() {
+        let after: [&[u8]; 4] = [
+            b"\x48\x89\x4c\x24\x28", // mov [rsp + 40], rcx
+            b"\xc6\x44\x24\x23\0",   // mov byte [rsp + 35], 0
+            b"\x48\x8d\x4c\x24\x20", // lea rcx, [rsp + 32]
+            b"\x48\x83\xec\x08",     // sub rsp, 8
+        ];
+        for rest in after {
+            assert!(
+                !code(&[KEEPS, rest].concat()).keeps_arguments(),
+                "{rest:x?}"
+            );
+        }
+        // `xor eax, eax` comes first.
+        assert!(!code(&[b"\x31\xc0", KEEPS].concat()).keeps_arguments());
+        assert!(!code(&KEEPS[8..]).keeps_arguments());
+    }
 }

@@ -1,0 +1,3 @@
+module observer/clients/http
+
+go 1.18

@@ -1,0 +1,3 @@
+module observer/clients/library
+
+go 1.18

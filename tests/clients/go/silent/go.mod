@@ -1,0 +1,3 @@
+module observer/clients/silent
+
+go 1.18
