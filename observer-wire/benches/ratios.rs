@@ -4,12 +4,15 @@
 use std::{hint::black_box, time::Instant};
 
 use observer_wire::{
-    CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp, body::sse,
+    CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp, body::sse, http,
 };
 use serde::Deserialize;
 
 /// Rounds in which all modes take their turn.
 const ROUNDS: usize = 7;
+
+/// Heads of a connection.
+const HEADS: usize = 100;
 
 /// Repetitions in a round, of which the median counts.
 const REPETITIONS: usize = 15;
@@ -112,6 +115,14 @@ fn main() {
     let [events_framed, padded_framed, with_usage_framed] =
         [&events, &padded, &with_usage].map(|events| framed(events, end));
 
+    let events_http2: Vec<Vec<u8>> = events
+        .iter()
+        .map(String::as_str)
+        .chain([end])
+        .map(|event| frame(0, 0, 1, event.as_bytes()))
+        .collect();
+    let heads_http2 = heads_of(HEADS);
+
     let mut modes = vec![
         Mode {
             name: "memcpy of the events",
@@ -161,6 +172,21 @@ fn main() {
             name: "events, observer",
             units: EVENTS,
             work: Box::new(|| stream(&events_framed)),
+        },
+        Mode {
+            name: "HTTP/2 frames, observer",
+            units: EVENTS,
+            work: Box::new(|| frames(&events_http2)),
+        },
+        Mode {
+            name: "events over HTTP/2, observer",
+            units: EVENTS,
+            work: Box::new(|| stream_http2(&events_http2)),
+        },
+        Mode {
+            name: "HTTP/2 heads that refer to the table, observer",
+            units: HEADS,
+            work: Box::new(|| heads(&heads_http2)),
         },
         Mode {
             name: "padded events, serde_json typed",
@@ -236,6 +262,24 @@ fn main() {
             "events, observer",
             "events, serde_json typed",
             0.25,
+        ),
+        (
+            "HTTP/2 frames / memcpy",
+            "HTTP/2 frames, observer",
+            "memcpy of the events",
+            4.0,
+        ),
+        (
+            "events over HTTP/2 / over HTTP/1.1",
+            "events over HTTP/2, observer",
+            "events, observer",
+            1.2,
+        ),
+        (
+            "HTTP/2 head / HTTP/1.1 head",
+            "HTTP/2 heads that refer to the table, observer",
+            "request head, observer",
+            1.0,
         ),
         (
             "padded events without usage / serde_json typed",
@@ -415,6 +459,115 @@ fn stream(framed: &[Vec<u8>]) -> u64 {
     }
     feed.pass(Direction::Received, b"0\r\n\r\n");
     feed.ended
+}
+
+/// As `stream`, over HTTP/2, one frame an event.
+fn stream_http2(framed: &[Vec<u8>]) -> u64 {
+    let mut feed = Feed::new();
+    let [sent, received] = begun_http2();
+    feed.pass(Direction::Sent, &sent);
+    feed.pass(Direction::Received, &received);
+    for event in framed {
+        feed.pass(Direction::Received, event);
+    }
+    feed.pass(Direction::Received, &frame(0, 1, 1, b""));
+    feed.ended
+}
+
+/// The frames alone.
+fn frames(framed: &[Vec<u8>]) -> u64 {
+    let mut connection = http::Connection::default();
+    let mut bytes = 0;
+    let mut sink = |event: http::Event<'_>| {
+        if let http::Event::ResponseBody { bytes: body, .. } = event {
+            bytes += body.len() as u64;
+        }
+    };
+    let [sent, received] = begun_http2();
+    let at = Timestamp(1);
+    connection.data(Direction::Sent, at, Origin(1), &sent, &mut sink);
+    connection.data(Direction::Received, at, Origin(1), &received, &mut sink);
+    for event in framed {
+        connection.data(Direction::Received, at, Origin(1), event, &mut sink);
+    }
+    bytes
+}
+
+/// A connection with a request and the head of its answer.
+fn begun_http2() -> [Vec<u8>; 2] {
+    let mut head = vec![0x83];
+    for (index, value) in [(0x41, "api.openai.com"), (0x44, "/v1/chat/completions")] {
+        head.extend([index, value.len() as u8]);
+        head.extend(value.bytes());
+    }
+    let answer = b"\x88\x5f\x11text/event-stream";
+    let body = b"{\"model\":\"gpt-4o\",\"stream\":true}";
+    [
+        [
+            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+            &frame(4, 0, 0, b""),
+            &frame(1, 4, 1, &head),
+            &frame(0, 1, 1, body),
+        ]
+        .concat(),
+        [frame(4, 0, 0, b""), frame(1, 4, 1, answer)].concat(),
+    ]
+}
+
+/// A head that adds fields to the table, and others that refer to them.
+fn heads_of(count: usize) -> Vec<Vec<u8>> {
+    let fields = [
+        (":authority", "api.openai.com"),
+        (":path", "/v1/embeddings"),
+        ("accept", "application/json"),
+        ("content-type", "application/json"),
+        ("user-agent", "OpenAI/Python 1.99.0"),
+        ("x-stainless-lang", "python"),
+        ("x-stainless-package-version", "1.99.0"),
+        ("x-stainless-os", "Linux"),
+        ("x-stainless-arch", "x64"),
+        ("x-stainless-runtime", "CPython"),
+        ("x-stainless-runtime-version", "3.11.7"),
+        (
+            "authorization",
+            "Bearer sk-0123456789012345678901234567890123456789",
+        ),
+    ];
+    let mut head = vec![0x83];
+    for (name, value) in fields {
+        head.extend([0x40, name.len() as u8]);
+        head.extend(name.bytes());
+        head.push(value.len() as u8);
+        head.extend(value.bytes());
+    }
+    let indexed: Vec<u8> = [0x83]
+        .into_iter()
+        .chain((0..fields.len() as u8).map(|index| 0x80 | (62 + index)))
+        .collect();
+    let mut heads = vec![frame(1, 5, 1, &head)];
+    heads.extend((1..count).map(|number| frame(1, 5, number as u32 * 2 + 1, &indexed)));
+    heads
+}
+
+fn heads(heads: &[Vec<u8>]) -> u64 {
+    let mut feed = Feed::new();
+    feed.pass(Direction::Sent, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    for head in heads {
+        feed.pass(Direction::Sent, head);
+    }
+    feed.positions[0]
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len())
+        .unwrap_or(u32::MAX)
+        .to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
 }
 
 /// Events and their end as chunks of HTTP.

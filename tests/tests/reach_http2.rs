@@ -1,6 +1,6 @@
 //! Calls over HTTP/2, by real clients.
 
-use std::{ffi::OsString, fs, process::Command};
+use std::{ffi::OsString, fs, process::Command, thread, time::Duration};
 
 use observer_e2e::{clients, coverage::Row, harness::Scene};
 use serde_json::Value;
@@ -100,6 +100,60 @@ fn httpx_errors_and_streams_that_break_off() {
         assert_eq!(call["incomplete"], incomplete, "{behaviour}: {call}");
         assert!(call["error_type"].is_string(), "{behaviour}: {call}");
         scene.assert_truth_of(&run.calls);
+    }
+}
+
+/// A client that leaves a stream goes on with others.
+#[test]
+fn httpx_leaves_a_stream() {
+    let scene = Scene::new();
+    let arguments = [
+        "--mode",
+        "async-stream",
+        "--break-after",
+        "5",
+        "--behaviour",
+        "events=60; token-ms=10",
+    ];
+    let run = scene.exec(&[], &python(&scene, "http2", &arguments));
+    let call = run.only_call();
+    assert_eq!(call["incomplete"], "client_cancelled", "{call:#}");
+    assert_eq!(call["finish_reasons"].as_array().map(Vec::len), Some(0));
+    assert_eq!(call["response_model"], "gpt-4o-2024-08-06");
+}
+
+/// Who is attached to in the middle of a connection refers to heads that nobody has seen: the record says
+/// so, and has all that the bodies say.
+#[test]
+fn joined_late() {
+    for mode in ["sync", "stream"] {
+        let scene = Scene::new();
+        let arguments = ["--mode", mode, "--count", "80", "--every", "0.05"];
+        let client = scene.start(&python(&scene, "http2", &arguments));
+        client.line();
+        let observer = scene.watch(&["--pid", &client.pid()]);
+        thread::sleep(Duration::from_millis(1500));
+        let run = observer.stop();
+        run.assert_clean();
+        assert!(client.wait().0.success());
+        assert!(run.calls.len() >= 5, "{:#?}", run.calls);
+        let truth = scene.provider.truth();
+        for call in &run.calls {
+            assert_eq!(call["incomplete"], "headers_unknown", "{call:#}");
+            assert_eq!(call["url_path"], Value::Null, "{call:#}");
+        }
+        // One for one, none left out: answers have random lengths.
+        let same = |(call, truth): (&Value, &Value)| {
+            ["provider", "operation", "model", "response_model"]
+                .iter()
+                .chain(&["prompt_tokens", "completion_tokens", "finish_reasons"])
+                .chain(&["stream", "status_code"])
+                .all(|field| call[field] == truth[field])
+        };
+        let aligned = truth
+            .windows(run.calls.len())
+            .any(|truth| run.calls.iter().zip(truth).all(same));
+        assert!(aligned, "{:#?}\nagainst {truth:#?}", run.calls);
     }
 }
 

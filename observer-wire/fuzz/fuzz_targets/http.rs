@@ -32,7 +32,8 @@ fuzz_target!(|data: &[u8]| {
         | Event::RequestEnd { exchange, .. }
         | Event::ResponseHead { exchange, .. }
         | Event::ResponseBody { exchange, .. }
-        | Event::ResponseGap { exchange, .. } => assert!(open.contains(&exchange)),
+        | Event::ResponseGap { exchange, .. }
+        | Event::ResponseTrailers { exchange, .. } => assert!(open.contains(&exchange)),
         Event::End { exchange, .. } => assert!(open.remove(&exchange)),
     };
     let at = Timestamp(0);

@@ -447,15 +447,14 @@ impl fmt::Debug for Parser {
     }
 }
 
-/// What a value that was kept counts.
+/// What a value that was kept counts. An array counts nothing itself.
 fn bytes(value: &Value) -> usize {
-    VALUE_BYTES
-        + match value {
-            Value::Array(values) => values.iter().map(bytes).sum::<usize>() - VALUE_BYTES,
-            Value::Object(members) => members.values().map(bytes).sum(),
-            Value::String(text) => text.len(),
-            _ => 0,
-        }
+    match value {
+        Value::Array(values) => values.iter().map(bytes).sum(),
+        Value::Object(members) => VALUE_BYTES + members.values().map(bytes).sum::<usize>(),
+        Value::String(text) => VALUE_BYTES + text.len(),
+        _ => VALUE_BYTES,
+    }
 }
 
 /// An integer, which is negative if it is that of 64 bits.
@@ -591,6 +590,9 @@ mod tests {
         assert_eq!(status, Status::Complete);
         let counts = b"\x80\x01\x05".repeat(100_000);
         assert!(parse(&counts, 4096).0["count"].as_array().unwrap().len() < 100);
+        // One after the other of those that are left, with an array that stayed empty as there was no room.
+        let full = [b"\x80\x01\x05".repeat(100), b"\x12\x00".repeat(3)].concat();
+        assert_eq!(parse(&full, 5).1, Status::Complete);
         let mut deep = Vec::new();
         for _ in 0..100 {
             let mut length = vec![0x12];

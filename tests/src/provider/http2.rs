@@ -137,21 +137,22 @@ async fn exchange(
     let (number, mut random) = shared.next();
     let answer = answer::to(&request, &behaviour, number, &mut random);
     let mut truth = answer.truth.clone();
-    let mut sent = 0;
+    let mut progress = Progress::default();
     let ending = write(
         &mut respond,
         answer,
         &behaviour,
         &socket,
         &mut random,
-        &mut sent,
+        &mut progress,
     )
     .await
     .unwrap_or(Ending::ClientGone);
-    truth["server_ns"] =
-        json!(u64::try_from(request.first_byte.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    let ended = progress.broke_off.unwrap_or_else(Instant::now);
+    let elapsed = ended.duration_since(request.first_byte);
+    truth["server_ns"] = json!(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
     if !matches!(ending, Ending::Complete) {
-        answer::unfinished(&mut truth, sent, behaviour.has("hang"));
+        answer::unfinished(&mut truth, progress.sent, behaviour.has("hang"));
     }
     if behaviour.has("early") {
         read_body(&mut body, &mut request).await;
@@ -164,6 +165,14 @@ async fn exchange(
     } else if behaviour.has("close") {
         let _ = commands.send(Command::Close);
     }
+}
+
+/// How far an answer has come.
+#[derive(Default)]
+struct Progress {
+    /// Parts of the body that were sent.
+    sent: usize,
+    broke_off: Option<Instant>,
 }
 
 /// Reads the body to its end; `None` if the client broke off.
@@ -182,7 +191,7 @@ async fn write(
     behaviour: &Behaviour,
     socket: &net::TcpStream,
     random: &mut fastrand::Rng,
-    sent: &mut usize,
+    progress: &mut Progress,
 ) -> Result<Ending, h2::Error> {
     if behaviour.has("hang") {
         poll_fn(|context| respond.poll_reset(context)).await?;
@@ -227,7 +236,8 @@ async fn write(
     let last = coded.len();
     for (index, part) in coded.into_iter().enumerate() {
         if cut == Some(index as u64) {
-            *sent = index;
+            progress.sent = index;
+            progress.broke_off = Some(Instant::now());
             // What was sent is on its way before the end.
             tokio::time::sleep(Duration::from_millis(20)).await;
             if behaviour.has("reset") {
@@ -248,8 +258,8 @@ async fn write(
         }
         let end = index + 1 == last && trailers.is_empty();
         match send(&mut stream, part, end, random).await {
-            Err(error) if *sent < content => return Err(error),
-            _ => *sent = index + 1,
+            Err(error) if progress.sent < content => return Err(error),
+            _ => progress.sent = index + 1,
         }
     }
     if !trailers.is_empty() {

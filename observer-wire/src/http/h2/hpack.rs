@@ -373,8 +373,11 @@ mod tests {
             .collect()
     }
 
-    /// Each block in turn, its fields, and the size of the table after it.
-    fn check(mut decoder: Decoder, blocks: &[(&str, &[(&str, &str)], usize)]) {
+    /// A block, its fields, and the size of the table after it.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], usize);
+
+    /// Each block in turn.
+    fn check(mut decoder: Decoder, blocks: &[Case<'_>]) {
         for (block, fields, size) in blocks {
             assert_eq!(decode(&mut decoder, block), Ok(known(fields)), "{block}");
             assert_eq!(decoder.size, *size, "{block}");

@@ -81,8 +81,8 @@ pub(super) fn decode(string: &[u8], text: &mut Vec<u8>) -> Option<()> {
             held += 8;
         }
         let Some((byte, length)) = symbol(bits, held) else {
-            let padding = (1 << held) - 1;
-            return (held < 8 && bits & padding == padding).then_some(());
+            let is_padding = held < 8 && bits.trailing_ones() as usize >= held;
+            return is_padding.then_some(());
         };
         text.push(byte);
         held -= length;
@@ -183,7 +183,12 @@ mod tests {
     #[test]
     fn what_is_no_string_is_refused() {
         // The end of the string, padding of zeros, and padding of eight bits.
-        for string in [&[0xff, 0xff, 0xff, 0xff][..], &[0x00], &[0x07, 0xff]] {
+        for string in [
+            &[0xff, 0xff, 0xff, 0xff][..],
+            &[0xff; 8],
+            &[0x00],
+            &[0x07, 0xff],
+        ] {
             assert_eq!(decoded(string), None, "{string:x?}");
         }
         assert_eq!(decoded(&[]), Some(Vec::new()));
