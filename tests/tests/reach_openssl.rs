@@ -232,7 +232,7 @@ impl Linkage {
     /// The program `clients/static/client.c`, linked so.
     fn build(&self) -> PathBuf {
         let source = clients::script("static/client.c");
-        let mut input = self.arguments.join(" ");
+        let mut input = format!("{:?} without build id", self.arguments);
         for file in ["static/client.c", "static/seccomp.h"] {
             input += &fs::read_to_string(clients::script(file)).unwrap();
         }
@@ -248,7 +248,7 @@ impl Linkage {
             )
             .context("cannot link to OpenSSL statically: apt-get install libssl-dev")?;
             if self.stripped {
-                clients::run(Command::new("strip").arg("-s").arg(&program))?;
+                clients::strip(&program, &program)?;
             }
             Ok(())
         });
@@ -418,7 +418,7 @@ fn stripped_copy(python: &Path, folder: &Path) -> PathBuf {
     for entry in fs::read_dir(bindings).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "so") {
-            clients::run(Command::new("strip").arg("-s").arg(&path)).unwrap();
+            clients::strip(&path, &path).unwrap();
         }
     }
     folder.to_owned()
