@@ -9,3 +9,4 @@ pub mod coverage;
 pub mod guest;
 pub mod harness;
 pub mod provider;
+pub mod sites;
