@@ -90,6 +90,32 @@ fn wget() {
 }
 
 #[test]
+fn libcurl() {
+    let scene = Scene::new();
+    let script = clients::script("libcurl.py");
+    let command: Vec<OsString> = vec![
+        "python3".into(),
+        script.into(),
+        scene.provider.url().into(),
+        "libcurl-gnutls.so.4".into(),
+        "3".into(),
+    ];
+    let (_, version, _) = output(
+        "dpkg-query",
+        &["--show", "--showformat", "${Version}", "libcurl3-gnutls"],
+    );
+    let row = Row {
+        runtime: "libcurl (GnuTLS build)",
+        version: version.split('-').next().unwrap(),
+        library: &gnutls(),
+        linkage: "shared",
+        symbols: "dynamic symbols",
+        http: "1.1",
+    };
+    scene.cover(&row, 6, &[], &command);
+}
+
+#[test]
 fn records_of_every_kind() {
     let program = client();
     let scene = Scene::new();
