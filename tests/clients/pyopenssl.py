@@ -21,6 +21,8 @@ def main() -> None:
     import urllib3
     import urllib3.contrib.pyopenssl
 
+    # A module that is loaded late is found within milliseconds, or more where the machine is busy.
+    time.sleep(1)
     shared = urllib3.PoolManager(ca_certs=os.environ["SSL_CERT_FILE"])
     call(shared, arguments.url, "shared", 0)
     urllib3.contrib.pyopenssl.inject_into_urllib3()

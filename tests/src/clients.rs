@@ -130,6 +130,18 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Copies a program or library without its symbols, and without the note by which observer would know it for
+/// the one that has them.
+///
+/// # Errors
+///
+/// There is no `strip` (binutils), or no such file.
+pub fn strip(from: &Path, to: &Path) -> anyhow::Result<()> {
+    run(Command::new("strip")
+        .args(["-s", "--remove-section=.note.gnu.build-id", "-o"])
+        .args([to, from]))
+}
+
 /// Copies a program to a folder and lets everybody execute it.
 ///
 /// # Errors

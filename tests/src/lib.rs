@@ -11,3 +11,4 @@ pub mod golang;
 pub mod guest;
 pub mod harness;
 pub mod provider;
+pub mod sites;

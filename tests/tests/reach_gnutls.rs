@@ -13,10 +13,9 @@ use anyhow::Context as _;
 use observer_e2e::{
     clients,
     coverage::Row,
-    harness::{Scene, binary, output},
+    harness::{Scene, output},
+    sites,
 };
-use serde_json::Value;
-
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libgnutls.so.30";
 
 /// `clients/gnutls/client.c`
@@ -91,6 +90,32 @@ fn wget() {
 }
 
 #[test]
+fn libcurl() {
+    let scene = Scene::new();
+    let script = clients::script("libcurl.py");
+    let command: Vec<OsString> = vec![
+        "python3".into(),
+        script.into(),
+        scene.provider.url().into(),
+        "libcurl-gnutls.so.4".into(),
+        "3".into(),
+    ];
+    let (_, version, _) = output(
+        "dpkg-query",
+        &["--show", "--showformat", "${Version}", "libcurl3-gnutls"],
+    );
+    let row = Row {
+        runtime: "libcurl (GnuTLS build)",
+        version: version.split('-').next().unwrap(),
+        library: &gnutls(),
+        linkage: "shared",
+        symbols: "dynamic symbols",
+        http: "1.1",
+    };
+    scene.cover(&row, 6, &[], &command);
+}
+
+#[test]
 fn records_of_every_kind() {
     let program = client();
     let scene = Scene::new();
@@ -159,11 +184,10 @@ fn who_ended_the_connection() {
 
 #[test]
 fn check_shows_the_library_and_leaves_its_wrapper_alone() {
-    let check = |path: &str| -> Value {
-        let arguments = ["check", "--format", "json", "--file", path];
-        serde_json::from_str(&output(binary(), &arguments).1).unwrap()
-    };
-    let report = check(LIBRARY);
+    let report = sites::check(Path::new(LIBRARY));
+    for probe in report["libraries"][0]["probes"].as_array().unwrap() {
+        sites::assert_right(Path::new(LIBRARY), probe);
+    }
     assert_eq!(report["ok"], true, "{report:#}");
     assert_eq!(report["libraries"][0]["library"], "GnuTLS");
     assert_eq!(report["libraries"][0]["found_by"], "symbols");
@@ -194,7 +218,7 @@ fn check_shows_the_library_and_leaves_its_wrapper_alone() {
             .arg(LIBRARY),
     )
     .unwrap();
-    let report = check(wrapper.to_str().unwrap());
+    let report = sites::check(&wrapper);
     assert_eq!(
         report["libraries"].as_array().unwrap().len(),
         0,

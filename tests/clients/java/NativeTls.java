@@ -49,8 +49,9 @@ public final class NativeTls {
         String url = arguments[0];
         String ca = System.getenv("SSL_CERT_FILE");
         Call call = arguments[1].equals("netty") ? netty(url, ca) : conscrypt(url, ca);
+        // A library that is loaded late is found within milliseconds, or more where the machine is busy.
+        Thread.sleep(1000);
         if (arguments.length > 3) {
-            // With the library loaded.
             System.out.println("waiting");
             System.in.read();
         }

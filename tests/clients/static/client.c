@@ -40,8 +40,7 @@ static struct {
     int forbidden;   /* make a system call that is not needed */
     int wait;        /* print "waiting" and wait for a line, with the first connection open */
     const char *behaviour;
-    const char *name;
-} options = {.calls = 1, .connections = 1, .behaviour = "", .name = "case"};
+} options = {.calls = 1, .connections = 1, .behaviour = ""};
 
 static void fail(const char *what)
 {
@@ -214,13 +213,12 @@ static void call(SSL *ssl, int connection, int number)
                        options.stream ? "true,\"stream_options\":{\"include_usage\":true}" : "false", prompt);
     int length = sprintf(request,
                          "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                         "X-Test-Case: %s/%d/%d\r\nX-Test-Behaviour: %s\r\nContent-Length: %d\r\n\r\n%s",
-                         options.name, connection, number, options.behaviour, size, body);
+                         "X-Test-Case: case/%d/%d\r\nX-Test-Behaviour: %s\r\nContent-Length: %d\r\n\r\n%s",
+                         connection, number, options.behaviour, size, body);
     send_all(ssl, request, (size_t)length);
     size_t got;
     int whole = read_answer(ssl, answer, sizeof answer, &got);
-    printf("{\"case\":\"%s/%d/%d\",\"elapsed_ns\":%ld,\"bytes\":%zu,\"whole\":%s,\"ssl\":\"%p\"}\n", options.name,
-           connection, number, now() - started, got, whole ? "true" : "false", (void *)ssl);
+    printf("{\"case\":\"case/%d/%d\",\"elapsed_ns\":%ld,\"bytes\":%zu,\"whole\":%s,\"ssl\":\"%p\"}\n", connection, number, now() - started, got, whole ? "true" : "false", (void *)ssl);
     fflush(stdout);
     free(prompt);
     free(request);
@@ -289,8 +287,6 @@ static void parse(int count, char **words)
             }
         if (!known && at + 1 < count && strcmp(words[at], "--behaviour") == 0)
             options.behaviour = words[++at], known = 1;
-        if (!known && at + 1 < count && strcmp(words[at], "--case") == 0)
-            options.name = words[++at], known = 1;
         if (!known) {
             fprintf(stderr, "unknown option %s\n", words[at]);
             exit(2);
