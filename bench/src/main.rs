@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod examine;
 mod load;
 mod process;
 mod python;
@@ -43,6 +44,8 @@ enum Experiment {
     Attach,
     /// What processes pay that are not watched
     Uninvolved,
+    /// What it costs to look through a large program
+    Examine,
     /// What the agent holds in memory
     Memory,
     /// A real client, against other tools
@@ -94,6 +97,7 @@ fn main() -> anyhow::Result<()> {
             Experiment::Uninvolved => load::uninvolved(&mut report, &effort, folder.path())
                 .and_then(|()| system::start(&mut report, &effort, folder.path()))
                 .and_then(|()| system::system_calls(&mut report, &effort, folder.path())),
+            Experiment::Examine => examine::run(&mut report, &effort),
             Experiment::Memory => load::memory(&mut report, folder.path()),
             Experiment::Python => python::run(&mut report, &effort, folder.path()),
             Experiment::Wire => system::wire(&mut report),

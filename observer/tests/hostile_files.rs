@@ -145,7 +145,7 @@ fn most_memory() -> u64 {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 600, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 2000, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn a_changed_file_does_no_harm(

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -24,6 +25,8 @@ const BUNS: [&str; 3] = ["1.1.40", "1.3.14", "1.4.5"];
 
 /// The first with an executable of its own, and the newest.
 const CLAUDES: [&str; 2] = ["2.1.110", "2.1.332"];
+
+const CURL_CFFI: &str = "0.17.0";
 
 const GRPCS: [&str; 4] = ["1.50.0", "1.62.3", "1.70.0", "1.85.1"];
 
@@ -149,7 +152,20 @@ fn claude_code_calls_tools() {
     // That it is stopped after three turns is a failure to it.
     let run = scene.exec(&[], &command);
     assert!(run.stderr.contains("lost 0"), "{}", run.stderr);
-    scene.assert_truth(&run.calls);
+    let mut truth = scene.provider.truth();
+    truth.retain(|truth| truth["llm_call"] == true);
+    assert_eq!(run.calls.len(), truth.len(), "{:#?}", run.calls);
+    for (call, truth) in run.calls.iter().zip(&truth) {
+        for field in [
+            "request_id",
+            "model",
+            "prompt_tokens",
+            "completion_tokens",
+            "tool_calls",
+        ] {
+            assert_eq!(call[field], truth[field], "{field} of {call:#}");
+        }
+    }
     assert!(run.calls.len() >= 3, "{:#?}", run.calls);
     for call in &run.calls {
         assert_eq!(call["tool_calls"][0], "get_weather", "{call:#}");
@@ -157,25 +173,29 @@ fn claude_code_calls_tools() {
     assert_eq!(run.traces.len(), 1, "{:#?}", run.traces);
 }
 
-/// A folder with a version of gRPC's Python package.
-fn grpc(version: &str) -> PathBuf {
+/// A folder with a version of a Python package, which is on no interpreter's path.
+fn package(name: &str, version: &str) -> PathBuf {
     let python = clients::python().unwrap();
-    clients::prepared(&format!("grpcio-{version}"), version, |folder| {
+    clients::prepared(&format!("{name}-{version}"), version, |folder| {
         clients::run(
             Command::new(&python)
-                .args([
-                    "-m",
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                ])
-                .args(["--only-binary", ":all:", "--target"])
+                .args(["-m", "pip", "install", "--quiet"])
+                .args(["--disable-pip-version-check", "--only-binary", ":all:"])
+                .arg("--target")
                 .arg(folder)
-                .args([&format!("grpcio=={version}"), "typing-extensions"]),
+                .args([&format!("{name}=={version}"), "typing-extensions"]),
         )
     })
     .unwrap()
+}
+
+/// A command line for Python with such a package.
+fn python_with(package: &Path, script: &str) -> Vec<OsString> {
+    let mut command: Vec<OsString> = vec!["env".into()];
+    command.push(format!("PYTHONPATH={}", package.display()).into());
+    command.push(clients::python().unwrap().into());
+    command.push(clients::script(script).into());
+    command
 }
 
 /// A gRPC server, which nobody watches, and what its clients trust.
@@ -211,12 +231,9 @@ impl Server {
 fn grpc_in_python_byte_by_byte() {
     for version in GRPCS {
         let scene = Scene::new();
-        let packages = grpc(version);
+        let packages = package("grpcio", version);
         let server = Server::start(&scene, &packages);
-        let mut command: Vec<OsString> = vec!["env".into()];
-        command.push(format!("PYTHONPATH={}", packages.display()).into());
-        command.push(clients::python().unwrap().into());
-        command.push(clients::script("grpc/client.py").into());
+        let mut command = python_with(&packages, "grpc/client.py");
         command.push(server.port.clone().into());
         command.push(server.certificate.clone().into());
         let run = scene.exec(&["--all-hosts"], &command);
@@ -229,6 +246,57 @@ fn grpc_in_python_byte_by_byte() {
             captured > passed && captured < passed + passed / 200,
             "gRPC {version}: {captured} of {passed}"
         );
+    }
+}
+
+#[test]
+fn curl_in_python_with_symbols() {
+    let scene = Scene::new();
+    let mut command = python_with(&package("curl_cffi", CURL_CFFI), "curl_cffi/calls.py");
+    command.push(scene.provider.url().into());
+    command.push(scene.provider.ca().into());
+    let row = Row {
+        symbols: "symbols",
+        ..row("Python curl_cffi", CURL_CFFI)
+    };
+    scene.cover(&row, 3, &[], &command);
+}
+
+/// The places of the probes of the only library in a file, by function.
+fn places(path: &Path) -> BTreeMap<String, u64> {
+    let output = Command::new(binary())
+        .args(["check", "--format", "json", "--file"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let probes = report["libraries"][0]["probes"].as_array();
+    let probes = probes.unwrap_or_else(|| panic!("{report:#}"));
+    let place = |probe: &Value| {
+        let function = probe["function"].as_str().unwrap().to_owned();
+        (function, probe["within"].as_u64().unwrap())
+    };
+    probes.iter().map(place).collect()
+}
+
+/// A library that has symbols shows whether its functions are found right without them.
+#[test]
+fn errors_lead_to_the_functions_that_symbols_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = package("curl_cffi", CURL_CFFI).join("curl_cffi/_wrapper.abi3.so");
+    let named = places(&library);
+    for options in [
+        &["--strip-all"][..],
+        // Nor with the table of the unwinder.
+        &["--strip-all", "--remove-section", ".eh_frame*"],
+    ] {
+        let stripped = folder.path().join("stripped.so");
+        let mut objcopy = Command::new("objcopy");
+        clients::run(objcopy.args(options).args([&library, &stripped])).unwrap();
+        let found = places(&stripped);
+        for function in ["SSL_read", "SSL_write"] {
+            assert_eq!(found[function], named[function], "{function}, {options:?}");
+        }
     }
 }
 

@@ -36,7 +36,7 @@ use super::{
 const SMALL: u64 = 32 << 20;
 
 /// What takes longer is remembered on disk.
-const LONG: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_millis(10);
 
 /// Builds that are remembered in memory, and on disk.
 const REMEMBERED: usize = 4_096;

@@ -134,6 +134,7 @@ pub fn flow_within(
     let mut start = 0;
     let mut instruction = Instruction::default();
     while let Some((mut address, mut state)) = ways.pop() {
+        let mut called = false;
         loop {
             steps += 1;
             *budget = budget.checked_sub(1)?;
@@ -160,8 +161,14 @@ pub fn flow_within(
             flow.instructions.insert(address);
             let target = instruction.near_branch_target();
             let kind = instruction.flow_control();
+            // A function that does not return is the end of this one, and another may begin behind the room
+            // between them.
+            if called && matches!(instruction.mnemonic(), Mnemonic::Int3 | Mnemonic::Nop) {
+                state.depth = None;
+            }
+            called = matches!(kind, FlowControl::Call | FlowControl::IndirectCall);
             let arguments = ARGUMENTS.map(|register| state.constants[register.number()]);
-            if matches!(kind, FlowControl::Call | FlowControl::IndirectCall) {
+            if called {
                 flow.is_part |= state
                     .depth
                     .is_some_and(|depth| (depth + RETURN_ADDRESS) % ALIGNMENT != 0);
