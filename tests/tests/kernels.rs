@@ -49,20 +49,20 @@ fn captures(series: &str, best: &str, interfaces: &[&str]) {
             assert_eq!(call["status_code"], 200, "{call:#}");
             assert_eq!(call["comm"], "tls-load", "{call:#}");
         }
-        let text = part(&format!("{interface}, Go"));
-        assert!(text.contains("lost 0"), "{text}");
-        let calls: Vec<Value> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .filter(|record: &Value| record["type"] == "llm_call")
-            .collect();
-        assert_eq!(calls.len(), 3, "{text}");
-        for call in &calls {
-            assert!(call["incomplete"].is_null(), "{call:#}");
-            assert_eq!(call["request_id"], "of-the-server", "{call:#}");
-            assert_eq!(call["completion_tokens"], 2, "{call:#}");
-            assert!(call["goroutine"].is_u64(), "{call:#}");
-        }
+    }
+    let text = part("Go");
+    assert!(text.contains("lost 0"), "{text}");
+    let calls: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|record: &Value| record["type"] == "llm_call")
+        .collect();
+    assert_eq!(calls.len(), 3, "{text}");
+    for call in &calls {
+        assert!(call["incomplete"].is_null(), "{call:#}");
+        assert_eq!(call["request_id"], "of-the-server", "{call:#}");
+        assert_eq!(call["completion_tokens"], 2, "{call:#}");
+        assert!(call["goroutine"].is_u64(), "{call:#}");
     }
 }
 
@@ -89,13 +89,14 @@ fn console(series: &str, interfaces: &[&str]) -> anyhow::Result<String> {
             "echo '== {interface}'; rm -f /tmp/records\n\
              observer exec --format jsonl --output /tmp/records {option} -- \
              tls-load --requests 6 --events 10 --request-bytes 100000 --bytes 2000\n\
-             echo exit $?; cat /tmp/records\n\
-             echo '== {interface}, Go'; rm -f /tmp/records\n\
-             observer exec --format jsonl --output /tmp/records {option} -- \
-             go-client -mode server -count 3\n\
              echo exit $?; cat /tmp/records\n"
         ));
     }
-    script.push_str("echo '== end'\n");
+    script.push_str(
+        "echo '== Go'; rm -f /tmp/records\n\
+         observer exec --format jsonl --output /tmp/records -- go-client -mode server -count 3\n\
+         echo exit $?; cat /tmp/records\n\
+         echo '== end'\n",
+    );
     guest.run(&script)
 }

@@ -235,7 +235,9 @@ impl Linker {
     ///
     /// The kernel refuses some.
     pub(super) fn load_all(&mut self) -> Result<(), super::Error> {
-        Family::ALL.into_iter().try_for_each(|family| self.load(family))
+        Family::ALL
+            .into_iter()
+            .try_for_each(|family| self.load(family))
     }
 
     /// Loads the programs of a family, once.
