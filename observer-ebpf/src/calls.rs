@@ -8,44 +8,32 @@ use crate::maps::{CALLS, OpenCall, OpenCalls, lost};
 pub const RETURN_WANTED: u32 = 0;
 pub const RETURN_UNWANTED: u32 = 1;
 
-const NO_CALL: OpenCall = OpenCall {
-    cookie: 0,
-    ssl: 0,
-    buffer: 0,
-    count: 0,
-    entered_at: 0,
-    stack: 0,
+/// No call: what a new entry of a map begins with. It lies outside the stack, of which there is little.
+pub static NONE: OpenCalls = OpenCalls {
+    calls: [OpenCall {
+        cookie: 0,
+        ssl: 0,
+        buffer: 0,
+        count: 0,
+        entered_at: 0,
+        stack: 0,
+    }; NESTED_CALLS],
 };
-
-/// No call.
-#[inline(always)]
-pub fn none() -> OpenCalls {
-    OpenCalls {
-        calls: [NO_CALL; NESTED_CALLS],
-    }
-}
-
-/// Nothing but this call.
-#[inline(always)]
-pub fn only(call: &OpenCall) -> OpenCalls {
-    let mut open = none();
-    open.calls[0] = *call;
-    open
-}
 
 /// Notes that the thread has entered a call. Returns whether there was room for it.
 #[inline(always)]
 pub fn enter(thread: u64, call: &OpenCall) -> bool {
-    match CALLS.get_ptr_mut(thread) {
+    let open = CALLS.get_ptr_mut(thread).or_else(|| {
+        // The entry stays and is used again, until the thread exits.
+        CALLS.insert(thread, &NONE, 0).ok()?;
+        CALLS.get_ptr_mut(thread)
+    });
+    match open {
         // SAFETY: a map value that only this thread uses.
         Some(open) => push(unsafe { &mut *open }, call),
-        // The entry stays and is used again, until the thread exits.
         None => {
-            let inserted = CALLS.insert(thread, only(call), 0).is_ok();
-            if !inserted {
-                lost(Loss::Untracked, 0);
-            }
-            inserted
+            lost(Loss::Untracked, 0);
+            false
         }
     }
 }

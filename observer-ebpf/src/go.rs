@@ -90,15 +90,16 @@ pub fn go_call(context: ProbeContext) -> u32 {
                 entered_at: transfer.entered_at,
                 stack,
             };
-            match GOROUTINE_CALLS.get_ptr_mut(key) {
+            let open = GOROUTINE_CALLS.get_ptr_mut(key).or_else(|| {
+                GOROUTINE_CALLS.insert(key, &calls::NONE, 0).ok()?;
+                GOROUTINE_CALLS.get_ptr_mut(key)
+            });
+            match open {
                 // SAFETY: a map value that only this goroutine uses.
                 Some(open) => {
                     calls::push(unsafe { &mut *open }, &call);
                 }
-                None if GOROUTINE_CALLS.insert(key, calls::only(&call), 0).is_err() => {
-                    lost(Loss::Untracked, 0);
-                }
-                None => {}
+                None => lost(Loss::Untracked, 0),
             }
             return 0;
         }
@@ -119,7 +120,7 @@ pub fn go_call(context: ProbeContext) -> u32 {
                 if open.is_none() {
                     // Entered before there were probes. Where one file has probes under two paths, the
                     // second finds that the goroutine is known, and has not entered.
-                    let _ = GOROUTINE_CALLS.insert(key, calls::none(), 0);
+                    let _ = GOROUTINE_CALLS.insert(key, &calls::NONE, 0);
                 }
                 (object, buffer)
             }

@@ -191,11 +191,14 @@ impl Report {
                 self.attach_by = Some(rung.as_str());
                 self.add(true, "uprobes", format!("by {rung}"));
                 self.details(refusals.iter().map(|refusal| format!("not by {refusal}")));
-                self.add(
-                    true,
-                    "programs",
-                    "accepted by the verifier and attached for a test",
-                );
+                match attacher.load_all() {
+                    Ok(()) => self.add(
+                        true,
+                        "programs",
+                        "all accepted by the verifier, and attached for a test",
+                    ),
+                    Err(error) => self.add(false, "programs", error.to_string()),
+                }
                 match plaintext {
                     Ok(()) => self.add(
                         true,

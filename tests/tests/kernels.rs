@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use observer_e2e::{guest::Guest, harness::binary};
+use observer_e2e::{golang::Build, guest::Guest, harness::binary};
 use serde_json::Value;
 
 const LIBSSL: &str = "/usr/lib/x86_64-linux-gnu/libssl.so.3";
@@ -50,6 +50,20 @@ fn captures(series: &str, best: &str, interfaces: &[&str]) {
             assert_eq!(call["comm"], "tls-load", "{call:#}");
         }
     }
+    let text = part("Go");
+    assert!(text.contains("lost 0"), "{text}");
+    let calls: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|record: &Value| record["type"] == "llm_call")
+        .collect();
+    assert_eq!(calls.len(), 3, "{text}");
+    for call in &calls {
+        assert!(call["incomplete"].is_null(), "{call:#}");
+        assert_eq!(call["request_id"], "of-the-server", "{call:#}");
+        assert_eq!(call["completion_tokens"], 2, "{call:#}");
+        assert!(call["goroutine"].is_u64(), "{call:#}");
+    }
 }
 
 fn console(series: &str, interfaces: &[&str]) -> anyhow::Result<String> {
@@ -57,6 +71,12 @@ fn console(series: &str, interfaces: &[&str]) -> anyhow::Result<String> {
     guest.program("observer", &binary())?;
     let load = Path::new(env!("CARGO_BIN_EXE_observer-tls-load"));
     guest.program("tls-load", load)?;
+    // It speaks to itself.
+    let golang = Build {
+        cgo: false,
+        ..Build::with("http", "local", &["-trimpath", "-ldflags=-s -w"])
+    };
+    guest.program("go-client", &golang.program()?)?;
     guest.library(Path::new(LIBSSL))?;
     let mut script = String::from("echo; echo '== check'; observer check; echo exit $?\n");
     for interface in ["best"].iter().chain(interfaces) {
@@ -72,6 +92,11 @@ fn console(series: &str, interfaces: &[&str]) -> anyhow::Result<String> {
              echo exit $?; cat /tmp/records\n"
         ));
     }
-    script.push_str("echo '== end'\n");
+    script.push_str(
+        "echo '== Go'; rm -f /tmp/records\n\
+         observer exec --format jsonl --output /tmp/records -- go-client -mode server -count 3\n\
+         echo exit $?; cat /tmp/records\n\
+         echo '== end'\n",
+    );
     guest.run(&script)
 }

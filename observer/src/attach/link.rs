@@ -232,6 +232,17 @@ impl Linker {
         &self.refusals
     }
 
+    /// Loads the programs of every family.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses some.
+    pub(super) fn load_all(&mut self) -> Result<(), super::Error> {
+        Family::ALL
+            .into_iter()
+            .try_for_each(|family| self.load(family))
+    }
+
     /// Loads the programs of a family, once.
     fn load(&mut self, family: Family) -> Result<(), super::Error> {
         if self.loaded.contains_key(&family) {

@@ -380,6 +380,22 @@ impl Attacher {
         (self.linker.rung(), self.linker.refusals())
     }
 
+    /// Loads all programs that any library may need, to see whether the kernel takes them.
+    ///
+    /// # Errors
+    ///
+    /// It refuses some.
+    pub fn load_all(&mut self) -> Result<(), Error> {
+        self.linker.load_all()?;
+        if !self.follows_sockets {
+            for &(program, names) in SOCKET_TRACEPOINTS {
+                trace(&mut self.programs, program, "syscalls", names)?;
+            }
+            self.follows_sockets = true;
+        }
+        Ok(())
+    }
+
     /// A process is gone. Returns whether any watched process is left.
     pub fn gone(&mut self, pid: Pid) -> bool {
         let _ = self.watched.remove(&pid.0);
