@@ -55,9 +55,10 @@ pub(crate) fn system_calls(
             drop(agent);
         }
     }
-    for (what, [none, without, with]) in
-        [("write and read of a byte", pairs), ("empty system call", empty)]
-    {
+    for (what, [none, without, with]) in [
+        ("write and read of a byte", pairs),
+        ("empty system call", empty),
+    ] {
         report.ratio(
             &format!("{what}, not watched, plain HTTP off / no agent"),
             &without,

@@ -12,9 +12,7 @@ use aya_ebpf::helpers::{
     bpf_ktime_get_boot_ns, bpf_probe_read_user as bpf_probe_read_user_value,
     generated::{bpf_loop, bpf_probe_read_user},
 };
-use observer_common::{
-    ConnectionKey, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SENT, plain,
-};
+use observer_common::{ConnectionKey, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SENT, plain};
 
 use crate::{
     connection::{self, Transfer},
@@ -511,8 +509,16 @@ fn shape(address: u64, bytes: u64) -> Shape {
         };
     }
     if begins!(
-        b"POST ", b"GET ", b"HTTP/1.", b"PUT ", b"HEAD ", b"PATCH ", b"DELETE ", b"OPTIONS ",
-        b"CONNECT ", b"PRI * HT"
+        b"POST ",
+        b"GET ",
+        b"HTTP/1.",
+        b"PUT ",
+        b"HEAD ",
+        b"PATCH ",
+        b"DELETE ",
+        b"OPTIONS ",
+        b"CONNECT ",
+        b"PRI * HT"
     ) {
         Shape::Http
     } else {

@@ -175,7 +175,8 @@ mod architecture {
         const MODE_32: u64 = 0x10;
 
         // SAFETY: the helper checks the address.
-        let [_, x1, x2, x3] = unsafe { bpf_probe_read_kernel(registers.cast::<[u64; 4]>()) }.ok()?;
+        let [_, x1, x2, x3] =
+            unsafe { bpf_probe_read_kernel(registers.cast::<[u64; 4]>()) }.ok()?;
         let words = (registers as usize + PSTATE) as *const [u64; 3];
         // SAFETY: as above.
         let [pstate, x0, number] = unsafe { bpf_probe_read_kernel(words) }.ok()?;

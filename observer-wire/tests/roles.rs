@@ -105,7 +105,10 @@ fn whoever_closes_is_told_by_the_role() {
     let peer = Close::Peer { clean: true };
     assert_eq!(end(Direction::Sent, Close::Local), "client_cancelled");
     assert_eq!(end(Direction::Sent, peer), "server_disconnected");
-    assert_eq!(end(Direction::Received, Close::Local), "server_disconnected");
+    assert_eq!(
+        end(Direction::Received, Close::Local),
+        "server_disconnected"
+    );
     assert_eq!(end(Direction::Received, peer), "client_cancelled");
 }
 
@@ -114,7 +117,10 @@ fn an_answer_that_ends_with_the_connection_is_complete_at_the_server_too() {
     let mut followed = Followed::new();
     followed
         .pass(Direction::Received, REQUEST)
-        .pass(Direction::Sent, &format!("{HEAD}Connection: close\r\n\r\n{BODY}"))
+        .pass(
+            Direction::Sent,
+            &format!("{HEAD}Connection: close\r\n\r\n{BODY}"),
+        )
         .close(Close::Local);
     assert_eq!(followed.calls[0].incomplete, None);
 }

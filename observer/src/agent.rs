@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::Context as _;
 use observer_wire::{
-    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Timestamp,
-    Role, Verdict,
+    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Role,
+    Timestamp, Verdict,
 };
 use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
 use tracing::{debug, info};
@@ -595,9 +595,7 @@ impl Pipeline {
         for (held, verdict) in self.ends.settle(now) {
             match verdict {
                 Side::Alone => self.conclude(held),
-                Side::Other => self
-                    .traces
-                    .call_dismissed(&held.context, &mut self.ended),
+                Side::Other => self.traces.call_dismissed(&held.context, &mut self.ended),
             }
         }
         self.send_traces();

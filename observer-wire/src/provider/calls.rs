@@ -19,8 +19,7 @@ use crate::{
     body::{
         encoding::Decoder,
         json::{Limits, Parser, Select, Status, Taken, Template},
-        ndjson,
-        sse,
+        ndjson, sse,
     },
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
@@ -325,7 +324,10 @@ impl Calls {
                 .and_then(|count| count.parse::<u32>().ok())
                 .map(|count| count.saturating_add(1)),
             server_address: head.host.clone(),
-            server_port: head.host.as_ref().map(|_| head.port.unwrap_or(self.usual_port)),
+            server_port: head
+                .host
+                .as_ref()
+                .map(|_| head.port.unwrap_or(self.usual_port)),
             url_path: head.path[..head.path.floor_char_boundary(PATH_BYTES)].to_owned(),
             sdk: Sdk::of(&head.headers),
         };

@@ -14,10 +14,7 @@ use crate::{
 };
 
 /// Path and operation.
-const PATHS: &[(&str, &str)] = &[
-    ("/api/chat", "chat"),
-    ("/api/generate", "text_completion"),
-];
+const PATHS: &[(&str, &str)] = &[("/api/chat", "chat"), ("/api/generate", "text_completion")];
 
 /// Where Ollama listens if nobody says otherwise.
 const PORT: u16 = 11434;

@@ -57,7 +57,11 @@ const TRACEPOINTS: &[(&str, &str, &str)] = &[
 
 /// Raw tracepoints that see the system calls on sockets: program, name, and what it is needed for.
 const SYSCALLS: &[(&str, &str, u32)] = &[
-    ("syscall_enter", "sys_enter", follow::KEYS | follow::PLAINTEXT),
+    (
+        "syscall_enter",
+        "sys_enter",
+        follow::KEYS | follow::PLAINTEXT,
+    ),
     ("syscall_exit", "sys_exit", follow::PLAINTEXT),
 ];
 
@@ -587,11 +591,7 @@ fn trace(
 }
 
 /// Loads a program and attaches it to a raw tracepoint.
-fn trace_raw(
-    programs: &mut Ebpf,
-    program: &'static str,
-    name: &'static str,
-) -> Result<(), Error> {
+fn trace_raw(programs: &mut Ebpf, program: &'static str, name: &'static str) -> Result<(), Error> {
     let tracepoint: &mut RawTracePoint = programs
         .program_mut(program)
         .ok_or_else(|| missing(program))?
