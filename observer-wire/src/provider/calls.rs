@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::Value;
 
 use super::{
@@ -176,7 +176,8 @@ impl Calls {
             } => {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
-                if hosts::is_llm(host) {
+                // What follows a CONNECT is another connection, most likely by TLS.
+                if hosts::is_llm(host) && head.method != Method::CONNECT {
                     self.judge(Verdict::Llm);
                 }
                 let active = self.begin(exchange, &head, at, origin);
