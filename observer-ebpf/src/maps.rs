@@ -209,13 +209,16 @@ pub struct Walk {
     pub vectors: u64,
     /// Bytes of this message that have passed.
     pub left: u64,
+    /// Those of recv(2).
+    pub flags: u64,
     pub fd: u32,
     pub direction: u32,
     pub tgid: u32,
     pub tid: u32,
     /// Not 0: only a socket takes this system call.
     pub socket: u32,
-    pub reserved: u32,
+    /// One of `plaintext::ONE` and so on.
+    pub kind: u32,
 }
 
 /// What a thread does at sockets.

@@ -6,7 +6,7 @@
 //! inherited), every transfer has another chance, and the agent asks whether the descriptor is a socket at
 //! all.
 
-use core::{ffi::c_void, ptr};
+use core::{ffi::c_void, mem, ptr};
 
 use aya_ebpf::helpers::{
     bpf_ktime_get_boot_ns, bpf_probe_read_user as bpf_probe_read_user_value,
@@ -69,56 +69,105 @@ pub struct Call {
     pub result: i64,
 }
 
+/// Where the bytes are that a system call moves.
+#[derive(Clone, Copy)]
+pub enum Buffers {
+    /// In one buffer.
+    One,
+    /// In those of an array of `struct iovec`, of this length.
+    Vectors(u64),
+    /// In those of a `struct msghdr`.
+    Message,
+    /// In those of an array of `struct mmsghdr`, of which the result says how many count.
+    Messages,
+}
+
+/// [`Walk::kind`], as [`Buffers`].
+const ONE: u32 = 0;
+const VECTORS: u32 = 1;
+const MESSAGE: u32 = 2;
+const MESSAGES: u32 = 3;
+
 impl Call {
-    /// From or into one buffer.
+    /// Bytes have passed from or into what is at an address. `socket`: only a socket takes this call.
+    ///
+    /// For all calls at once, and by way of memory: the verifier walks through what follows for each value
+    /// that it knows.
     #[inline(always)]
-    pub fn buffer(self, address: u64, direction: u32, socket: bool, flags: u64) {
-        if self.moves(self.fd, direction, flags)
-            && let Some(walk) = self.walk(direction, socket)
-        {
-            walk.buffer = address;
-            walk.left = self.result as u64;
-            step(0, ptr::null_mut());
+    pub fn passed(self, buffers: Buffers, address: u64, direction: u32, socket: bool, flags: u64) {
+        let Some(walk) = WALK.get_ptr_mut(0) else {
+            return;
+        };
+        // SAFETY: a map value of this CPU. The programs on raw tracepoints are not preempted
+        // (kernel/trace/bpf_trace.c: __bpf_trace_run, include/trace/bpf_probe.h), and no other uses it.
+        let walk = unsafe { &mut *walk };
+        let (kind, count) = match buffers {
+            Buffers::One => (ONE, 0),
+            Buffers::Vectors(count) => (VECTORS, count),
+            Buffers::Message => (MESSAGE, 0),
+            Buffers::Messages => (MESSAGES, 0),
+        };
+        *walk = Walk {
+            entered_at: 0,
+            buffer: address,
+            message: 0,
+            messages: 0,
+            vector: 0,
+            vectors: count,
+            left: self.result as u64,
+            flags,
+            fd: self.fd,
+            direction,
+            tgid: self.tgid,
+            tid: self.tid,
+            socket: u32::from(socket),
+            kind,
+        };
+        // SAFETY: as above.
+        let (direction, flags, kind) = unsafe {
+            (
+                ptr::read_volatile(&walk.direction),
+                ptr::read_volatile(&walk.flags),
+                ptr::read_volatile(&walk.kind),
+            )
+        };
+        if !self.moves(self.fd, direction, flags) {
+            return;
         }
-    }
-
-    /// From or into an array of `struct iovec`.
-    #[inline(always)]
-    pub fn vectors(self, address: u64, count: u64, direction: u32) {
-        if self.moves(self.fd, direction, 0)
-            && let Some(walk) = self.walk(direction, false)
+        if let Some(file) = known(self.tgid, self.fd)
+            && file.kind == kind::OTHER
         {
-            walk.vector = address;
-            walk.vectors = count;
-            walk.left = self.result as u64;
-            through();
+            return;
         }
-    }
-
-    /// From or into a `struct msghdr`.
-    #[inline(always)]
-    pub fn message(self, address: u64, direction: u32, flags: u64) {
-        if self.moves(self.fd, direction, flags)
-            && let Some(walk) = self.walk(direction, true)
-        {
-            walk.left = self.result as u64;
-            if enter(walk, address) {
-                through();
+        walk.entered_at = self.entered_at(direction);
+        match kind {
+            VECTORS => walk.vector = mem::take(&mut walk.buffer),
+            MESSAGE => {
+                let message = mem::take(&mut walk.buffer);
+                if !enter(walk, message) {
+                    return;
+                }
             }
+            MESSAGES => {
+                walk.message = mem::take(&mut walk.buffer);
+                walk.messages = mem::take(&mut walk.left);
+            }
+            _ => {}
         }
+        through();
     }
 
-    /// From or into an array of `struct mmsghdr`, of which the result says how many count.
+    /// When the call was entered, if it is one that sends; else now.
     #[inline(always)]
-    pub fn messages(self, address: u64, direction: u32, flags: u64) {
-        if self.result > 0
-            && flags & (MSG_PEEK | MSG_TRUNC | MSG_ERRQUEUE) == 0
-            && let Some(walk) = self.walk(direction, true)
+    fn entered_at(&self, direction: u32) -> u64 {
+        if direction == SENT
+            // SAFETY: the value is copied at once.
+            && let Some(entered_at) = unsafe { SENDING.get(self.thread) }
         {
-            walk.message = address;
-            walk.messages = self.result as u64;
-            through();
+            return *entered_at;
         }
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
     }
 
     /// Bytes have passed between the socket and something in the kernel.
@@ -156,44 +205,6 @@ impl Call {
             connection::closing(file.object, self.tgid, self.tid, end);
         }
         false
-    }
-
-    /// A place for what there is to walk through.
-    #[inline(always)]
-    fn walk(self, direction: u32, socket: bool) -> Option<&'static mut Walk> {
-        if let Some(file) = known(self.tgid, self.fd)
-            && file.kind == kind::OTHER
-        {
-            return None;
-        }
-        let mut entered_at = 0;
-        if direction == SENT {
-            // SAFETY: the value is copied at once.
-            entered_at = unsafe { SENDING.get(self.thread) }.copied().unwrap_or(0);
-        }
-        if entered_at == 0 {
-            // SAFETY: a helper without arguments.
-            entered_at = unsafe { bpf_ktime_get_boot_ns() };
-        }
-        // SAFETY: a map value of this CPU. The programs on raw tracepoints are not preempted
-        // (kernel/trace/bpf_trace.c: __bpf_trace_run, include/trace/bpf_probe.h), and no other uses it.
-        let walk = unsafe { &mut *WALK.get_ptr_mut(0)? };
-        *walk = Walk {
-            entered_at,
-            buffer: 0,
-            message: 0,
-            messages: 0,
-            vector: 0,
-            vectors: 0,
-            left: 0,
-            fd: self.fd,
-            direction,
-            tgid: self.tgid,
-            tid: self.tid,
-            socket: u32::from(socket),
-            reserved: 0,
-        };
-        Some(walk)
     }
 }
 
@@ -321,7 +332,7 @@ fn through() {
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return;
     };
-    // SAFETY: see `Call::walk`.
+    // SAFETY: see `Call::passed`.
     let (left, messages) = unsafe { ((*walk).left, (*walk).messages) };
     if left > 0 || messages > 0 {
         lost(Loss::Untracked, left);
@@ -334,7 +345,7 @@ extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return 1;
     };
-    // SAFETY: see `Call::walk`.
+    // SAFETY: see `Call::passed`.
     let walk = unsafe { &mut *walk };
     if walk.left == 0 {
         if walk.messages == 0 {

@@ -16,7 +16,9 @@ use observer_common::{RECEIVED, SENT, follow};
 
 use crate::{
     maps::{SENDING, current, follows, stopped, watched},
-    plaintext, registers,
+    plaintext,
+    plaintext::Buffers,
+    registers,
     registers::{SystemCall, number::*},
     sockets,
 };
@@ -105,35 +107,36 @@ fn exited(call: &SystemCall, result: i64, tgid: u32, tid: u32, thread: u64) {
         fd,
         result,
     };
-    match call.number {
-        READ if third != 0 => transfer.buffer(second, RECEIVED, false, 0),
-        WRITE => transfer.buffer(second, SENT, false, 0),
-        RECVFROM if third != 0 => transfer.buffer(second, RECEIVED, true, fourth),
-        SENDTO => transfer.buffer(second, SENT, true, 0),
-        READV => transfer.vectors(second, third, RECEIVED),
-        WRITEV => transfer.vectors(second, third, SENT),
-        RECVMSG => transfer.message(second, RECEIVED, third),
-        SENDMSG => transfer.message(second, SENT, 0),
-        RECVMMSG => transfer.messages(second, RECEIVED, fourth),
-        SENDMMSG => transfer.messages(second, SENT, 0),
-        SENDFILE => transfer.unbuffered(fd, SENT),
+    let (buffers, direction, socket, flags) = match call.number {
+        READ if third != 0 => (Buffers::One, RECEIVED, false, 0),
+        WRITE => (Buffers::One, SENT, false, 0),
+        RECVFROM if third != 0 => (Buffers::One, RECEIVED, true, fourth),
+        SENDTO => (Buffers::One, SENT, true, 0),
+        READV => (Buffers::Vectors(third), RECEIVED, false, 0),
+        WRITEV => (Buffers::Vectors(third), SENT, false, 0),
+        RECVMSG => (Buffers::Message, RECEIVED, true, third),
+        SENDMSG => (Buffers::Message, SENT, true, 0),
+        RECVMMSG => (Buffers::Messages, RECEIVED, true, fourth),
+        SENDMMSG => (Buffers::Messages, SENT, true, 0),
+        SENDFILE => return transfer.unbuffered(fd, SENT),
         SPLICE => {
             transfer.unbuffered(fd, RECEIVED);
-            transfer.unbuffered(third as u32, SENT);
+            return transfer.unbuffered(third as u32, SENT);
         }
-        SOCKET => plaintext::made(tgid, result, first, second),
-        ACCEPT | ACCEPT4 => plaintext::accepted(tgid, result),
-        SOCKETPAIR => plaintext::paired(tgid, result, first, second, fourth),
-        DUP => plaintext::copied(tgid, fd, result),
+        SOCKET => return plaintext::made(tgid, result, first, second),
+        ACCEPT | ACCEPT4 => return plaintext::accepted(tgid, result),
+        SOCKETPAIR => return plaintext::paired(tgid, result, first, second, fourth),
+        DUP => return plaintext::copied(tgid, fd, result),
         DUP2 | DUP3 if u64::from(fd) != second => {
             if result >= 0 {
                 plaintext::closed(tgid, tid, second as u32);
             }
-            plaintext::copied(tgid, fd, result);
+            return plaintext::copied(tgid, fd, result);
         }
         FCNTL if second == F_DUPFD || second == F_DUPFD_CLOEXEC => {
-            plaintext::copied(tgid, fd, result);
+            return plaintext::copied(tgid, fd, result);
         }
-        _ => {}
-    }
+        _ => return,
+    };
+    transfer.passed(buffers, second, direction, socket, flags);
 }

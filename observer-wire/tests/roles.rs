@@ -147,3 +147,18 @@ fn what_never_becomes_http_is_of_no_interest() {
     }
     assert_eq!(followed.connection.verdict(), Verdict::Other);
 }
+
+#[test]
+fn the_ciphertext_of_a_tunnel_is_of_no_interest() {
+    let mut followed = Followed::new();
+    let request = "CONNECT api.openai.com:443 HTTP/1.1\r\nHost: api.openai.com:443\r\n\r\n";
+    followed
+        .pass(Direction::Sent, request)
+        .pass(
+            Direction::Received,
+            "HTTP/1.1 200 Connection established\r\n\r\n",
+        )
+        .pass(Direction::Sent, "\u{16}\u{3}\u{1}...");
+    assert_eq!(followed.connection.verdict(), Verdict::Other);
+    assert!(followed.calls.is_empty());
+}

@@ -251,7 +251,7 @@ impl Report {
         }
         if self.libraries.is_empty() && !reached {
             let why = "it has not mapped a TLS library that observer can watch. A library that is loaded later \
-                       is found then";
+                       is found then; plain HTTP is seen without one";
             self.add(false, "libraries", why);
         }
     }

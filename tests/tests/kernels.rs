@@ -29,16 +29,22 @@ fn captures(series: &str, best: &str, interfaces: &[&str]) {
     assert!(check.contains(&format!("by {best}")), "{check}");
     assert!(check.contains("accepted by the verifier"), "{check}");
     assert!(check.contains("exit 0"), "{check}");
+    let plain = part("plain");
+    assert!(
+        plain.contains("lost 0") && plain.contains("exit 0"),
+        "{plain}"
+    );
+    let calls = calls_of(plain);
+    assert_eq!(calls.len(), 1, "{plain}");
+    assert!(calls[0]["incomplete"].is_null(), "{plain}");
+    assert_eq!(calls[0]["prompt_tokens"], 4, "{plain}");
+    assert_eq!(calls[0]["completion_tokens"], 6, "{plain}");
     // The best one, and each by name.
     for interface in ["best"].iter().chain(interfaces) {
         let text = part(interface);
         assert!(text.contains("lost 0"), "{text}");
         assert!(text.contains("exit 0"), "{text}");
-        let calls: Vec<Value> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .filter(|record: &Value| record["type"] == "llm_call")
-            .collect();
+        let calls = calls_of(text);
         assert_eq!(calls.len(), 6, "{text}");
         for (call, number) in calls.iter().zip(1..) {
             assert!(call["incomplete"].is_null(), "{call:#}");
@@ -52,11 +58,7 @@ fn captures(series: &str, best: &str, interfaces: &[&str]) {
     }
     let text = part("Go");
     assert!(text.contains("lost 0"), "{text}");
-    let calls: Vec<Value> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .filter(|record: &Value| record["type"] == "llm_call")
-        .collect();
+    let calls = calls_of(text);
     assert_eq!(calls.len(), 3, "{text}");
     for call in &calls {
         assert!(call["incomplete"].is_null(), "{call:#}");
@@ -64,6 +66,30 @@ fn captures(series: &str, best: &str, interfaces: &[&str]) {
         assert_eq!(call["completion_tokens"], 2, "{call:#}");
         assert!(call["goroutine"].is_u64(), "{call:#}");
     }
+}
+
+fn calls_of(text: &str) -> Vec<Value> {
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|record: &Value| record["type"] == "llm_call")
+        .collect()
+}
+
+/// A call of busybox's `wget`, answered by its `nc`.
+fn plain_call() -> String {
+    let answer = r#"{"object":"chat.completion","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":6}}"#;
+    let request = r#"{"model":"m","messages":[{"role":"user","content":"Hi"}]}"#;
+    format!(
+        "echo '== plain'; rm -f /tmp/records\n\
+         printf 'HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: {}\\r\\n\\r\\n{answer}' \
+         | nc -l -p 8000 > /dev/null &\n\
+         until grep -q ':1F40 ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done\n\
+         observer exec --format jsonl --output /tmp/records -- \
+         wget -q -O /dev/null --post-data '{request}' --header 'Content-Type: application/json' \
+         http://127.0.0.1:8000/v1/chat/completions\n\
+         echo exit $?; cat /tmp/records\n",
+        answer.len()
+    )
 }
 
 fn console(series: &str, interfaces: &[&str]) -> anyhow::Result<String> {
@@ -95,8 +121,9 @@ fn console(series: &str, interfaces: &[&str]) -> anyhow::Result<String> {
     script.push_str(
         "echo '== Go'; rm -f /tmp/records\n\
          observer exec --format jsonl --output /tmp/records -- go-client -mode server -count 3\n\
-         echo exit $?; cat /tmp/records\n\
-         echo '== end'\n",
+         echo exit $?; cat /tmp/records\n",
     );
+    script.push_str(&plain_call());
+    script.push_str("echo '== end'\n");
     guest.run(&script)
 }

@@ -225,7 +225,8 @@ impl Calls {
             } => {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
-                if hosts::is_llm(host) {
+                // What follows a CONNECT is another connection, most likely by TLS.
+                if hosts::is_llm(host) && head.method != Method::CONNECT {
                     self.judge(Verdict::Llm);
                 }
                 let begun = self.begin(exchange, &head, at, origin);
