@@ -185,6 +185,9 @@ impl Capture {
     /// LLM. `sent` is how much the process had written of what led to this.
     pub fn ignore(&mut self, connection: ConnectionKey, sent: u64) {
         if join::is_joined(connection) {
+            if let Some((key, sent)) = self.joiner.sender(connection, sent) {
+                self.ignore(key, sent);
+            }
             return;
         }
         // As `observer_common::ConnectionKey` and `Verdict`.
