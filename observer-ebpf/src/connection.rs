@@ -1,12 +1,12 @@
 //! What passes on a connection, whatever library it was seen in.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, SENT};
+use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, RECEIVED, SENT};
 
 use crate::{
     emit::{self, Plaintext},
     maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, lost, stopped, verdict_count},
-    request,
+    request, sockets,
 };
 
 /// Bytes that a process has handed over or got.
@@ -90,9 +90,22 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         } else {
             connection.received
         };
+        if transfer.half != 0
+            && let Some(receiver) = sockets::receiver(key)
+        {
+            listen(receiver);
+        }
     }
     let verdicts = verdict_count();
-    if connection.verdicts != verdicts {
+    if transfer.half != 0 && direction == RECEIVED {
+        // The verdict is on what is sent.
+        if connection.verdicts != verdicts {
+            connection.verdicts = verdicts;
+            if sockets::sender(key).is_some_and(is_of_no_interest) {
+                connection.ignored = 1;
+            }
+        }
+    } else if connection.verdicts != verdicts {
         connection.verdicts = verdicts;
         // SAFETY: the value is copied at once.
         if let Some(verdict) = unsafe { VERDICTS.get(key) }.copied() {
@@ -115,6 +128,9 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         connection.write_since = 0;
         connection.asked_at = 1;
         connection.ignored = 0;
+        if transfer.half != 0 {
+            sockets::renewed(key, transfer.entered_at);
+        }
     }
     let (offset, opposite, at) = if direction == SENT {
         if connection.write_since == 0 {
@@ -220,4 +236,39 @@ pub fn freed(object: u64, tgid: u32, tid: u32) {
 #[inline(always)]
 pub fn forget(key: ConnectionKey) {
     let _ = CONNECTIONS.remove(key);
+}
+
+/// Whether there is a verdict on a connection, noted or not yet.
+#[inline(always)]
+fn is_of_no_interest(key: ConnectionKey) -> bool {
+    // SAFETY: the values are copied at once.
+    let (Some(connection), verdict) =
+        (unsafe { (CONNECTIONS.get(key).copied(), VERDICTS.get(key).copied()) })
+    else {
+        return false;
+    };
+    connection.ignored != 0
+        || verdict.is_some_and(|verdict| {
+            verdict.generation == connection.generation && verdict.asked >= connection.asked_at
+        })
+}
+
+/// What is received is of interest again.
+#[inline(always)]
+fn listen(key: ConnectionKey) {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: a map value. While it is of no interest nothing else is done with it.
+        unsafe { (*connection).ignored = 0 };
+    }
+}
+
+/// A half goes on as a new connection.
+#[inline(always)]
+pub fn renew(key: ConnectionKey, generation: u64) {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+        // SAFETY: a map value. What is received next answers what is about to be sent.
+        let connection = unsafe { &mut *connection };
+        connection.generation = generation;
+        connection.received = 0;
+    }
 }

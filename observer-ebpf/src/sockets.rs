@@ -121,6 +121,50 @@ pub fn changes(key: u64, tgid: u32, direction: u32) {
     connection::forget(name);
 }
 
+/// The key with which the connection is written that this one opens.
+#[inline(always)]
+pub fn sender(name: ConnectionKey) -> Option<ConnectionKey> {
+    let pair = socket(name)?;
+    Some(ConnectionKey {
+        ssl: pair.sent,
+        ..name
+    })
+}
+
+/// The key that opens what comes on the connection that this one writes.
+#[inline(always)]
+pub fn receiver(name: ConnectionKey) -> Option<ConnectionKey> {
+    let pair = socket(name)?;
+    Some(ConnectionKey {
+        ssl: pair.received,
+        ..name
+    })
+}
+
+/// The connection that the key writes is a new one for the agent: both keys are bound anew.
+#[inline(always)]
+pub fn renewed(name: ConnectionKey, generation: u64) {
+    if let Some(receiver) = receiver(name) {
+        connection::renew(receiver, generation);
+        let _ = HALVES.remove(receiver);
+    }
+    let _ = HALVES.remove(name);
+}
+
+#[inline(always)]
+fn socket(name: ConnectionKey) -> Option<Pair> {
+    // SAFETY: the values are copied at once.
+    unsafe {
+        let fd = *HALVES.get(name)?;
+        SOCKETS
+            .get(FileKey {
+                tgid: name.tgid as u32,
+                fd,
+            })
+            .copied()
+    }
+}
+
 /// Whether what is written begins with a record of TLS (RFC 8446 section 5.1): the thread may write elsewhere
 /// before it writes what it has sealed. It lies at `place` as in [`writes`].
 #[inline(always)]

@@ -99,9 +99,14 @@ impl Variant {
 
     /// Has the client make calls.
     fn cover(self, scene: &Scene, made: usize, keys: &[&str]) -> Run {
+        self.cover_with(scene, made, &[], keys)
+    }
+
+    /// As [`cover`](Self::cover), with options of the agent.
+    fn cover_with(self, scene: &Scene, made: usize, options: &[&str], keys: &[&str]) -> Run {
         let mut command: Vec<OsString> = vec![client(self).into(), scene.provider.url().into()];
         command.extend(keys.iter().map(OsString::from));
-        scene.cover(&self.row(), made, &[], &command)
+        scene.cover(&self.row(), made, options, &command)
     }
 }
 
@@ -186,6 +191,16 @@ fn keys_are_updated(variant: Variant) {
     }
 }
 
+/// What carries nothing to an LLM is not copied, until a call comes on the same connection.
+fn what_is_no_call_is_left_out(variant: Variant) {
+    let scene = Scene::new();
+    let keys = ["calls=3", "before=100", "behaviour=events=10"];
+    let all = variant.cover_with(&scene, 3, &["--all-hosts"], &keys);
+    let run = variant.cover(&scene, 3, &keys);
+    let (some, everything) = (run.captured().0, all.captured().0);
+    assert!(some * 4 < everything, "{some} bytes of {everything}");
+}
+
 /// Connections that take turns on one thread, and on two.
 fn connections_take_turns(variant: Variant) {
     let scene = Scene::new();
@@ -243,5 +258,14 @@ fn connections_take_turns_with_ring() {
 fn keys_of_a_connection_are_updated() {
     for provider in [AWS_LC, RING] {
         both(provider).into_iter().for_each(keys_are_updated);
+    }
+}
+
+#[test]
+fn requests_that_are_no_calls() {
+    for provider in [AWS_LC, RING] {
+        both(provider)
+            .into_iter()
+            .for_each(what_is_no_call_is_left_out);
     }
 }

@@ -387,13 +387,7 @@ impl Attacher {
     /// It refuses some.
     pub fn load_all(&mut self) -> Result<(), Error> {
         self.linker.load_all()?;
-        if !self.follows_sockets {
-            for &(program, names) in SOCKET_TRACEPOINTS {
-                trace(&mut self.programs, program, "syscalls", names)?;
-            }
-            self.follows_sockets = true;
-        }
-        Ok(())
+        self.look_for(follow::KEYS)
     }
 
     /// A process is gone. Returns whether any watched process is left.

@@ -245,20 +245,6 @@ fn offset_in(format: &str, field: &str) -> Option<u32> {
         .ok()
 }
 
-/// Where to keep what took long to find out (XDG Base Directory Specification; file-hierarchy(7)): as root
-/// in the system's cache, else in the user's.
-pub fn cache_folder() -> Option<PathBuf> {
-    let folder = if rustix::process::geteuid().is_root() {
-        PathBuf::from("/var/cache")
-    } else {
-        std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?
-    };
-    Some(folder.join("observer"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

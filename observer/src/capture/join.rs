@@ -202,6 +202,10 @@ impl Joiner {
                 };
                 half.fd = Some(fd);
                 let waiting = std::mem::take(&mut half.waiting);
+                if waiting.is_empty() {
+                    // What comes next belongs to this file, whether the address was used before or not.
+                    half.generation = 0;
+                }
                 for one in &waiting {
                     self.waiting_bytes -= one.bytes.len();
                     self.deliver((pid, object), fd, one, handle);
@@ -209,6 +213,26 @@ impl Joiner {
             }
             Event::Process { .. } => {}
         }
+    }
+
+    /// The key with which a connection is written, as the kernel knows it, and how much had been sent under
+    /// it when `sent` bytes had been sent on the connection.
+    pub(super) fn sender(
+        &self,
+        connection: ConnectionKey,
+        sent: u64,
+    ) -> Option<(ConnectionKey, u64)> {
+        let fd = u32::try_from(connection.ssl & !JOINED).ok()?;
+        let joined = self
+            .connections
+            .get(&(connection.pid, fd))
+            .filter(|joined| joined.generation == connection.generation)?;
+        let key = ConnectionKey {
+            pid: connection.pid,
+            ssl: joined.sent.key,
+            generation: joined.sent.generation,
+        };
+        Some((key, sent.saturating_sub(joined.sent.base)))
     }
 
     /// Whether plaintext waits for its socket.

@@ -203,6 +203,9 @@ impl Capture {
     /// LLM. `asked` is how much had passed in the direction of requests of what led to this.
     pub fn ignore(&mut self, connection: ConnectionKey, asked: u64) {
         if join::is_joined(connection) {
+            if let Some((key, asked)) = self.joiner.sender(connection, asked) {
+                self.ignore(key, asked);
+            }
             return;
         }
         // As `observer_common::ConnectionKey` and `Verdict`.

@@ -383,9 +383,9 @@ mod tests {
     #[test]
     fn symbols_name_methods() {
         let ring = "_ZN111_$LT$rustls..crypto..ring..tls13..Tls13MessageEncrypter$u20$as$u20$rustls..crypto..cipher..MessageEncrypter$GT$7encrypt17h1baf881342865a84E";
-        let old = "_ZN92_$LT$rustls..tls13..Tls13MessageDecrypter$u20$as$u20$rustls..cipher..MessageDecrypter$GT$7decrypt17h1baf881342865a84E";
+        let old = "_ZN89_$LT$rustls..tls13..Tls13MessageDecrypter$u20$as$u20$rustls..cipher..MessageDecrypter$GT$7decrypt17h1baf881342865a84E";
         let length = "_ZN111_$LT$rustls..crypto..ring..tls13..Tls13MessageEncrypter$u20$as$u20$rustls..crypto..cipher..MessageEncrypter$GT$21encrypted_payload_len17hd676c262afcc9b53E";
-        let aws = "_ZN116_$LT$rustls..crypto..aws_lc_rs..tls13..AeadMessageEncrypter$u20$as$u20$rustls..crypto..cipher..MessageEncrypter$GT$7encrypt17h1baf881342865a84E";
+        let aws = "_ZN115_$LT$rustls..crypto..aws_lc_rs..tls13..AeadMessageEncrypter$u20$as$u20$rustls..crypto..cipher..MessageEncrypter$GT$7encrypt17h1baf881342865a84E";
         let none = "_ZN108_$LT$rustls..crypto..cipher..InvalidMessageDecrypter$u20$as$u20$rustls..crypto..cipher..MessageDecrypter$GT$7decrypt17ha22312a4ba46b3b2E";
         assert_eq!(
             method(ring),

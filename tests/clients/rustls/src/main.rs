@@ -10,6 +10,7 @@
 //! | `keep` | whether connections are kept | true |
 //! | `tls` | `1.2` or `1.3` | both |
 //! | `suite` | only cipher suites whose name holds this | all |
+//! | `before` | how many requests that are no calls come before each call | 0 |
 //! | `behaviour` | header `x-test-behaviour` | |
 
 use std::{collections::HashMap, error::Error, sync::Arc};
@@ -86,6 +87,11 @@ fn main() -> Anyhow<()> {
 async fn calls(client: reqwest::Client, options: Arc<Options>, task: usize) -> Anyhow<()> {
     let stream = options.text("stream") != Some("false");
     for call in 0..options.number("calls", 1) {
+        for _ in 0..options.number("before", 0) {
+            let models = client.get(format!("{}/v1/models", options.url));
+            let mut response = models.send().await?;
+            while response.chunk().await?.is_some() {}
+        }
         let prompt = "Say it. ".repeat(options.number("bytes", 100) / 8);
         let body = format!(
             "{{\"model\":\"gpt-4o-{task}-{call}\",\"stream\":{stream},\"stream_options\":{{\"include_usage\":true}},\
