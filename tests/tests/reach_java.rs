@@ -217,6 +217,23 @@ fn other_releases_of_the_jdk() {
     }
 }
 
+/// Each counts the probes, by which the agent in the JVM knows that it is watched.
+#[test]
+fn by_every_interface_of_the_kernel() {
+    let scene = Scene::new();
+    let mut client = waiting(&scene, &[], "url");
+    for (before, interface) in ["session", "multi", "perf", "tracefs"].iter().enumerate() {
+        let options = ["--pid", &client.pid(), JAVA_AGENT, "--attach-by", interface];
+        let observer = scene.watch(&options);
+        assert!(!is_untouched(&round(&mut client)), "{interface}");
+        let run = observer.stop();
+        run.assert_clean();
+        assert_eq!(run.calls.len(), before + 1, "{interface}: {}", run.stderr);
+        wait_until("the agent to leave", || is_untouched(&round(&mut client)));
+    }
+    assert!(client.wait().0.success());
+}
+
 #[test]
 fn a_runtime_without_agents() {
     let java = clients::prepared(
@@ -268,7 +285,7 @@ fn in_namespaces() {
     assert!(!is_untouched(&round(&mut client)));
     let run = observer.stop();
     run.assert_clean();
-    scene.assert_truth(&run.calls);
+    assert_eq!(run.calls.len(), 2, "{}", run.stderr);
     assert!(client.wait().0.success());
 }
 

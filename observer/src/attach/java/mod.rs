@@ -28,7 +28,7 @@ use std::{
 
 use observer_common::{Cookie, java};
 
-pub use self::hotspot::{Error, look};
+pub use self::hotspot::{Error, check};
 use self::hotspot::{HotSpot, Stage};
 use super::{
     elf::Elf,
@@ -158,7 +158,7 @@ impl Java {
         if self.jvms.get(&pid).is_some_and(|jvm| jvm.base == base) {
             return;
         }
-        let begun = look(pid, files).and_then(|jvm| self.begin(pid, jvm));
+        let begun = HotSpot::find(pid, files).and_then(|jvm| self.begin(pid, jvm));
         let thread = match begun {
             Ok(thread) => Some(thread),
             Err(error) => {
