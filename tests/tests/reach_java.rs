@@ -322,6 +322,12 @@ fn it_leaves_as_it_came_and_comes_again() {
         assert_eq!(run.calls.len(), recorded, "{}", run.stderr);
         wait_until("the agent to leave", || is_untouched(&round(&mut client)));
     }
+    // Its native library goes with its classes.
+    wait_until("the library to be unloaded", || {
+        clients::run(Command::new("jcmd").args([&client.pid(), "GC.run"])).unwrap();
+        let maps = fs::read_to_string(format!("/proc/{}/maps", client.pid())).unwrap();
+        !maps.contains("libobserver_java.so")
+    });
     let (status, _) = client.wait();
     assert!(status.success());
 }

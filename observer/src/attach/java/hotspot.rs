@@ -26,7 +26,9 @@ use rustix::{
     },
     io::Errno,
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-    thread::{set_thread_res_gid, set_thread_res_uid},
+    thread::{
+        CapabilitySet, CapabilitySets, set_capabilities, set_thread_res_gid, set_thread_res_uid,
+    },
 };
 
 use super::folder::{Folder, open_folder};
@@ -202,7 +204,16 @@ impl HotSpot {
         if rustix::process::geteuid().as_raw() != self.uid {
             set_thread_res_uid(None, Uid::from_raw(self.uid), None).map_err(other)?;
         }
-        Ok(())
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        };
+        set_capabilities(None, sets).map_err(|error| Error::Io {
+            doing: "give up rights",
+            source: error.into(),
+        })
     }
 
     /// Whether the JVM can be attached to, after it was waited for.
