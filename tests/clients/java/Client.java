@@ -28,7 +28,7 @@ import javax.net.ssl.TrustManagerFactory;
 import javax.net.ssl.X509TrustManager;
 
 /**
- * Makes calls with the HTTP clients of the JDK, and with OkHttp where it is on the class path:
+ * Makes calls with the HTTP clients of the JDK, with OkHttp and with an SDK:
  * {@code Client URL MODE,... [--tls VERSION] [--threads N] [--rounds N] [--lines] [--virtual] [--behaviour TEXT]}.
  * With {@code --lines} each line of standard input is one round; with {@code --virtual} the threads are
  * virtual ones (Java 21).
@@ -161,7 +161,10 @@ public final class Client {
                 return name -> urlConnection(name, mode.endsWith("stream"));
             default:
                 Other other =
-                        (Other) Class.forName("OkHttp").getDeclaredConstructor().newInstance();
+                        (Other)
+                                Class.forName(mode.startsWith("okhttp") ? "OkHttp" : "Anthropic")
+                                        .getDeclaredConstructor()
+                                        .newInstance();
                 return other.mode(mode, tls, trust, version);
         }
     }

@@ -23,7 +23,7 @@ final class Rewriter {
     private static final String RESULT = "Ljavax/net/ssl/SSLEngineResult;";
 
     /**
-     * The methods. The streams were classes of their own in JDK 8 before 8u251
+     * The methods. The streams were classes of their own in JDK 8 before 8u272
      * (src/share/classes/sun/security/ssl of the JDK).
      */
     static final Place[] PLACES = {

@@ -26,7 +26,9 @@ use rustix::{
     },
     io::Errno,
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-    thread::{set_thread_res_gid, set_thread_res_uid},
+    thread::{
+        CapabilitySet, CapabilitySets, set_capabilities, set_thread_res_gid, set_thread_res_uid,
+    },
 };
 
 use super::folder::{Folder, open_folder};
@@ -41,6 +43,9 @@ const ANSWER: Duration = Duration::from_secs(20);
 
 /// How long a process without a handler of SIGQUIT may take to become a JVM.
 const HANDLER: Duration = Duration::from_secs(10);
+
+/// How long it takes at most until what a JVM tells of itself is of this one.
+const STALE: Duration = Duration::from_secs(2);
 
 /// How long a JVM whose state cannot be seen is given to start.
 const BLIND: Duration = Duration::from_secs(3);
@@ -118,7 +123,7 @@ pub(super) enum Stage {
 
 /// A process that runs HotSpot.
 #[derive(Debug)]
-pub struct HotSpot {
+pub(super) struct HotSpot {
     pid: Pid,
     /// Its process id as itself knows it.
     inner: i32,
@@ -136,49 +141,55 @@ pub(super) fn base(files: &[MappedFile]) -> Option<u64> {
         .map(MappedFile::base)
 }
 
-/// Looks at a process that has mapped `files`, among them a JVM. It does not notice.
+/// Whether an agent can be loaded into a process that has mapped `files`, among them a JVM. It does not
+/// notice.
 ///
 /// # Errors
 ///
-/// Why it cannot be attached to.
-pub fn look(pid: Pid, files: &[MappedFile]) -> Result<HotSpot, Error> {
-    let is_openj9 = files.iter().any(|file| {
-        let name = file.path.file_name().unwrap_or_default();
-        name.as_encoded_bytes().starts_with(b"libj9vm")
-    });
-    if is_openj9 {
-        return Err(Error::OpenJ9);
+/// Why not.
+pub fn check(pid: Pid, files: &[MappedFile]) -> Result<(), Error> {
+    let jvm = HotSpot::find(pid, files)?;
+    match jvm.stage(HANDLER)? {
+        Stage::Starting if !jvm.handles_quit()? => Err(Error::NoHandler),
+        Stage::Starting | Stage::Ready => Ok(()),
     }
-    let process = i32::try_from(pid.0)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .ok_or(Error::Gone)?;
-    // A descriptor of the process: its number may be another's when it is signalled.
-    let process = pidfd_open(process, PidfdFlags::empty()).map_err(|_| Error::Gone)?;
-    let root = File::open(format!("/proc/{pid}/root")).map_err(|source| Error::Io {
-        doing: "look into the process's files",
-        source,
-    })?;
-    let status = status(pid)?;
-    let jvm = HotSpot {
-        pid,
-        inner: status
-            .nspid
-            .as_ref()
-            .and_then(|ids| ids.last().copied())
-            .unwrap_or(status.pid),
-        uid: status.euid,
-        gid: status.egid,
-        process,
-        root: root.into(),
-    };
-    if jvm.is_disabled() {
-        return Err(Error::Disabled);
-    }
-    Ok(jvm)
 }
 
 impl HotSpot {
+    /// Looks at a process that has mapped `files`, among them a JVM.
+    pub(super) fn find(pid: Pid, files: &[MappedFile]) -> Result<Self, Error> {
+        let is_openj9 = files.iter().any(|file| {
+            let name = file.path.file_name().unwrap_or_default();
+            name.as_encoded_bytes().starts_with(b"libj9vm")
+        });
+        if is_openj9 {
+            return Err(Error::OpenJ9);
+        }
+        let process = i32::try_from(pid.0)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .ok_or(Error::Gone)?;
+        // A descriptor of the process: its number may be another's when it is signalled.
+        let process = pidfd_open(process, PidfdFlags::empty()).map_err(|_| Error::Gone)?;
+        let root = File::open(format!("/proc/{pid}/root")).map_err(|source| Error::Io {
+            doing: "look into the process's files",
+            source,
+        })?;
+        let status = status(pid)?;
+        Ok(Self {
+            pid,
+            inner: status
+                .nspid
+                .as_ref()
+                .and_then(|ids| ids.last().copied())
+                .unwrap_or(status.pid),
+            uid: status.euid,
+            gid: status.egid,
+            process,
+            root: root.into(),
+        })
+    }
+
     /// Gives this thread the effective user and group of the JVM, which serves no other, and no more rights
     /// than that user has.
     pub(super) fn become_its_user(&self) -> Result<(), Error> {
@@ -193,13 +204,25 @@ impl HotSpot {
         if rustix::process::geteuid().as_raw() != self.uid {
             set_thread_res_uid(None, Uid::from_raw(self.uid), None).map_err(other)?;
         }
-        Ok(())
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        };
+        set_capabilities(None, sets).map_err(|error| Error::Io {
+            doing: "give up rights",
+            source: error.into(),
+        })
     }
 
     /// Whether the JVM can be attached to, after it was waited for.
     pub(super) fn stage(&self, waited: Duration) -> Result<Stage, Error> {
+        // Before it handles the signal, what it seems to tell of itself may be of one that had its number
+        // before: in a container that is started again.
         if !self.handles_quit()? {
-            return if waited > HANDLER {
+            let is_without = waited > STALE && self.counters().is_some_and(|all| all.started);
+            return if is_without || waited > HANDLER {
                 Err(Error::NoHandler)
             } else {
                 Ok(Stage::Starting)
@@ -319,11 +342,8 @@ impl HotSpot {
         Ok(status.sigcgt & SIGQUIT != 0)
     }
 
-    fn is_disabled(&self) -> bool {
-        self.is_forbidden(self.counters().as_ref())
-    }
-
-    /// By the JVM's own word, else by its command line and environment.
+    /// Whether it was started so that nobody can attach: by its own word, else by its command line and
+    /// environment.
     fn is_forbidden(&self, counters: Option<&Counters>) -> bool {
         if let Some(attachable) = counters.and_then(|counters| counters.attachable) {
             return !attachable;
@@ -541,7 +561,7 @@ mod tests {
             .arg("20")
             .spawn()
             .unwrap();
-        let jvm = look(Pid(child.id()), &[]).unwrap();
+        let jvm = HotSpot::find(Pid(child.id()), &[]).unwrap();
         assert_eq!(jvm.stage(Duration::ZERO).unwrap(), Stage::Starting);
         assert!(matches!(
             jvm.stage(HANDLER + Duration::from_secs(1)),

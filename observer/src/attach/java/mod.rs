@@ -28,7 +28,7 @@ use std::{
 
 use observer_common::{Cookie, java};
 
-pub use self::hotspot::{Error, look};
+pub use self::hotspot::{Error, check};
 use self::hotspot::{HotSpot, Stage};
 use super::{
     elf::Elf,
@@ -76,7 +76,6 @@ pub(super) struct Java {
     /// A byte comes with the news.
     bell: UnixStream,
     ring: UnixStream,
-    stop: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -85,6 +84,14 @@ struct Jvm {
     base: u64,
     links: Option<Links>,
     thread: Option<JoinHandle<()>>,
+    /// Tells the thread to end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Jvm {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What a thread says.
@@ -94,6 +101,8 @@ pub(super) enum News {
     Library {
         /// The JVM.
         pid: Pid,
+        /// As in [`Jvm::base`].
+        base: u64,
         /// The file.
         file: File,
         /// For the answer.
@@ -103,6 +112,8 @@ pub(super) enum News {
     Loaded {
         /// The JVM.
         pid: Pid,
+        /// As in [`Jvm::base`].
+        base: u64,
         /// Why not.
         result: Result<(), Error>,
     },
@@ -135,7 +146,6 @@ impl Java {
             news,
             bell,
             ring,
-            stop: Arc::new(AtomicBool::new(false)),
         })
     }
 
@@ -158,44 +168,55 @@ impl Java {
         if self.jvms.get(&pid).is_some_and(|jvm| jvm.base == base) {
             return;
         }
-        let begun = look(pid, files).and_then(|jvm| self.begin(pid, jvm));
+        let stop = Arc::new(AtomicBool::new(false));
+        let begun =
+            HotSpot::find(pid, files).and_then(|jvm| self.begin(pid, base, jvm, Arc::clone(&stop)));
         let thread = match begun {
             Ok(thread) => Some(thread),
             Err(error) => {
                 let result = Err(error);
-                let _ = self.sender.send(News::Loaded { pid, result });
+                let _ = self.sender.send(News::Loaded { pid, base, result });
+                let _ = (&self.ring).write(&[0]);
                 None
             }
         };
-        let links = None;
-        self.jvms.insert(
-            pid,
-            Jvm {
-                base,
-                links,
-                thread,
-            },
-        );
+        let jvm = Jvm {
+            base,
+            links: None,
+            thread,
+            stop,
+        };
+        self.jvms.insert(pid, jvm);
     }
 
-    fn begin(&self, pid: Pid, jvm: HotSpot) -> Result<JoinHandle<()>, Error> {
+    fn begin(
+        &self,
+        pid: Pid,
+        base: u64,
+        jvm: HotSpot,
+        stop: Arc<AtomicBool>,
+    ) -> Result<JoinHandle<()>, Error> {
         let context = |source| Error::Io {
             doing: "start a thread for the JVM",
             source,
         };
         let sender = self.sender.clone();
         let mut ring = self.ring.try_clone().map_err(context)?;
-        let stop = Arc::clone(&self.stop);
         thread::Builder::new()
             .name("observer-java".to_owned())
             .spawn(move || {
                 let result = enter(&jvm, &stop, |file| {
                     let (probed, answer) = sync_channel(1);
-                    let _ = sender.send(News::Library { pid, file, probed });
+                    let _ = sender.send(News::Library {
+                        pid,
+                        base,
+                        file,
+                        probed,
+                    });
                     let _ = ring.write(&[0]);
                     answer.recv_timeout(PROBING).unwrap_or(false)
                 });
-                let _ = sender.send(News::Loaded { pid, result });
+                let _ = sender.send(News::Loaded { pid, base, result });
                 let _ = ring.write(&[0]);
             })
             .map_err(context)
@@ -209,17 +230,14 @@ impl Java {
         })
     }
 
-    /// Keeps the probes of a JVM.
-    pub(super) fn keep(&mut self, pid: Pid, links: Links) {
-        if let Some(jvm) = self.jvms.get_mut(&pid) {
-            jvm.links = Some(links);
-        }
-    }
-
-    /// Takes the probes of a JVM away: it has no agent.
-    pub(super) fn give_up(&mut self, pid: Pid) {
-        if let Some(jvm) = self.jvms.get_mut(&pid) {
-            jvm.links = None;
+    /// Keeps the probes of a JVM, or takes them away: it has no agent. Returns whether it is still there.
+    pub(super) fn keep(&mut self, pid: Pid, base: u64, links: Option<Links>) -> bool {
+        match self.jvms.get_mut(&pid) {
+            Some(jvm) if jvm.base == base => {
+                jvm.links = links;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -232,8 +250,8 @@ impl Java {
 impl Drop for Java {
     /// Threads that are at work leave files in other processes' folders if they are not waited for.
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
         for jvm in self.jvms.values_mut() {
+            jvm.stop.store(true, Ordering::Relaxed);
             jvm.links = None;
         }
         let deadline = Instant::now() + FAREWELL;
