@@ -194,9 +194,9 @@ fn keys_are_updated(variant: Variant) {
 /// What carries nothing to an LLM is not copied, until a call comes on the same connection.
 fn what_is_no_call_is_left_out(variant: Variant) {
     let scene = Scene::new();
-    let keys = ["calls=3", "before=100", "behaviour=events=10"];
-    let all = variant.cover_with(&scene, 3, &["--all-hosts"], &keys);
-    let run = variant.cover(&scene, 3, &keys);
+    let keys = ["tasks=5", "before=400", "behaviour=events=10"];
+    let all = variant.cover_with(&scene, 5, &["--all-hosts"], &keys);
+    let run = variant.cover(&scene, 5, &keys);
     let (some, everything) = (run.captured().0, all.captured().0);
     assert!(some * 4 < everything, "{some} bytes of {everything}");
 }

@@ -22,7 +22,7 @@ use rustc_demangle::demangle;
 use super::{Family, Finding, Found, Library, Probe};
 use crate::attach::{
     elf::Elf,
-    scan::{self, Clues},
+    scan::{self, Clues, Reference},
     site::{self, Needs},
 };
 
@@ -123,19 +123,30 @@ fn method(symbol: &str) -> Option<Method> {
 /// The methods on ring by their address, where there are no symbols.
 fn by_tables(elf: &Elf, clues: &Clues) -> io::Result<BTreeMap<u64, Method>> {
     let mut methods = BTreeMap::new();
-    for (needle, version) in (0..).zip(["1.3", "1.2"]) {
-        if clues.texts(needle).next().is_none() {
-            continue;
-        }
-        if elf.architecture() != Architecture::X86_64 {
-            return Err(io::Error::other("on this processor nobody has tried it"));
-        }
-        let tables = Tables::read(elf, clues, needle)?;
-        if tables.encrypters.is_empty() && tables.decrypters.is_empty() {
-            continue;
-        }
+    if (0..VERSIONS.len()).all(|needle| clues.texts(needle).next().is_none()) {
+        return Ok(methods);
+    }
+    if elf.architecture() != Architecture::X86_64 {
+        let reason = "its tables are known on x86-64 only";
+        return Err(io::Error::other(reason));
+    }
+    let pointers = Pointers::read(elf)?;
+    let locations: Vec<Vec<Range<u64>>> = (0..VERSIONS.len())
+        .map(|needle| locations(elf, clues, &pointers, needle))
+        .collect();
+    let mut places = locations.concat();
+    places.sort_by_key(|place| place.start);
+    let references = scan::references(elf, &places)?;
+    for (version, locations) in VERSIONS.iter().zip(locations) {
+        let refers = |reference: &&Reference| {
+            locations
+                .iter()
+                .any(|location| location.contains(&reference.target))
+        };
+        let at = references.iter().filter(refers).map(|one| one.at);
+        let tables = Tables::of(elf, &pointers, at)?;
         // A cipher has one of each. TLS 1.3 treats all alike; TLS 1.2 knows two ways.
-        let most = if version == "1.3" { 1 } else { 2 };
+        let most = if *version == "1.3" { 1 } else { 2 };
         if tables.encrypters.len() != tables.decrypters.len() || tables.encrypters.len() > most {
             return Err(io::Error::other(format!(
                 "of TLS {version}, {} tables look like those of encrypters and {} like those of decrypters",
@@ -154,6 +165,26 @@ fn by_tables(elf: &Elf, clues: &Clues) -> io::Result<BTreeMap<u64, Method>> {
     Ok(methods)
 }
 
+/// The versions of TLS whose records the file of each needle is for.
+const VERSIONS: [&str; 2] = ["1.3", "1.2"];
+
+/// Where the `core::panic::Location`s of a file of sources lie, which begin with its name and length.
+fn locations(elf: &Elf, clues: &Clues, pointers: &Pointers, needle: usize) -> Vec<Range<u64>> {
+    let mut locations = Vec::new();
+    for text in clues.texts(needle) {
+        // The text may have others before it; a location says where it begins.
+        let end = text.address + Rustls.needles()[needle].len() as u64;
+        let of_text = |(place, target): (u64, u64)| {
+            let length = word(elf, place + 8)?;
+            (target.checked_add(length)? == end).then_some(place..place + 1)
+        };
+        locations.extend(pointers.to(text.start..end).filter_map(of_text));
+    }
+    locations.sort_by_key(|range| range.start);
+    locations.dedup();
+    locations
+}
+
 /// What the functions that make keys refer to: methods by their address.
 #[derive(Default)]
 struct Tables {
@@ -162,29 +193,16 @@ struct Tables {
 }
 
 impl Tables {
-    /// `needle` is the file of the functions.
-    fn read(elf: &Elf, clues: &Clues, needle: usize) -> io::Result<Self> {
-        let pointers = Pointers::read(elf)?;
-        let mut locations = Vec::new();
-        for text in clues.texts(needle) {
-            // The text may have others before it; a location says where it begins.
-            let end = text.address + Rustls.needles()[needle].len() as u64;
-            let of_text = |(place, target): (u64, u64)| {
-                let length = word(elf, place + 8)?;
-                (text.start <= target && target.checked_add(length)? == end)
-                    .then_some(place..place + 1)
-            };
-            locations.extend(pointers.to(text.start..end).filter_map(of_text));
-        }
-        locations.sort_by_key(|range| range.start);
-        locations.dedup();
+    /// What is in the tables that the functions at these instructions refer to.
+    fn of(
+        elf: &Elf,
+        pointers: &Pointers,
+        instructions: impl Iterator<Item = u64>,
+    ) -> io::Result<Self> {
         let functions = elf.unwind_table();
         let mut tables = Self::default();
         let mut seen = BTreeSet::new();
-        for reference in scan::references(elf, &locations)? {
-            let Some(range) = functions.range(elf, reference.at) else {
-                continue;
-            };
+        for range in instructions.filter_map(|at| functions.range(elf, at)) {
             if !seen.insert(range.start) {
                 continue;
             }
@@ -194,7 +212,7 @@ impl Tables {
                 .into_iter()
                 .filter(|one| one.code() == Code::Lea_r64_m && one.is_ip_rel_memory_operand())
                 .map(|one| one.ip_rel_memory_address());
-            for table in loads.filter(|table| is_table(elf, &pointers, *table)) {
+            for table in loads.filter(|table| is_table(elf, pointers, *table)) {
                 let method = |index: u64| pointers.at(table + TABLE_HEAD + 8 * index);
                 let Some(first) = method(0).filter(|first| functions.is_start(*first)) else {
                     continue;
@@ -313,8 +331,17 @@ fn relocations(section: &[u8]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-/// Entries of a place, or of a bit for each of the 63 words that follow. The address stands there already.
+/// As [`relocations`]. The addresses stand at their places already.
 fn packed_relocations(elf: &Elf, section: &[u8]) -> Vec<(u64, u64)> {
+    let mut block = Block::default();
+    packed_places(section)
+        .into_iter()
+        .filter_map(|place| Some((place, block.word(elf, place)?)))
+        .collect()
+}
+
+/// Entries of a place, or of a bit for each of the 63 words that follow.
+fn packed_places(section: &[u8]) -> Vec<u64> {
     const WORDS: u64 = 63;
     let mut places = Vec::new();
     let mut next: u64 = 0;
@@ -331,11 +358,7 @@ fn packed_relocations(elf: &Elf, section: &[u8]) -> Vec<(u64, u64)> {
         );
         next = next.wrapping_add(8 * WORDS);
     }
-    let mut block = Block::default();
     places
-        .into_iter()
-        .filter_map(|place| Some((place, block.word(elf, place)?)))
-        .collect()
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
@@ -398,5 +421,26 @@ mod tests {
         for other in [length, aws, none, "SSL_write"] {
             assert_eq!(method(other), None);
         }
+    }
+    #[test]
+    fn relocations_say_what_is_where() {
+        let section: Vec<u8> = [0x10_u64, 8, 0x1234, 0x18, 6 | 1 << 32, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        assert_eq!(relocations(&section), [(0x10, 0x1234)]);
+    }
+
+    #[test]
+    fn packed_relocations_name_places() {
+        let section: Vec<u8> = [0x1000_u64, 1 | 1 << 1 | 1 << 63, 1 | 1 << 2, 0x9000]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        // A place; two of the 63 words that follow; one of the next 63; and another place.
+        assert_eq!(
+            packed_places(&section),
+            [0x1000, 0x1008, 0x1008 + 62 * 8, 0x1008 + 64 * 8, 0x9000]
+        );
     }
 }
