@@ -37,7 +37,7 @@ pub fn folder() -> PathBuf {
 pub fn note(row: &Row<'_>, captured: usize, made: usize) {
     let folder = folder();
     fs::create_dir_all(&folder).expect("a folder for the coverage");
-    let name: String = [row.runtime, row.version, row.library, row.http]
+    let name: String = [row.runtime, row.version, row.library, row.symbols, row.http]
         .join("-")
         .chars()
         .map(|c| {

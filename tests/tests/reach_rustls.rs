@@ -10,7 +10,7 @@ use observer_e2e::{
 
 /// Versions of Codex, and the TLS library that carries their calls.
 const CODEX: [(&str, &str); 3] = [
-    ("0.120.0", "OpenSSL 3 + rustls 0.23"),
+    ("0.120.0", "OpenSSL 3"),
     ("0.150.0", "rustls 0.23 + aws-lc-rs"),
     ("0.169.0", "rustls 0.23 + aws-lc-rs"),
 ];
