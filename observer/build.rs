@@ -5,6 +5,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,6 +17,9 @@ fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("no workspace folder")?;
+    let mut sources = DefaultHasher::new();
+    identify(Path::new("src/attach"), &mut sources)?;
+    println!("cargo:rustc-env=EXAMINED_BY={:016x}", sources.finish());
     java(&root.join("observer-java"))?;
     let choice = root.join(".toolchain/rustup-toolchain");
     println!("cargo:rerun-if-changed={}", choice.display());
@@ -41,6 +45,23 @@ fn main() -> anyhow::Result<()> {
         }],
         Toolchain::Custom(toolchain.trim()),
     )
+}
+
+/// Hashes the files of a folder and of those in it, with their names.
+fn identify(folder: &Path, hasher: &mut DefaultHasher) -> anyhow::Result<()> {
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let mut paths = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<anyhow::Result<Vec<PathBuf>>>()?;
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            identify(&path, hasher)?;
+        } else {
+            (&path, fs::read(&path)?).hash(hasher);
+        }
+    }
+    Ok(())
 }
 
 /// Builds the Java agent. Without a JDK its files are empty, and the program says so when it is asked for.

@@ -44,8 +44,8 @@ const REMEMBERED: usize = 4_096;
 /// Largest file of the memory on disk, in bytes.
 const MEMORY_FILE: u64 = 1 << 20;
 
-/// Changes whenever files are examined in another way.
-const VERSION: u32 = 6;
+/// Changes whenever files are examined in another way: of the sources of this module's folder, by build.rs.
+const EXAMINED_BY: &str = env!("EXAMINED_BY");
 
 /// Bytes of code that are compared before remembered probes are used again.
 const CODE: usize = 32;
@@ -80,7 +80,7 @@ impl Examination {
 /// What is remembered of a build.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Remembered {
-    version: u32,
+    examined_by: String,
     examination: Examination,
     /// The code at each probe; `None` if one is not in the file.
     code: Option<Vec<[u8; CODE]>>,
@@ -284,7 +284,7 @@ fn learn(file: &File, disk: &Disk) -> Result<Learnt, String> {
     let learnt = Learnt {
         key: build.or_else(|| of_place(file)).unwrap_or_default(),
         known: Remembered {
-            version: VERSION,
+            examined_by: EXAMINED_BY.to_owned(),
             code: codes(&examination, &elf),
             examination,
         },
@@ -363,7 +363,9 @@ fn is_small(file: &File) -> bool {
 impl Remembered {
     /// Whether it holds for a file: builds may share an id.
     fn is_of(&self, elf: &Elf) -> bool {
-        self.version == VERSION && self.code.is_some() && codes(&self.examination, elf) == self.code
+        self.examined_by == EXAMINED_BY
+            && self.code.is_some()
+            && codes(&self.examination, elf) == self.code
     }
 }
 
@@ -500,7 +502,7 @@ mod tests {
             let key = of_build(&elf).unwrap();
             let path = memory.disk.path(&key).unwrap();
             let known = Remembered {
-                version: VERSION,
+                examined_by: EXAMINED_BY.to_owned(),
                 code: codes(&examination, &elf),
                 examination,
             };
@@ -592,7 +594,7 @@ mod tests {
         let text = String::from_utf8(whole.clone()).unwrap();
         let mut broken = vec![Vec::new(), b"null".to_vec(), b"[[[[".repeat(100_000)];
         broken.extend((1..whole.len()).map(|length| whole[..length].to_vec()));
-        broken.push(text.replace("\"version\":2", "\"version\":1").into_bytes());
+        broken.push(text.replace(EXAMINED_BY, "another").into_bytes());
         broken.push(text.replace("\"offset\":", "\"offset\":1").into_bytes());
         broken.push(text.replace("\"address\":", "\"address\":9").into_bytes());
         for bytes in broken {
