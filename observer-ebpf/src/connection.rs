@@ -13,7 +13,7 @@ use crate::{
 pub struct Transfer {
     /// Address of what stands for the connection in the process.
     pub object: u64,
-    /// Where the bytes are. 0 for those of the write that is repeated.
+    /// Where the bytes are.
     pub buffer: u64,
     /// How many. 0 for a write that has to be repeated.
     pub bytes: u64,
@@ -33,6 +33,18 @@ pub struct Transfer {
 pub fn transferred(transfer: &Transfer) {
     let asks = transfer.direction == SENT && request::is_llm(transfer.buffer, transfer.bytes);
     passed(transfer, asks);
+}
+
+/// Where the bytes of a connection's write are that has to be repeated, for a library that lets it be repeated
+/// without saying again what; 0 if there is none.
+#[inline(always)]
+pub fn repeated(object: u64, tgid: u32) -> u64 {
+    let key = ConnectionKey {
+        ssl: object,
+        tgid: u64::from(tgid),
+    };
+    // SAFETY: the value is copied at once.
+    unsafe { CONNECTIONS.get(key) }.map_or(0, |connection| connection.write_buffer)
 }
 
 /// Takes note of the bytes, which begin like a request to an LLM or not, and sends them.
@@ -77,13 +89,7 @@ pub fn passed(transfer: &Transfer, asks: bool) {
     // SAFETY: a map value. The library allows one call at a time on a connection, a socket one in each
     // direction, which has its own position.
     let connection = unsafe { &mut *connection };
-    // GnuTLS lets a write be repeated without saying again what.
-    let (buffer, asks) = if transfer.buffer == 0 {
-        let buffer = connection.write_buffer;
-        (buffer, direction == SENT && request::is_llm(buffer, bytes))
-    } else {
-        (transfer.buffer, asks)
-    };
+    let buffer = transfer.buffer;
     if asks {
         connection.asked_at = 1 + if direction == SENT {
             connection.sent

@@ -3,13 +3,10 @@
 
 use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_user as bpf_probe_read_user_value,
-    generated::{bpf_loop, bpf_probe_read_user},
-};
+use aya_ebpf::helpers::{bpf_probe_read_user, generated::bpf_loop};
 
 /// Bytes of a request line that are looked at.
-const LINE: usize = 128;
+const LINE: u64 = 128;
 
 /// Bytes of the shortest request line that can be one: `POST`, a path and the version.
 const SHORTEST: u64 = 16;
@@ -34,13 +31,21 @@ const fn mark(text: &[u8; 8]) -> u64 {
     u64::from_be_bytes(*text)
 }
 
-/// A request line that is being looked through.
+/// Bytes that are looked at in one step.
+const STEP: u64 = 8;
+
+/// In [`Line::window`]: it is one. No path holds such bytes.
+const FOUND: u64 = u64::MAX;
+
+/// A request line that is being looked through. The line itself stays where it is: this is called from deep
+/// within, and the stacks of all callers together have 512 bytes.
 #[repr(C)]
 struct Line {
-    bytes: [u8; LINE],
+    /// Address of the next byte.
+    next: u64,
+    end: u64,
     /// The last eight bytes that were seen.
     window: u64,
-    found: u64,
 }
 
 /// Whether `bytes` bytes at `address` begin with `POST` and a path of an LLM call.
@@ -51,66 +56,69 @@ pub fn is_llm(address: u64, bytes: u64) -> bool {
     }
     // Most writes are settled by this.
     // SAFETY: the helper checks the address.
-    match unsafe { bpf_probe_read_user_value(address as *const [u8; 4]) } {
+    match unsafe { bpf_probe_read_user(address as *const [u8; 4]) } {
         Ok([b'P', b'O', b'S', b'T']) => {}
         _ => return false,
     }
+    let length = if bytes < LINE { bytes } else { LINE };
     let mut line = Line {
-        bytes: [0; LINE],
+        next: address,
+        end: address + length,
         window: 0,
-        found: 0,
     };
-    let length = if bytes < LINE as u64 {
-        bytes
-    } else {
-        LINE as u64
-    };
-    // SAFETY: `length` bytes fit; the helper checks the address.
-    let read = unsafe {
-        bpf_probe_read_user(
-            line.bytes.as_mut_ptr().cast(),
-            length as u32,
-            address as *const c_void,
-        )
-    };
-    if read < 0 {
-        return false;
-    }
     // SAFETY: the callback has the signature that bpf_loop asks for and `line` outlives it. A loop in
     // the program would be walked through by the verifier, which takes longer than all the rest.
     unsafe {
         bpf_loop(
-            LINE as u32,
+            (LINE / STEP + STEP) as u32,
             look as *mut c_void,
             ptr::from_mut(&mut line).cast(),
             0,
         );
     }
-    line.found != 0
+    line.window == FOUND
 }
 
-/// Looks at the byte of this index: the callback of `bpf_loop`, whose 0 means "go on".
+/// Looks at the next bytes: the callback of `bpf_loop`, whose 0 means "go on".
 #[inline(never)]
-extern "C" fn look(index: u32, line: *mut Line) -> i64 {
+extern "C" fn look(_index: u32, line: *mut Line) -> i64 {
     if line.is_null() {
-        return 1;
-    }
-    // The compiler knows that the index is in bounds and would drop a check, the verifier does not know.
-    // SAFETY: `index` is a valid local.
-    let index = unsafe { ptr::read_volatile(&index) } as usize;
-    if index >= LINE {
         return 1;
     }
     // SAFETY: `is_llm` passes a valid pointer; nobody else has it meanwhile.
     let line = unsafe { &mut *line };
-    let byte = line.bytes[index];
-    if byte == b'\r' || byte == b'?' {
+    if line.next >= line.end {
         return 1;
     }
-    line.window = line.window << 8 | u64::from(byte);
-    if MARKS.contains(&line.window) {
-        line.found = 1;
+    let step = if line.end - line.next >= STEP {
+        STEP
+    } else {
+        1
+    };
+    // SAFETY: the helper checks the address.
+    let word = if step == STEP {
+        unsafe { bpf_probe_read_user(line.next as *const u64) }
+    } else {
+        unsafe { bpf_probe_read_user(line.next as *const u8) }.map(u64::from)
+    };
+    let Ok(mut word) = word else {
         return 1;
+    };
+    line.next += step;
+    for _ in 0..STEP {
+        let byte = word & 0xff;
+        if byte == u64::from(b'\r') || byte == u64::from(b'?') {
+            return 1;
+        }
+        line.window = line.window << 8 | byte;
+        if MARKS.contains(&line.window) {
+            line.window = FOUND;
+            return 1;
+        }
+        if step == 1 {
+            return 0;
+        }
+        word >>= 8;
     }
     0
 }

@@ -174,9 +174,15 @@ fn returned(call: &OpenCall, result: u64, tgid: u32, tid: u32) {
         }
         return;
     }
+    // GnuTLS lets a write be repeated without saying again what.
+    let buffer = if call.buffer == 0 && direction == SENT {
+        connection::repeated(call.ssl, tgid)
+    } else {
+        call.buffer
+    };
     connection::transferred(&Transfer {
         object: call.ssl,
-        buffer: call.buffer,
+        buffer,
         bytes,
         entered_at: call.entered_at,
         task: 0,

@@ -145,7 +145,9 @@ fn of_all_programs_and_libraries_of_a_system_those_with_tls() {
         };
         found.iter().filter_map(with).collect()
     };
-    let openssl = defining(&files, &["SSL_read", "SSL_write"]);
+    let mut openssl = defining(&files, &["SSL_read", "SSL_write"]);
+    // Its functions call those of libgnutls, which are probed.
+    openssl.retain(|path| !path.to_string_lossy().contains("/libgnutls-openssl.so"));
     assert!(!openssl.is_empty());
     assert_eq!(of("OpenSSL"), openssl);
     let gnutls = defining(&files, &["gnutls_record_send", "gnutls_record_recv"]);

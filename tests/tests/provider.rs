@@ -88,8 +88,11 @@ fn every_sdk_reads_every_answer() {
                     (&sdk.into(), &"complete".into()),
                     "{truth}"
                 );
+                // The provider looks at its clock when it gets to run after its last write.
+                let late = 10_000_000;
                 assert!(
-                    truth["server_ns"].as_u64() <= seen["elapsed_ns"].as_u64(),
+                    truth["server_ns"].as_u64().unwrap()
+                        <= seen["elapsed_ns"].as_u64().unwrap() + late,
                     "{seen} {truth}"
                 );
             }

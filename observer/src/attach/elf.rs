@@ -349,6 +349,9 @@ impl Elf {
         let Some(table) = self.relocations()? else {
             return Ok(());
         };
+        if table.end - table.start > TABLES {
+            return Err(io::Error::other("its table of relocations is too large"));
+        }
         let kind = match self.architecture {
             Architecture::X86_64 => R_X86_64_RELATIVE,
             Architecture::Aarch64 => R_AARCH64_RELATIVE,

@@ -105,7 +105,8 @@ fn sampler(cpu: usize) -> io::Result<Sampler> {
         .one_cpu(cpu)
         .mmap(true)
         .mmap2(true)
-        .wakeup_events(1)
+        // Each record wakes: `wakeup_events` counts samples only.
+        .wakeup_watermark(1)
         .enabled(true)
         .build()?
         .sampled(BUFFER)

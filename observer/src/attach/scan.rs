@@ -180,10 +180,11 @@ pub fn strings(elf: &Elf, needles: &[&[u8]]) -> io::Result<Vec<Text>> {
 ///
 /// # Errors
 ///
-/// The file cannot be read.
+/// The file cannot be read, or holds too much.
 pub fn places(elf: &Elf, needles: &[&[u8]], alignment: u64) -> io::Result<Vec<(u64, usize)>> {
     let finder = AhoCorasick::new(needles).map_err(io::Error::other)?;
     let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or(0);
+    check_size(elf.loaded())?;
     let mut found = Vec::new();
     for segment in elf.loaded() {
         pieces(elf, segment, longest, |address, piece, fresh| {

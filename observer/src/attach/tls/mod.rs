@@ -7,6 +7,7 @@ mod go;
 mod openssl;
 mod openssl_static;
 mod rustls;
+mod unwatched;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,10 @@ pub const LIBRARIES: &[&dyn Library] = &[
     &gnutls::GnuTls,
     &aws_lc::AwsLc,
     &rustls::Rustls,
+    &unwatched::NSS,
+    &unwatched::MBED_TLS,
+    &unwatched::WOLFSSL,
+    &unwatched::S2N,
 ];
 
 /// How to find the functions through which a TLS library's plaintext passes.
@@ -53,6 +58,7 @@ pub fn is_wanted(name: &str) -> bool {
         || name.starts_with("aws_lc_") && name.contains("_EVP_AEAD_CTX_")
         || name.contains("MessageEncrypter")
         || name.contains("MessageDecrypter")
+        || unwatched::Unwatched::is_wanted(name)
 }
 
 /// What a file holds of a library.
