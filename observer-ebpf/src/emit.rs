@@ -233,9 +233,15 @@ unsafe fn fill(
     done: u64,
     bytes: u32,
 ) -> i64 {
+    macro_rules! set {
+        ($($field:ident: $value:expr),* $(,)?) => {
+            $(addr_of_mut!((*head).$field).write($value);)*
+        };
+    }
+    // Field by field: zeros for the name would be written by a call, whose stack adds to all others.
     // SAFETY: the caller's promise.
     unsafe {
-        head.write(DataRecord {
+        set! {
             kind: KIND_DATA,
             direction: text.direction,
             tgid: text.tgid,
@@ -247,10 +253,10 @@ unsafe fn fill(
             opposite: text.opposite,
             call_bytes: text.bytes,
             task: text.task,
-            bytes,
+            bytes: bytes,
             half: text.half,
-            comm: [0; 16],
-        });
+        }
+        // All of it: what is left is filled with zeros.
         bpf_get_current_comm(
             head.cast::<u8>()
                 .add(offset_of!(DataRecord, comm))
