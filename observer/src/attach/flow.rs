@@ -10,7 +10,10 @@ use iced_x86::{
     OpKind, Register,
 };
 
-use super::elf::Elf;
+use super::{
+    abi::{ARGUMENTS, CLOBBERED},
+    elf::Elf,
+};
 
 /// Instructions of a function that are followed, on all ways together.
 const STEPS: usize = 60_000;
@@ -26,29 +29,6 @@ const WAYS: usize = 24;
 
 /// Bytes of code that are read at once.
 const PIECE: usize = 4096;
-
-/// The registers of the first arguments (System V ABI, AMD64 supplement, 3.2.3).
-const ARGUMENTS: [Register; 6] = [
-    Register::RDI,
-    Register::RSI,
-    Register::RDX,
-    Register::RCX,
-    Register::R8,
-    Register::R9,
-];
-
-/// Registers that a called function need not preserve (same place).
-const CLOBBERED: [Register; 9] = [
-    Register::RAX,
-    Register::RCX,
-    Register::RDX,
-    Register::RSI,
-    Register::RDI,
-    Register::R8,
-    Register::R9,
-    Register::R10,
-    Register::R11,
-];
 
 /// A call, and the arguments that are constants there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,7 @@
 //! as there is a second process they stand for everyone, and the programs let the watched processes
 //! pass: a child could be through with its first call before probes of its own would be in.
 
+mod abi;
 pub mod boundary;
 #[expect(
     unsafe_code,

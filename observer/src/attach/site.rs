@@ -22,7 +22,10 @@ use object::Architecture;
 use observer_common::count;
 use serde::{Deserialize, Serialize};
 
-use super::elf::Elf;
+use super::{
+    abi::{ARGUMENTS, CLOBBERED},
+    elf::Elf,
+};
 
 /// Bytes of a function that are decoded.
 const CODE_BYTES: usize = 4096;
@@ -163,29 +166,6 @@ struct State {
     /// Something may have been written over the return address.
     overwritten: bool,
 }
-
-/// The registers of the first arguments (System V ABI, AMD64 supplement, 3.2.3).
-const ARGUMENTS: [Register; 6] = [
-    Register::RDI,
-    Register::RSI,
-    Register::RDX,
-    Register::RCX,
-    Register::R8,
-    Register::R9,
-];
-
-/// Registers that a called function need not preserve (same place).
-const CLOBBERED: [Register; 9] = [
-    Register::RAX,
-    Register::RCX,
-    Register::RDX,
-    Register::RSI,
-    Register::RDI,
-    Register::R8,
-    Register::R9,
-    Register::R10,
-    Register::R11,
-];
 
 impl State {
     fn entry() -> Self {
