@@ -2,7 +2,7 @@
 
 use observer_e2e::{
     coverage::{self, Row},
-    harness::{Run, Scene, assert_matches},
+    harness::{Run, Scene, assert_matches, output},
 };
 
 const SDKS: [&str; 4] = ["openai", "xai", "anthropic", "google"];
@@ -49,10 +49,14 @@ fn every_sdk(mode: &str) {
         }
     }
     scene.assert_truth(&calls);
+    let say =
+        "import platform, ssl; print(platform.python_version(), *ssl.OPENSSL_VERSION.split()[:2])";
+    let (_, versions, _) = output("python3", &["-c", say]);
+    let (version, library) = versions.trim().split_once(' ').expect("two versions");
     let row = Row {
         runtime: &format!("Python openai, anthropic, google-genai, {mode}"),
-        version: "3.11",
-        library: "OpenSSL 3.0",
+        version,
+        library,
         linkage: "shared",
         symbols: "dynamic symbols",
         http: "1.1",
