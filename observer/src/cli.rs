@@ -218,9 +218,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     let mut gated = Gated::start(command)?;
     attacher.scan_everything()?;
     attacher.add(&[gated.pid()])?;
-    if let Some(program) = command.first() {
-        attacher.expect(&exec::files(program));
-    }
+    attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
     let queue = options.queue(exporter)?;
     anstream::eprintln!("ready");

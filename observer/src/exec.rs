@@ -30,14 +30,53 @@ pub const GATE: &str = "__gate";
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
+/// Files of one command line that are looked through.
+const FILES: usize = 16;
+
 /// Interpreters within interpreters that are looked through (`BINPRM_BUF_SIZE` and execve(2) allow four).
 const INTERPRETERS: usize = 4;
 
-/// The files that will be executed for a command: the program, or the script and its interpreters
-/// (execve(2)). What cannot be found is left out.
-pub fn files(command: &OsStr) -> Vec<PathBuf> {
+/// Programs whose arguments name the program that they become, behind options and values.
+const WRAPPERS: &[&str] = &[
+    "chrt", "env", "ionice", "nice", "nohup", "setpriv", "setsid", "stdbuf", "sudo", "taskset",
+    "timeout",
+];
+
+/// The files that will be executed for a command line: the program, or the script and its interpreters
+/// (execve(2)); and what the program runs in turn, if that is all that it is for. What cannot be found is left
+/// out.
+pub fn files(command: &[OsString]) -> Vec<PathBuf> {
+    let Some((program, mut arguments)) = command.split_first() else {
+        return Vec::new();
+    };
+    let mut files = of_program(program);
+    let mut wrapper = Path::new(program).file_name();
+    while wrapper
+        .and_then(OsStr::to_str)
+        .is_some_and(|name| WRAPPERS.contains(&name))
+        && files.len() < FILES
+    {
+        let is_option = |word: &OsString| {
+            let bytes = word.as_encoded_bytes();
+            bytes.starts_with(b"-") || bytes.contains(&b'=')
+        };
+        let Some(at) = arguments
+            .iter()
+            .position(|word| !is_option(word) && find(word).is_some_and(|path| path.is_file()))
+        else {
+            break;
+        };
+        files.extend(of_program(&arguments[at]));
+        wrapper = Path::new(&arguments[at]).file_name();
+        arguments = &arguments[at + 1..];
+    }
+    files
+}
+
+/// A program, or a script and its interpreters.
+fn of_program(program: &OsStr) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut next = find(command);
+    let mut next = find(program);
     while let Some(path) = next.take()
         && files.len() < INTERPRETERS
     {
@@ -198,10 +237,26 @@ mod tests {
         for line in ["#!/bin/sh -e\n", "#! /usr/bin/env -S sh\necho"] {
             fs::write(&script, line).unwrap();
             fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-            let files = files(script.as_os_str());
+            let files = files(&[script.clone().into()]);
             assert_eq!(files[0], script);
             assert_eq!(files[1].file_name(), Some(OsStr::new("sh")), "{line}");
         }
-        assert!(files(OsStr::new("no-such-command")).is_empty());
+        assert!(files(&["no-such-command".into()]).is_empty());
+    }
+
+    #[test]
+    fn wrappers_lead_to_what_they_run() {
+        let names = |line: &str| -> Vec<String> {
+            let command: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            files(&command)
+                .iter()
+                .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+                .collect()
+        };
+        assert_eq!(names("env A=1 sh -c true"), ["env", "sh"]);
+        assert_eq!(names("nice -n 5 timeout 9 sh"), ["nice", "timeout", "sh"]);
+        // What others do with their arguments is not known.
+        assert_eq!(names("sh env cat"), ["sh"]);
+        assert_eq!(names("env --version"), ["env"]);
     }
 }
