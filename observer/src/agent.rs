@@ -39,7 +39,7 @@ const BATCH: usize = 4_096;
 const TICK: Duration = Duration::from_millis(100);
 
 /// How long the agent rests when it was woken for nothing.
-const IN_VAIN: Duration = Duration::from_millis(1);
+const IN_VAIN: Duration = Duration::from_millis(5);
 
 /// How often every known process is looked after.
 const ROLL_CALL: Duration = Duration::from_secs(5);
@@ -193,7 +193,7 @@ impl Agent {
             let handled = self.drain(BATCH);
             self.attacher.take_examined();
             if self.attacher.take_mapped() && handled == 0 {
-                // Whoever makes code all the time must not have the agent run all the time.
+                // Whoever makes code or starts programs all the time must not have the agent run all the time.
                 std::thread::sleep(IN_VAIN);
             }
             if let Some(number) = signals.pending().next() {

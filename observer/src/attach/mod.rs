@@ -545,11 +545,11 @@ impl Attacher {
         }
     }
 
-    /// Probes what the watched processes have mapped meanwhile. Returns whether the kernel had anything to
-    /// say of no interest only.
+    /// Probes what the watched processes have mapped meanwhile. Returns whether the kernel had something to
+    /// say, and none of it was of interest: processes that are not watched are heard of too.
     pub fn take_mapped(&mut self) -> bool {
         let Heard { pids, lost, others } = self.mappings.take();
-        let vain = others > 0 && pids.is_empty() && !lost;
+        let mut vain = others > 0 || !pids.is_empty();
         if lost {
             warn!("mappings were not heard of in time: looking at every process");
             self.scan_again();
@@ -563,6 +563,7 @@ impl Attacher {
             };
             if watched {
                 self.scan(pid);
+                vain = false;
             }
         }
         vain
