@@ -473,20 +473,12 @@ impl Pipeline {
             place,
             Tracked {
                 generation: key.generation,
-                connection: Box::new(self.new_connection(key.is_plain())),
+                connection: Box::new(new_connection(key.is_plain(), self.settings.wire)),
                 calls: HashMap::new(),
                 last: at,
             },
         );
         true
-    }
-
-    fn new_connection(&self, plain: bool) -> Connection {
-        if plain {
-            Connection::plain(self.settings.wire)
-        } else {
-            Connection::new(self.settings.wire)
-        }
     }
 
     /// Lets go of the sixteenth of the connections that was silent for longest.
@@ -518,8 +510,6 @@ impl Pipeline {
     /// Whether the programs have to be told now that this connection is of no interest: the direction in
     /// which its requests go.
     fn leave_out(&mut self, key: (Pid, u64), at: Timestamp) -> Option<Direction> {
-        let plain = capture::is_plain(key.1);
-        let fresh = self.new_connection(plain);
         let tracked = self.connections.get_mut(&key)?;
         tracked.last = at;
         if self.settings.all_hosts || tracked.connection.verdict() != Verdict::Other {
@@ -530,7 +520,7 @@ impl Pipeline {
             _ => Direction::Sent,
         };
         // What is on its way may still begin a call.
-        *tracked.connection = fresh;
+        *tracked.connection = new_connection(capture::is_plain(key.1), self.settings.wire);
         Some(asks)
     }
 
@@ -688,6 +678,14 @@ impl Pipeline {
             url_path: call.url_path,
             incomplete: call.incomplete.map(|why| why.as_str()),
         }
+    }
+}
+
+fn new_connection(plain: bool, options: Options) -> Connection {
+    if plain {
+        Connection::plain(options)
+    } else {
+        Connection::new(options)
     }
 }
 
