@@ -85,31 +85,36 @@ impl<'a> Prover<'a> {
     ///
     /// One of the places is not proved: why, as a sentence for the user.
     pub(super) fn prove(&mut self, probes: &[Probe]) -> Result<Vec<Start>, String> {
+        let of_probe = |probe: &Probe, reason: String| {
+            format!(
+                "{} at {:#x}: {reason}",
+                probe.functions.join(", "),
+                probe.offset
+            )
+        };
+        let mut known = Vec::new();
         for probe in probes {
-            self.instruction(probe).map_err(|reason| {
-                format!(
-                    "{} at {:#x}: {reason}",
-                    probe.functions.join(", "),
-                    probe.offset
-                )
-            })?;
+            let start = self
+                .instruction(probe)
+                .and_then(|()| self.by_tables(probe))
+                .map_err(|reason| of_probe(probe, reason))?;
+            known.push(start);
         }
         let unproved: Vec<u64> = probes
             .iter()
-            .filter(|probe| self.by_tables(probe).is_ok_and(|start| start.is_none()))
-            .map(|probe| probe.site.function)
+            .zip(&known)
+            .filter(|(_, start)| start.is_none())
+            .map(|(probe, _)| probe.site.function)
             .collect();
         self.look_for_calls(&unproved);
         probes
             .iter()
-            .map(|probe| {
-                self.start(probe).map_err(|reason| {
-                    format!(
-                        "{} at {:#x}: {reason}",
-                        probe.functions.join(", "),
-                        probe.offset
-                    )
-                })
+            .zip(known)
+            .map(|(probe, start)| match start {
+                Some(start) => Ok(start),
+                None => self
+                    .by_code(probe.site.function)
+                    .map_err(|reason| of_probe(probe, reason)),
             })
             .collect()
     }
@@ -171,11 +176,8 @@ impl<'a> Prover<'a> {
         }
     }
 
-    fn start(&self, probe: &Probe) -> Result<Start, String> {
-        if let Some(start) = self.by_tables(probe)? {
-            return Ok(start);
-        }
-        let function = probe.site.function;
+    /// By a call that leads there, or by what lies before it.
+    fn by_code(&self, function: u64) -> Result<Start, String> {
         if self.calls.get(&function) == Some(&true) {
             Ok(Start::Called)
         } else if self.is_padded(function) {
