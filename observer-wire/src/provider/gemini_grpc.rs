@@ -139,24 +139,45 @@ mod ai_platform {
     }
 }
 
-/// Gemini; see the module.
-pub(super) struct GeminiGrpc;
+/// A service; see the module.
+pub(super) struct GeminiGrpc {
+    provider: &'static str,
+    /// Its package, before the version, and its name.
+    package: &'static str,
+    service: &'static str,
+    /// How the names of its models begin.
+    models: [&'static str; 2],
+    with_content: &'static Messages,
+    without_content: &'static Messages,
+}
 
-/// Vertex AI; see the module.
-pub(super) struct VertexGrpc;
+/// Gemini.
+pub(super) const GEMINI: GeminiGrpc = GeminiGrpc {
+    provider: "google",
+    package: "google.ai.generativelanguage.",
+    service: ".GenerativeService",
+    models: ["models/", "tunedModels/"],
+    with_content: &generative_language::WITH_CONTENT,
+    without_content: &generative_language::WITHOUT_CONTENT,
+};
+
+/// Vertex AI.
+pub(super) const VERTEX: GeminiGrpc = GeminiGrpc {
+    provider: "vertex_ai",
+    package: "google.cloud.aiplatform.",
+    service: ".PredictionService",
+    models: ["projects/", "publishers/"],
+    with_content: &ai_platform::WITH_CONTENT,
+    without_content: &ai_platform::WITHOUT_CONTENT,
+};
 
 impl Provider for GeminiGrpc {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
-        recognize(
-            head,
-            "google",
-            "google.ai.generativelanguage.",
-            ".GenerativeService",
-        )
+        recognize(head, self.provider, self.package, self.service)
     }
 
     fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        Some(("google", "generate_content"))
+        Some((self.provider, "generate_content"))
     }
 
     fn selection(&self, _content: bool) -> &'static Selection {
@@ -165,61 +186,14 @@ impl Provider for GeminiGrpc {
 
     fn messages(&self, content: bool) -> Option<&'static Messages> {
         Some(if content {
-            &generative_language::WITH_CONTENT
+            self.with_content
         } else {
-            &generative_language::WITHOUT_CONTENT
+            self.without_content
         })
     }
 
     fn is_request(&self, document: &Value) -> bool {
-        is_request(document, &["models/", "tunedModels/"])
-    }
-
-    fn is_response(&self, document: &Value) -> bool {
-        Gemini.is_response(document)
-    }
-
-    fn request(&self, document: &Value, call: &mut CallBuilder) {
-        request(document, call);
-    }
-
-    fn response(&self, document: &Value, call: &mut CallBuilder) {
-        Gemini.chunk(document, call);
-    }
-
-    fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder) {
-        Gemini.event(name, data, call);
-    }
-}
-
-impl Provider for VertexGrpc {
-    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
-        recognize(
-            head,
-            "vertex_ai",
-            "google.cloud.aiplatform.",
-            ".PredictionService",
-        )
-    }
-
-    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        Some(("vertex_ai", "generate_content"))
-    }
-
-    fn selection(&self, _content: bool) -> &'static Selection {
-        &NO_SELECTION
-    }
-
-    fn messages(&self, content: bool) -> Option<&'static Messages> {
-        Some(if content {
-            &ai_platform::WITH_CONTENT
-        } else {
-            &ai_platform::WITHOUT_CONTENT
-        })
-    }
-
-    fn is_request(&self, document: &Value) -> bool {
-        is_request(document, &["projects/", "publishers/"])
+        is_request(document, &self.models)
     }
 
     fn is_response(&self, document: &Value) -> bool {

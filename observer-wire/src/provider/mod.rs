@@ -28,8 +28,8 @@ use crate::{
 
 /// Every format, in the order in which they are asked.
 const PROVIDERS: &[&dyn Provider] = &[
-    &gemini_grpc::GeminiGrpc,
-    &gemini_grpc::VertexGrpc,
+    &gemini_grpc::GEMINI,
+    &gemini_grpc::VERTEX,
     &xai_grpc::XaiGrpc,
     &gemini::Gemini,
     &anthropic::Anthropic,
