@@ -301,6 +301,7 @@ impl Calls {
                     active.partial |= partial;
                 }
             }
+            Event::Message { .. } => {}
             Event::End { exchange, end, at } => self.end(exchange, end, at, report),
         }
     }
