@@ -154,12 +154,11 @@ fn shapes() -> impl Strategy<Value = Vec<Shape>> {
     prop::collection::vec(shape, 1..12)
 }
 
+/// A direction, the bytes of a frame, and to which message it belongs.
+type Write = (Direction, Vec<u8>, usize);
+
 /// The wire bytes of messages, a write for each frame, and the messages.
-fn conversation(
-    shapes: &[Shape],
-    deflate: bool,
-    takeover: bool,
-) -> (Vec<(Direction, Vec<u8>, usize)>, Vec<Message>) {
+fn conversation(shapes: &[Shape], deflate: bool, takeover: bool) -> (Vec<Write>, Vec<Message>) {
     let mut encoders = [Encoder::new(false), Encoder::new(true)];
     let (mut writes, mut messages) = (Vec::new(), Vec::new());
     for (index, shape) in shapes.iter().enumerate() {

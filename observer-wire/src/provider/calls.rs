@@ -5,9 +5,10 @@ use std::fmt;
 use http::Method;
 
 use super::{
-    Certainty, PROVIDERS, Recognized,
+    Certainty, DIALOGUES, PROVIDERS, Recognized,
     exchange::{Begin, Exchange},
     hosts,
+    session::Session,
 };
 use crate::{
     chunk::{Origin, Timestamp},
@@ -27,6 +28,8 @@ pub struct Calls {
     /// Where a request names no port.
     usual_port: u16,
     active: Vec<Exchange>,
+    /// WebSocket sessions, whose messages give calls.
+    sessions: Vec<Session>,
     next: u64,
     verdict: Verdict,
     seen_request: bool,
@@ -50,6 +53,7 @@ impl Calls {
             options,
             usual_port,
             active: Vec::new(),
+            sessions: Vec::new(),
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
@@ -61,7 +65,9 @@ impl Calls {
     pub fn verdict(&self) -> Verdict {
         match self.verdict {
             // One that may be a call is under way.
-            Verdict::Other if !self.active.is_empty() => Verdict::Undecided,
+            Verdict::Other if !self.active.is_empty() || !self.sessions.is_empty() => {
+                Verdict::Undecided
+            }
             verdict => verdict,
         }
     }
@@ -96,8 +102,12 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                if hosts::is_llm(host) && head.method != Method::CONNECT {
+                if hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket) {
                     self.judge(Verdict::Llm);
+                }
+                if head.websocket {
+                    self.begin_session(exchange, &head, at, origin);
+                    return;
                 }
                 let begun = self.begin(exchange, &head, at, origin);
                 match begun.first().map(|active| active.certainty) {
@@ -132,6 +142,9 @@ impl Calls {
                 for active in self.find(exchange) {
                     active.response_head(&head, at);
                 }
+                if let Some(session) = self.session(exchange) {
+                    session.response_head(&head);
+                }
             }
             Event::ResponseBody {
                 exchange,
@@ -140,6 +153,9 @@ impl Calls {
             } => {
                 for active in self.find(exchange) {
                     active.response_body(bytes, at);
+                }
+                if let Some(session) = self.session(exchange) {
+                    session.response_body(bytes);
                 }
             }
             Event::ResponseGap { exchange, bytes } => {
@@ -157,14 +173,30 @@ impl Calls {
                     active.response_trailers(&headers, partial, at);
                 }
             }
-            Event::Message { .. } => {}
+            Event::Message {
+                exchange,
+                direction,
+                part,
+                at,
+            } => {
+                let (before, mut next) = (self.next, self.next);
+                if let Some(session) = self.session(exchange) {
+                    session.message(direction, part, at, &mut next, report);
+                }
+                self.next = next;
+                if next > before {
+                    self.judge(Verdict::Llm);
+                }
+            }
             Event::End { exchange, end, at } => self.end(exchange, end, at, report),
         }
     }
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
-        self.active.iter().map(Exchange::memory).sum()
+        let exchanges: usize = self.active.iter().map(Exchange::memory).sum();
+        let sessions: usize = self.sessions.iter().map(Session::memory).sum();
+        exchanges + sessions
     }
 
     /// An exchange whose head leaves doubt is read in several formats.
@@ -172,6 +204,37 @@ impl Calls {
         self.active
             .iter_mut()
             .filter(move |active| active.id == exchange)
+    }
+
+    fn session(&mut self, exchange: ExchangeId) -> Option<&mut Session> {
+        self.sessions
+            .iter_mut()
+            .find(|session| session.id == exchange)
+    }
+
+    /// A WebSocket session is asked for.
+    fn begin_session(&mut self, id: ExchangeId, head: &RequestHead, at: Timestamp, origin: Origin) {
+        let found = DIALOGUES
+            .iter()
+            .find_map(|format| Some((*format, format.recognize(head)?)));
+        let Some((format, recognized)) = found else {
+            self.judge(Verdict::Other);
+            return;
+        };
+        // Elsewhere its messages will tell.
+        if recognized.certainty == Certainty::Certain {
+            self.judge(Verdict::Llm);
+        }
+        let begin = Begin {
+            id,
+            call: CallId(self.next),
+            head,
+            at,
+            origin,
+            usual_port: self.usual_port,
+        };
+        self.sessions
+            .push(Session::new(&begin, format, recognized, self.options));
     }
 
     fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
@@ -206,6 +269,16 @@ impl Calls {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
+        if let Some(place) = self
+            .sessions
+            .iter()
+            .position(|session| session.id == exchange)
+        {
+            let session = self.sessions.remove(place);
+            let spoke = session.end(end, at, &mut self.next, report);
+            self.judge(if spoke { Verdict::Llm } else { Verdict::Other });
+            return;
+        }
         let (ended, left) = std::mem::take(&mut self.active)
             .into_iter()
             .partition::<Vec<_>, _>(|active| active.id == exchange);

@@ -15,6 +15,15 @@ pub(crate) const FIN: u8 = 0x80;
 /// A compressed message begins.
 pub(crate) const RSV1: u8 = 0x40;
 
+/// The length of a payload without the marks of what is lost of it.
+fn wire_length(payload: &[u8]) -> u64 {
+    let marks = payload
+        .windows(b"<<lost".len())
+        .filter(|window| window == b"<<lost")
+        .count();
+    (payload.len() - marks * b"<<lost>>".len()) as u64
+}
+
 /// Messages of one direction.
 pub(crate) struct Encoder {
     /// A client's frames are masked.
@@ -59,7 +68,7 @@ impl Encoder {
     }
 
     pub(crate) fn frame(&mut self, first: u8, payload: &[u8]) -> Vec<u8> {
-        self.frame_of_length(first, payload.len() as u64, payload)
+        self.frame_of_length(first, wire_length(payload), payload)
     }
 
     /// A message in so many frames.
@@ -114,6 +123,61 @@ impl Encoder {
     /// What comes next does not refer to what came before.
     pub(crate) fn forget(&mut self) {
         self.deflate.reset();
+    }
+
+    /// The bytes of one write, from text; `exchanges/README.md` has the form.
+    pub(crate) fn write(&mut self, text: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut lines = text.lines().peekable();
+        while let Some(title) = lines.next() {
+            let mut content = Vec::new();
+            while let Some(line) = lines.next_if(|line| line.is_empty() || line.starts_with("  ")) {
+                content.push(line.get(2..).unwrap_or_default());
+            }
+            let words: Vec<&str> = title.split_whitespace().collect();
+            let has = |flag: &str| words.contains(&flag);
+            let opcode = match words[0] {
+                "binary" => BINARY,
+                "close" => {
+                    let (code, reason) = match title.splitn(3, ' ').collect::<Vec<_>>()[..] {
+                        [_, code, reason] => (code, reason),
+                        [_, code] => (code, ""),
+                        _ => panic!("a close has a code"),
+                    };
+                    bytes.extend(self.close(code.parse().unwrap(), reason));
+                    continue;
+                }
+                "ping" => {
+                    bytes.extend(self.frame(FIN | PING, b"are you there"));
+                    continue;
+                }
+                "pong" => {
+                    bytes.extend(self.frame(FIN | PONG, b"are you there"));
+                    continue;
+                }
+                "text" => TEXT,
+                other => panic!("what is a frame {other}?"),
+            };
+            let frames = words
+                .iter()
+                .find_map(|word| word.strip_prefix("frames=")?.parse().ok())
+                .unwrap_or(1);
+            let payload = content.join("\n").into_bytes();
+            for (index, frame) in self
+                .message(opcode, has("deflate"), frames, &payload)
+                .into_iter()
+                .enumerate()
+            {
+                if index > 0 && has("pinged") {
+                    bytes.extend(self.frame(FIN | PING, b"are you there"));
+                }
+                bytes.extend(frame);
+            }
+            if has("forget") {
+                self.forget();
+            }
+        }
+        bytes
     }
 
     pub(crate) fn close(&mut self, code: u16, reason: &str) -> Vec<u8> {
