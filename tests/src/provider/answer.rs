@@ -94,6 +94,9 @@ pub(super) fn to(
         answer.body = Body::Whole(b"{\"choices\": [ this is no JSON".to_vec());
     }
     answer.truth["text"] = json!(completion.text());
+    if behaviour.has("redirect") && !request.path.contains('?') {
+        return redirection(request, answer.truth);
+    }
     answer
 }
 
@@ -192,6 +195,33 @@ fn plain(document: &Value) -> Answer {
         declared_length: None,
         trailers: Vec::new(),
         truth: json!({"llm_call": false}),
+    }
+}
+
+/// Sends the client to the same path with a query.
+fn redirection(request: &Request, mut truth: Value) -> Answer {
+    const STATUS: u16 = 307;
+    for field in [
+        "response_model",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "reasoning_tokens",
+        "request_id",
+    ] {
+        truth[field] = Value::Null;
+    }
+    truth["status_code"] = json!(STATUS);
+    for field in ["finish_reasons", "tool_calls"] {
+        truth[field] = json!([]);
+    }
+    Answer {
+        status: STATUS,
+        headers: vec![("location".to_owned(), format!("{}?again", request.path))],
+        body: Body::Whole(b"elsewhere".to_vec()),
+        declared_length: None,
+        trailers: Vec::new(),
+        truth,
     }
 }
 
