@@ -1,5 +1,5 @@
 //! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
-//! and Gemini, also over gRPC.
+//! and Gemini, and those of Gemini and xAI over gRPC.
 
 mod anthropic;
 mod gemini;
@@ -73,8 +73,10 @@ pub(super) fn to(
         && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent"))
     {
         gemini::answer(request, behaviour, &document, &completion)
-    } else if post && path.starts_with(grpc::SERVICE) {
-        grpc::answer(request, behaviour, &completion)
+    } else if post && path.starts_with(grpc::GEMINI) {
+        grpc::gemini(request, behaviour, &completion)
+    } else if post && path.starts_with(grpc::XAI) {
+        grpc::xai(request, behaviour, &completion)
     } else if request.method == "HEAD" {
         Answer {
             body: Body::None,
