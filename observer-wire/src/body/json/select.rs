@@ -46,7 +46,19 @@ pub struct Limits {
 }
 
 impl Select {
-    pub(super) fn takes_scalars(&self) -> bool {
+    /// What is selected of a member of an object.
+    pub(in crate::body) fn member(&self, name: &str) -> Option<&'static Select> {
+        match self {
+            Self::Object(members) => members
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, select)| select),
+            Self::Either(one, other) => one.member(name).or_else(|| other.member(name)),
+            Self::All | Self::Array(..) | Self::Mark | Self::Scalar => None,
+        }
+    }
+
+    pub(in crate::body) fn takes_scalars(&self) -> bool {
         match self {
             Self::All | Self::Scalar => true,
             Self::Either(one, other) => one.takes_scalars() || other.takes_scalars(),
@@ -54,7 +66,7 @@ impl Select {
         }
     }
 
-    pub(super) fn is_mark(&self) -> bool {
+    pub(in crate::body) fn is_mark(&self) -> bool {
         match self {
             Self::Mark => true,
             Self::Either(one, other) => one.is_mark() || other.is_mark(),
