@@ -21,6 +21,12 @@ const LISTED: usize = 64;
 /// `types/audio`, `types/image_edit_params.py`).
 const TEXTS: &[&str] = &["input", "language", "model", "prompt", "user"];
 
+/// Whether a `content-type` is that of a form of several parts.
+pub fn is_form(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("multipart/form-data")
+}
+
 /// Reads one form.
 pub struct Parser {
     select: &'static Select,

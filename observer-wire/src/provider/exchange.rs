@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use super::{
     Certainty, Provider, Recognized,
     body::{NAME_CHARS, Reader, Request, Response, State},
+    botocore,
     builder::{CallBuilder, Finish, Start},
     gemini::percent_decoded,
     sdk::Sdk,
@@ -123,7 +124,8 @@ impl Exchange {
             origin: begin.origin,
             attempts: field("x-stainless-retry-count")
                 .and_then(|count| count.parse::<u32>().ok())
-                .map(|count| count.saturating_add(1)),
+                .map(|count| count.saturating_add(1))
+                .or_else(|| botocore::attempt(&head.headers)),
             server_address: head.host.clone(),
             server_port: head
                 .host
@@ -132,7 +134,7 @@ impl Exchange {
             url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
                 .filter(|path| !path.is_empty())
                 .map(str::to_owned),
-            sdk: Sdk::of(&head.headers),
+            sdk: Sdk::of(head),
         };
         let mut builder = CallBuilder::new(start, options);
         builder.stream(recognized.stream);

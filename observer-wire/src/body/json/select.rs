@@ -46,6 +46,36 @@ pub struct Limits {
 }
 
 impl Select {
+    /// The members of an object.
+    pub(crate) const fn members(&self) -> &'static [(&'static str, Select)] {
+        match self {
+            Self::Object(members) => members,
+            _ => &[],
+        }
+    }
+
+    /// The members of several objects as those of one. Of members of one name the first counts. `N` is how
+    /// many there are.
+    pub(crate) const fn joined<const N: usize>(
+        objects: &[&'static [(&'static str, Select)]],
+    ) -> [(&'static str, Select); N] {
+        let mut joined = [("", Self::Mark); N];
+        let mut count = 0;
+        let mut object = 0;
+        while object < objects.len() {
+            let members = objects[object];
+            let mut member = 0;
+            while member < members.len() {
+                joined[count] = members[member];
+                count += 1;
+                member += 1;
+            }
+            object += 1;
+        }
+        assert!(count == N);
+        joined
+    }
+
     /// What is selected of a member of an object.
     pub(in crate::body) fn member(&self, name: &str) -> Option<&'static Select> {
         match self {
