@@ -144,6 +144,13 @@ impl Queue {
         }
     }
 
+    /// Hands a record over, and waits for room. Returns whether there will be any.
+    pub fn send_patiently(&self, record: Record) -> bool {
+        self.sender
+            .as_ref()
+            .is_some_and(|sender| sender.send(record).is_ok())
+    }
+
     /// Whether writing has failed; [`finish`](Self::finish) says why.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
