@@ -1,8 +1,8 @@
 //! The one domain type: an LLM call.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::Number;
+use serde_json::{Map, Number, Value};
 
 use crate::chunk::{Origin, Timestamp};
 
@@ -19,16 +19,36 @@ pub struct LlmCall {
     pub model: Option<String>,
     /// The model that the answer names.
     pub response_model: Option<String>,
+    /// The id of the answer (`chatcmpl-…`, `resp_…`, `msg_…`), by which later requests may refer to it.
+    pub response_id: Option<String>,
     /// Input tokens as the provider counts them (Anthropic: without cached ones).
     pub prompt_tokens: Option<u64>,
     /// Output tokens as the provider counts them (Gemini: without thoughts).
     pub completion_tokens: Option<u64>,
     /// Input tokens that were read from a cache.
     pub cached_tokens: Option<u64>,
+    /// Input tokens that were written to a cache.
+    pub cache_write_tokens: Option<u64>,
     /// Output tokens that went into reasoning.
     pub reasoning_tokens: Option<u64>,
+    /// Input tokens that were audio.
+    pub audio_input_tokens: Option<u64>,
+    /// Output tokens that were audio.
+    pub audio_output_tokens: Option<u64>,
+    /// All input tokens, with those of caches, whatever the provider includes in its count
+    /// (OpenTelemetry's `gen_ai.usage.input_tokens`).
+    pub input_tokens: Option<u64>,
+    /// All output tokens, with those of reasoning (OpenTelemetry's `gen_ai.usage.output_tokens`).
+    pub output_tokens: Option<u64>,
+    /// What the provider says about usage, in its own words: numbers and short words.
+    pub usage: Option<Map<String, Value>>,
+    /// What the call cost by the provider's own account, in US dollars.
+    pub cost_usd: Option<f64>,
     /// The temperature that was asked for, as it was written.
     pub temperature: Option<Number>,
+    /// What else was asked for, as it was written, by the names of OpenTelemetry's `gen_ai.request.…`:
+    /// `max_tokens`, `top_p`, `seed`, ….
+    pub parameters: Map<String, Value>,
     /// Whether the answer was asked for, or came, as a stream.
     pub stream: bool,
     /// When the first byte of the request was handed over.
@@ -49,6 +69,9 @@ pub struct LlmCall {
     pub tool_calls: Vec<String>,
     /// The provider's id of the request (`x-request-id`, `request-id`).
     pub request_id: Option<String>,
+    /// Header fields of the response that tell how much more may be asked for, and when: `retry-after`,
+    /// `x-ratelimit-remaining-requests`, ….
+    pub rate_limit: BTreeMap<String, String>,
     /// The end of the input; only with [`Options::capture_content`](crate::Options).
     pub input_preview: Option<String>,
     /// The beginning of the output; only with [`Options::capture_content`](crate::Options).

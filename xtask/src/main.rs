@@ -41,6 +41,8 @@ enum Task {
     },
     /// Check formatting, lints and documentation
     Lint,
+    /// Write docs/providers.md from the tables of the formats
+    Docs,
     /// Fuzz every parser for a time (needs a nightly toolchain)
     Fuzz {
         /// Seconds for each target
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => test::run(&filter),
         Task::Bench { options } => bench(&options),
         Task::Lint => test::lint(),
+        Task::Docs => docs(),
         Task::Fuzz { seconds } => test::fuzz(seconds),
     };
     match result {
@@ -73,6 +76,12 @@ fn build() -> anyhow::Result<()> {
     run::cargo(["build", "--release"])?;
     println!("built {}", run::target().join("release/observer").display());
     Ok(())
+}
+
+fn docs() -> anyhow::Result<()> {
+    let mut test =
+        run::cargo_command(["test", "--package", "observer-wire", "--test", "reference"]);
+    run::command(test.env("OBSERVER_WRITE_DOCS", "1"))
 }
 
 /// Builds what is measured and what measures, and runs it.

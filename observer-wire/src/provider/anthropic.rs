@@ -4,7 +4,10 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    Certainty, Event, Provider, Recognized, Selection,
+    builder::CallBuilder,
+    counter, elements,
+    fields::{About, Count, Field, Fields, Included},
     hosts, is_filled, preview, text,
 };
 use crate::{
@@ -12,14 +15,42 @@ use crate::{
     http::RequestHead,
 };
 
+/// Where its fields are.
+pub(super) static FIELDS: Fields = Fields {
+    request: &[
+        (Field::Model, &["model"]),
+        (Field::Temperature, &["temperature"]),
+        (Field::Stream, &["stream"]),
+        (Field::Parameter("max_tokens"), &["max_tokens"]),
+        (Field::Parameter("top_p"), &["top_p"]),
+        (Field::Parameter("top_k"), &["top_k"]),
+        (Field::Parameter("service_tier"), &["service_tier"]),
+    ],
+    answer: &[
+        (Field::ResponseModel, &["model"]),
+        (Field::ResponseId, &["id"]),
+    ],
+    usage: &[
+        (Count::Prompt, &["input_tokens"]),
+        (Count::Completion, &["output_tokens"]),
+        (Count::CacheRead, &["cache_read_input_tokens"]),
+        (Count::CacheWrite, &["cache_creation_input_tokens"]),
+        (
+            Count::Reasoning,
+            &[
+                "output_tokens_details.thinking_tokens",
+                "output_tokens_details.reasoning_tokens",
+            ],
+        ),
+    ],
+    cost: &[],
+    cached: Included::No,
+    reasoning: Included::Yes,
+};
+
 /// The end of the path; `/v1/messages/count_tokens` and `/v1/messages/batches` are no calls.
 const PATH: &str = "/v1/messages";
 
-const USAGE: Select = Select::Object(&[
-    ("input_tokens", Select::Scalar),
-    ("output_tokens", Select::Scalar),
-    ("cache_read_input_tokens", Select::Scalar),
-]);
 const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
 
 macro_rules! selection {
@@ -30,14 +61,18 @@ macro_rules! selection {
                 ("temperature", Select::Scalar),
                 ("stream", Select::Scalar),
                 ("max_tokens", Select::Scalar),
+                ("top_p", Select::Scalar),
+                ("top_k", Select::Scalar),
+                ("service_tier", Select::Scalar),
                 ("system", $system),
                 ("messages", $messages),
             ]),
             response: Select::Object(&[
                 ("type", Select::Scalar),
+                ("id", Select::Scalar),
                 ("model", Select::Scalar),
                 ("stop_reason", Select::Scalar),
-                ("usage", USAGE),
+                ("usage", Select::All),
                 (
                     "content",
                     Select::Array(
@@ -55,10 +90,14 @@ macro_rules! selection {
                 ("index", Select::Scalar),
                 ("error", Select::All),
                 ("request_id", Select::Scalar),
-                ("usage", USAGE),
+                ("usage", Select::All),
                 (
                     "message",
-                    Select::Object(&[("model", Select::Scalar), ("usage", USAGE)]),
+                    Select::Object(&[
+                        ("id", Select::Scalar),
+                        ("model", Select::Scalar),
+                        ("usage", Select::All),
+                    ]),
                 ),
                 (
                     "content_block",
@@ -124,6 +163,17 @@ impl Provider for Anthropic {
         Some(("anthropic", "chat"))
     }
 
+    fn about(&self) -> &'static About {
+        const ABOUT: About = About {
+            title: "Anthropic messages",
+            endpoints: &[("POST …/v1/messages", "chat")],
+            bodies: "JSON; SSE",
+            source: "anthropic-sdk-python 2.12 `types/message*.py`",
+            fields: &FIELDS,
+        };
+        &ABOUT
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT
@@ -144,9 +194,7 @@ impl Provider for Anthropic {
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        call.request_model(text(document, "model"));
-        call.temperature(document.get("temperature"));
-        call.stream(document.get("stream").and_then(Value::as_bool) == Some(true));
+        call.request_fields(document);
         if let Some(limit) = call.input_limit() {
             let system = document.get("system").filter(|system| is_true(system));
             let shown: Vec<String> = system
@@ -167,12 +215,10 @@ impl Provider for Anthropic {
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
-        call.response_model(text(document, "model"));
+        call.answer_fields(document);
         call.finish_reason(0, text(document, "stop_reason"));
         if let Some(usage) = document.get("usage") {
-            input(usage, call);
-            let tokens = call.usage();
-            tokens.completion = counter(usage, "output_tokens").or(tokens.completion);
+            call.usage(usage);
         }
         for (index, block) in elements(document, "content").enumerate() {
             tool(index as u64, block, call);
@@ -189,10 +235,12 @@ impl Provider for Anthropic {
                 let Some(message) = document.get("message") else {
                     return;
                 };
-                call.response_model(text(message, "model"));
-                // Its output_tokens is not the final count.
-                if let Some(usage) = message.get("usage") {
-                    input(usage, call);
+                call.answer_fields(message);
+                if let Some(usage) = message.get("usage").and_then(Value::as_object) {
+                    // It is not the final count.
+                    let mut usage = usage.clone();
+                    usage.remove("output_tokens");
+                    call.usage(&Value::Object(usage));
                 }
             }
             "content_block_start" => {
@@ -219,9 +267,7 @@ impl Provider for Anthropic {
             "message_delta" => {
                 // Cumulative for the whole message.
                 if let Some(usage) = document.get("usage") {
-                    input(usage, call);
-                    let tokens = call.usage();
-                    tokens.completion = counter(usage, "output_tokens").or(tokens.completion);
+                    call.usage(usage);
                 }
                 if let Some(reason) = document
                     .get("delta")
@@ -236,12 +282,6 @@ impl Provider for Anthropic {
             _ => {}
         }
     }
-}
-
-fn input(usage: &Value, call: &mut CallBuilder) {
-    let tokens = call.usage();
-    tokens.prompt = counter(usage, "input_tokens").or(tokens.prompt);
-    tokens.cached = counter(usage, "cache_read_input_tokens").or(tokens.cached);
 }
 
 fn tool(index: u64, block: &Value, call: &mut CallBuilder) {

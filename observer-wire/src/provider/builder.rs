@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{
+    counter_of,
+    fields::{Count, Counts, Field, Fields, find, merge_usage},
     preview,
     sdk::{Exception, Sdk},
 };
@@ -17,22 +19,17 @@ use crate::{
 /// Longest model name, finish reason or tool name, in code points.
 const NAME_CHARS: usize = 256;
 
+/// Longest word that is a parameter, in bytes.
+const PARAMETER_BYTES: usize = 64;
+
 /// Most tool calls and most finish reasons of a call; hostile indexes must not cost memory.
 const LISTED: usize = 128;
-
-/// Token counts as the provider gives them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
-    pub(super) prompt: Option<u64>,
-    pub(super) completion: Option<u64>,
-    pub(super) cached: Option<u64>,
-    pub(super) reasoning: Option<u64>,
-}
 
 /// What is known before the bodies are read.
 pub(super) struct Start {
     pub(super) provider: &'static str,
     pub(super) operation: &'static str,
+    pub(super) fields: &'static Fields,
     pub(super) model: Option<String>,
     pub(super) at: Timestamp,
     pub(super) origin: Origin,
@@ -48,6 +45,7 @@ pub(super) struct Finish {
     pub(super) latency: Duration,
     pub(super) status_code: Option<u16>,
     pub(super) request_id: Option<String>,
+    pub(super) rate_limit: BTreeMap<String, String>,
     /// An error that the bodies do not tell.
     pub(super) error: Option<Exception>,
     pub(super) incomplete: Option<Incomplete>,
@@ -62,7 +60,11 @@ pub(super) struct CallBuilder {
     response_model: Option<String>,
     temperature: Option<Number>,
     stream: bool,
-    usage: Usage,
+    parameters: Map<String, Value>,
+    response_id: Option<String>,
+    counts: Counts,
+    usage: Map<String, Value>,
+    cost: Option<f64>,
     finish_reasons: BTreeMap<u64, String>,
     /// By choice and position, in the order in which they came.
     tool_calls: Vec<((u64, u64), String)>,
@@ -82,7 +84,11 @@ impl CallBuilder {
             response_model: None,
             temperature: None,
             stream: false,
-            usage: Usage::default(),
+            parameters: Map::new(),
+            response_id: None,
+            counts: Counts::default(),
+            usage: Map::new(),
+            cost: None,
             finish_reasons: BTreeMap::new(),
             tool_calls: Vec::new(),
             first_token: None,
@@ -101,6 +107,71 @@ impl CallBuilder {
         self.now = at;
     }
 
+    /// Reads the fields of a request that stand in one place.
+    pub(super) fn request_fields(&mut self, document: &Value) {
+        for (field, places) in self.start.fields.request {
+            if let Some(value) = find(document, places) {
+                self.field(*field, value);
+            }
+        }
+    }
+
+    /// Reads the fields of an answer, or of an event, that stand in one place.
+    pub(super) fn answer_fields(&mut self, document: &Value) {
+        for (field, places) in self.start.fields.answer {
+            if let Some(value) = find(document, places) {
+                self.field(*field, value);
+            }
+        }
+    }
+
+    fn field(&mut self, field: Field, value: &Value) {
+        match (field, value) {
+            (Field::Model, Value::String(model)) => self.request_model(Some(model)),
+            (Field::ResponseModel, Value::String(model)) => self.response_model(Some(model)),
+            (Field::ResponseId, Value::String(id)) => self.response_id(Some(id)),
+            (Field::Stream, Value::Bool(stream)) => self.stream(*stream),
+            (Field::Temperature, Value::Number(_)) => self.temperature(Some(value)),
+            (Field::Parameter(parameter), Value::String(text)) if text.len() <= PARAMETER_BYTES => {
+                self.parameters.insert(parameter.to_owned(), value.clone());
+            }
+            (Field::Parameter(parameter), Value::Number(_) | Value::Bool(_)) => {
+                self.parameters.insert(parameter.to_owned(), value.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// The provider says what the call used: as it is, and what the format's table names of it. Of what it
+    /// says several times the last counts.
+    pub(super) fn usage(&mut self, usage: &Value) {
+        if !usage.is_object() {
+            return;
+        }
+        merge_usage(&mut self.usage, usage);
+        for (count, places) in self.start.fields.usage {
+            let value = find(usage, places).and_then(counter_of);
+            self.counts.set(*count, value);
+        }
+        for (place, parts) in self.start.fields.cost {
+            if let Some(cost) = find(usage, &[place]).and_then(Value::as_f64) {
+                self.cost(cost / parts);
+            }
+        }
+    }
+
+    /// What the call cost by the provider's own account, in US dollars.
+    pub(super) fn cost(&mut self, usd: f64) {
+        if usd.is_finite() && usd >= 0.0 {
+            self.cost = Some(usd);
+        }
+    }
+
+    /// A count that stands elsewhere than in the usage.
+    pub(super) fn count(&mut self, count: Count, value: Option<u64>) {
+        self.counts.set(count, value);
+    }
+
     /// The request names a model.
     pub(super) fn request_model(&mut self, model: Option<&str>) {
         if let Some(model) = model {
@@ -114,6 +185,15 @@ impl CallBuilder {
             && self.response_model.as_deref() != Some(model)
         {
             self.response_model = Some(name(model));
+        }
+    }
+
+    /// The response has an id.
+    pub(super) fn response_id(&mut self, id: Option<&str>) {
+        if let Some(id) = id.filter(|id| !id.is_empty())
+            && self.response_id.as_deref() != Some(id)
+        {
+            self.response_id = Some(name(id));
         }
     }
 
@@ -132,11 +212,6 @@ impl CallBuilder {
     /// Whether it is a stream.
     pub(super) fn is_stream(&self) -> bool {
         self.stream
-    }
-
-    /// The counts so far.
-    pub(super) fn usage(&mut self) -> &mut Usage {
-        &mut self.usage
     }
 
     /// Why a choice ended.
@@ -236,6 +311,7 @@ impl CallBuilder {
             .sum();
         size_of::<Self>()
             + names
+            + (self.usage.len() + self.parameters.len()) * 2 * PARAMETER_BYTES
             + self.output.capacity()
             + self.input.as_ref().map_or(0, String::capacity)
     }
@@ -252,10 +328,19 @@ impl CallBuilder {
             operation: self.start.operation,
             model: self.model,
             response_model: self.response_model,
-            prompt_tokens: self.usage.prompt,
-            completion_tokens: self.usage.completion,
-            cached_tokens: self.usage.cached,
-            reasoning_tokens: self.usage.reasoning,
+            response_id: self.response_id,
+            prompt_tokens: self.counts.get(Count::Prompt),
+            completion_tokens: self.counts.get(Count::Completion),
+            cached_tokens: self.counts.get(Count::CacheRead),
+            cache_write_tokens: self.counts.get(Count::CacheWrite),
+            reasoning_tokens: self.counts.get(Count::Reasoning),
+            audio_input_tokens: self.counts.get(Count::AudioInput),
+            audio_output_tokens: self.counts.get(Count::AudioOutput),
+            input_tokens: self.counts.input(self.start.fields),
+            output_tokens: self.counts.output(self.start.fields),
+            usage: (!self.usage.is_empty()).then_some(self.usage),
+            cost_usd: self.cost,
+            parameters: self.parameters,
             temperature: self.temperature,
             stream: self.stream,
             start: self.start.at,
@@ -270,6 +355,7 @@ impl CallBuilder {
             finish_reasons: self.finish_reasons.into_values().collect(),
             tool_calls: self.tool_calls.into_iter().map(|(_, tool)| tool).collect(),
             request_id: finish.request_id,
+            rate_limit: finish.rate_limit,
             input_preview: self.input,
             output_preview: (!output.is_empty()).then_some(output),
             attempts: self.start.attempts,

@@ -5,24 +5,147 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
-    hosts, is_filled, repr::repr_without_base64, text,
+    Certainty, Event, Provider, Recognized, Selection,
+    builder::CallBuilder,
+    counter, counter_of, elements,
+    fields::{About, Count, Field, Fields, Included},
+    hosts, is_filled,
+    repr::repr_without_base64,
+    text,
 };
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
 };
 
-const CONFIG: Select = Select::Object(&[("temperature", Select::Scalar)]);
-const USAGE: Select = Select::Object(&[
-    ("promptTokenCount", Select::Scalar),
-    ("prompt_token_count", Select::Scalar),
-    ("candidatesTokenCount", Select::Scalar),
-    ("candidates_token_count", Select::Scalar),
-    ("cachedContentTokenCount", Select::Scalar),
-    ("cached_content_token_count", Select::Scalar),
-    ("thoughtsTokenCount", Select::Scalar),
-    ("thoughts_token_count", Select::Scalar),
+/// Where its fields are.
+pub(super) static FIELDS: Fields = Fields {
+    request: &[
+        (
+            Field::Temperature,
+            &[
+                "generationConfig.temperature",
+                "generation_config.temperature",
+            ],
+        ),
+        (
+            Field::Parameter("max_tokens"),
+            &[
+                "generationConfig.maxOutputTokens",
+                "generationConfig.max_output_tokens",
+                "generation_config.maxOutputTokens",
+                "generation_config.max_output_tokens",
+            ],
+        ),
+        (
+            Field::Parameter("top_p"),
+            &[
+                "generationConfig.topP",
+                "generationConfig.top_p",
+                "generation_config.topP",
+                "generation_config.top_p",
+            ],
+        ),
+        (
+            Field::Parameter("top_k"),
+            &[
+                "generationConfig.topK",
+                "generationConfig.top_k",
+                "generation_config.topK",
+                "generation_config.top_k",
+            ],
+        ),
+        (
+            Field::Parameter("frequency_penalty"),
+            &[
+                "generationConfig.frequencyPenalty",
+                "generationConfig.frequency_penalty",
+                "generation_config.frequencyPenalty",
+                "generation_config.frequency_penalty",
+            ],
+        ),
+        (
+            Field::Parameter("presence_penalty"),
+            &[
+                "generationConfig.presencePenalty",
+                "generationConfig.presence_penalty",
+                "generation_config.presencePenalty",
+                "generation_config.presence_penalty",
+            ],
+        ),
+        (
+            Field::Parameter("seed"),
+            &["generationConfig.seed", "generation_config.seed"],
+        ),
+        (
+            Field::Parameter("choice_count"),
+            &[
+                "generationConfig.candidateCount",
+                "generationConfig.candidate_count",
+                "generation_config.candidateCount",
+                "generation_config.candidate_count",
+            ],
+        ),
+        (
+            Field::Parameter("reasoning_level"),
+            &[
+                "generationConfig.thinkingConfig.thinkingLevel",
+                "generation_config.thinking_config.thinking_level",
+            ],
+        ),
+    ],
+    answer: &[
+        (Field::ResponseModel, &["modelVersion", "model_version"]),
+        (Field::ResponseId, &["responseId", "response_id"]),
+    ],
+    usage: &[
+        (Count::Prompt, &["promptTokenCount", "prompt_token_count"]),
+        (
+            Count::Completion,
+            &["candidatesTokenCount", "candidates_token_count"],
+        ),
+        (Count::Total, &["totalTokenCount", "total_token_count"]),
+        (
+            Count::CacheRead,
+            &["cachedContentTokenCount", "cached_content_token_count"],
+        ),
+        (
+            Count::Reasoning,
+            &["thoughtsTokenCount", "thoughts_token_count"],
+        ),
+        (
+            Count::ToolPrompt,
+            &["toolUsePromptTokenCount", "tool_use_prompt_token_count"],
+        ),
+    ],
+    cost: &[],
+    cached: Included::Yes,
+    reasoning: Included::No,
+};
+
+const CONFIG: Select = Select::Object(&[
+    ("temperature", Select::Scalar),
+    ("maxOutputTokens", Select::Scalar),
+    ("max_output_tokens", Select::Scalar),
+    ("topP", Select::Scalar),
+    ("top_p", Select::Scalar),
+    ("topK", Select::Scalar),
+    ("top_k", Select::Scalar),
+    ("frequencyPenalty", Select::Scalar),
+    ("frequency_penalty", Select::Scalar),
+    ("presencePenalty", Select::Scalar),
+    ("presence_penalty", Select::Scalar),
+    ("seed", Select::Scalar),
+    ("candidateCount", Select::Scalar),
+    ("candidate_count", Select::Scalar),
+    ("thinkingConfig", THINKING),
+    ("thinking_config", THINKING),
+]);
+const THINKING: Select = Select::Object(&[
+    ("thinkingLevel", Select::Scalar),
+    ("thinking_level", Select::Scalar),
+    ("thinkingBudget", Select::Scalar),
+    ("thinking_budget", Select::Scalar),
 ]);
 const FUNCTION: Select = Select::Object(&[("name", Select::Scalar)]);
 
@@ -44,10 +167,12 @@ macro_rules! response {
     ($text:expr) => {
         Select::Object(&[
             ("error", Select::All),
+            ("responseId", Select::Scalar),
+            ("response_id", Select::Scalar),
             ("modelVersion", Select::Scalar),
             ("model_version", Select::Scalar),
-            ("usageMetadata", USAGE),
-            ("usage_metadata", USAGE),
+            ("usageMetadata", Select::All),
+            ("usage_metadata", Select::All),
             (
                 "promptFeedback",
                 Select::Object(&[
@@ -127,6 +252,20 @@ impl Provider for Gemini {
         Some(("google", "generate_content"))
     }
 
+    fn about(&self) -> &'static About {
+        const ABOUT: About = About {
+            title: "Gemini generateContent",
+            endpoints: &[
+                ("POST …/MODEL:generateContent", "generate_content"),
+                ("POST …/MODEL:streamGenerateContent", "generate_content"),
+            ],
+            bodies: "JSON; SSE; JSON array",
+            source: "google-genai 3.4 `types.py`",
+            fields: &FIELDS,
+        };
+        &ABOUT
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT
@@ -145,8 +284,7 @@ impl Provider for Gemini {
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        let config = either(document, "generationConfig", "generation_config");
-        call.temperature(config.and_then(|config| config.get("temperature")));
+        call.request_fields(document);
         if let Some(limit) = call.input_limit() {
             let contents = match document.get("contents") {
                 Some(Value::Array(contents)) => contents.iter().collect(),
@@ -185,20 +323,19 @@ impl Gemini {
         if document.get("error").is_some_and(Value::is_object) {
             call.stream_error(document);
         }
-        call.response_model(
-            either(document, "modelVersion", "model_version").and_then(Value::as_str),
-        );
+        call.answer_fields(document);
         if let Some(usage) = either(document, "usageMetadata", "usage_metadata") {
-            let count =
-                |camel: &str, snake: &str| counter(usage, camel).or_else(|| counter(usage, snake));
-            let tokens = call.usage();
-            tokens.prompt = count("promptTokenCount", "prompt_token_count").or(tokens.prompt);
-            tokens.completion =
-                count("candidatesTokenCount", "candidates_token_count").or(tokens.completion);
-            tokens.cached =
-                count("cachedContentTokenCount", "cached_content_token_count").or(tokens.cached);
-            tokens.reasoning =
-                count("thoughtsTokenCount", "thoughts_token_count").or(tokens.reasoning);
+            call.usage(usage);
+            for (count, details) in [
+                (Count::AudioInput, "promptTokensDetails"),
+                (Count::AudioInput, "prompt_tokens_details"),
+                (Count::AudioOutput, "candidatesTokensDetails"),
+                (Count::AudioOutput, "candidates_tokens_details"),
+            ] {
+                let audio = elements(usage, details).find(|one| is_audio(one));
+                let tokens = audio.and_then(|one| either(one, "tokenCount", "token_count"));
+                call.count(count, tokens.and_then(counter_of));
+            }
         }
         for (position, candidate) in elements(document, "candidates").enumerate() {
             let index = counter(candidate, "index").unwrap_or(position as u64);
@@ -242,6 +379,16 @@ impl Gemini {
             call.finish_reason(0, Some(reason));
             call.terminal();
         }
+    }
+}
+
+/// Whether a `ModalityTokenCount` counts audio; the generated REST transport writes its number.
+fn is_audio(details: &Value) -> bool {
+    const AUDIO: u64 = 4;
+    match details.get("modality") {
+        Some(Value::String(name)) => name == "AUDIO",
+        Some(number) => number.as_u64() == Some(AUDIO),
+        None => false,
     }
 }
 

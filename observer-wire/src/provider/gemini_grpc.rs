@@ -8,7 +8,10 @@ use serde_json::Value;
 
 use super::{
     Certainty, Event, Messages, NO_SELECTION, Provider, Recognized, Selection,
-    builder::CallBuilder, gemini::Gemini, text,
+    builder::CallBuilder,
+    fields::About,
+    gemini::{self, Gemini},
+    text,
 };
 use crate::{
     body::protobuf::{Field, Keep, Kind, Message},
@@ -42,15 +45,22 @@ macro_rules! messages {
         request: $model:literal $contents:literal $config:literal,
         content: $parts:literal,
         part: $text:literal $call:literal $thought:literal,
-        config: $temperature:literal,
-        response: $candidates:literal $feedback:literal $usage:literal $version:literal,
+        config: $temperature:literal $max:literal $top_p:literal $top_k:literal $top_k_kind:expr,
+        response: $candidates:literal $feedback:literal $usage:literal $version:literal $id:literal,
         candidate: $content:literal $reason:literal $index:literal,
-        usage: $cached:literal $thoughts:literal
+        usage: $cached:literal $thoughts:literal $($tools:literal)?
     ) => {
-        static CONFIG: Message = Message(&[one($temperature, "temperature", Kind::Float)]);
+        static CONFIG: Message = Message(&[
+            one($temperature, "temperature", Kind::Float),
+            one($max, "max_output_tokens", Kind::Integer),
+            one($top_p, "top_p", Kind::Float),
+            one($top_k, "top_k", $top_k_kind),
+        ]);
         static USAGE: Message = Message(&[
             one(1, "prompt_token_count", Kind::Integer),
             one(2, "candidates_token_count", Kind::Integer),
+            one(3, "total_token_count", Kind::Integer),
+            $(one($tools, "tool_use_prompt_token_count", Kind::Integer),)?
             one($cached, "cached_content_token_count", Kind::Integer),
             one($thoughts, "thoughts_token_count", Kind::Integer),
         ]);
@@ -77,16 +87,17 @@ macro_rules! messages {
             one($reason, "finish_reason", Kind::Integer),
             one($index, "index", Kind::Integer),
         ]);
-        const fn response(candidate: &'static Message) -> [Field; 4] {
+        const fn response(candidate: &'static Message) -> [Field; 5] {
             [
                 all($candidates, "candidates", Kind::Message(candidate)),
                 one($feedback, "prompt_feedback", Kind::Message(&FEEDBACK)),
                 one($usage, "usage_metadata", Kind::Message(&USAGE)),
                 one($version, "model_version", Kind::Text),
+                one($id, "response_id", Kind::Text),
             ]
         }
-        static FIELDS: [Field; 4] = response(&CANDIDATE);
-        static SHOWN_FIELDS: [Field; 4] = response(&SHOWN_CANDIDATE);
+        static FIELDS: [Field; 5] = response(&CANDIDATE);
+        static SHOWN_FIELDS: [Field; 5] = response(&SHOWN_CANDIDATE);
         pub(super) static WITHOUT_CONTENT: Messages = Messages {
             request: Message(&[
                 one($model, "model", Kind::Text),
@@ -119,10 +130,10 @@ mod generative_language {
         request: 1 2 4,
         content: 1,
         part: 2 4 11,
-        config: 5,
-        response: 1 2 3 4,
+        config: 5 4 6 7 Kind::Integer,
+        response: 1 2 3 4 5,
         candidate: 1 2 3,
-        usage: 4 10
+        usage: 4 10 8
     }
 }
 
@@ -132,8 +143,8 @@ mod ai_platform {
         request: 5 2 4,
         content: 2,
         part: 1 5 10,
-        config: 1,
-        response: 2 3 4 11,
+        config: 1 5 2 3 Kind::Float,
+        response: 2 3 4 11 13,
         candidate: 2 3 1,
         usage: 5 14
     }
@@ -141,6 +152,7 @@ mod ai_platform {
 
 /// A service; see the module.
 pub(super) struct GeminiGrpc {
+    about: &'static About,
     provider: &'static str,
     /// Its package, before the version, and its name.
     package: &'static str,
@@ -153,6 +165,22 @@ pub(super) struct GeminiGrpc {
 
 /// Gemini.
 pub(super) const GEMINI: GeminiGrpc = GeminiGrpc {
+    about: &About {
+        title: "Gemini over gRPC",
+        endpoints: &[
+            (
+                "/google.ai.generativelanguage.VERSION.GenerativeService/GenerateContent",
+                "generate_content",
+            ),
+            (
+                "/google.ai.generativelanguage.VERSION.GenerativeService/StreamGenerateContent",
+                "generate_content",
+            ),
+        ],
+        bodies: "protobuf; a stream of it",
+        source: "google-ai-generativelanguage 0.12.1",
+        fields: &gemini::FIELDS,
+    },
     provider: "google",
     package: "google.ai.generativelanguage.",
     service: ".GenerativeService",
@@ -163,6 +191,22 @@ pub(super) const GEMINI: GeminiGrpc = GeminiGrpc {
 
 /// Vertex AI.
 pub(super) const VERTEX: GeminiGrpc = GeminiGrpc {
+    about: &About {
+        title: "Vertex AI over gRPC",
+        endpoints: &[
+            (
+                "/google.cloud.aiplatform.VERSION.PredictionService/GenerateContent",
+                "generate_content",
+            ),
+            (
+                "/google.cloud.aiplatform.VERSION.PredictionService/StreamGenerateContent",
+                "generate_content",
+            ),
+        ],
+        bodies: "protobuf; a stream of it",
+        source: "`google.cloud.aiplatform.v1`",
+        fields: &gemini::FIELDS,
+    },
     provider: "vertex_ai",
     package: "google.cloud.aiplatform.",
     service: ".PredictionService",
@@ -178,6 +222,10 @@ impl Provider for GeminiGrpc {
 
     fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
         Some((self.provider, "generate_content"))
+    }
+
+    fn about(&self) -> &'static About {
+        self.about
     }
 
     fn selection(&self, _content: bool) -> &'static Selection {

@@ -40,6 +40,11 @@ const HOSTS: &[(&str, &str)] = &[
     ("router.huggingface.co", "huggingface"),
 ];
 
+/// Every host of the OpenAI format with its provider.
+pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    HOSTS.iter().copied()
+}
+
 /// Whether a host is known to serve LLMs.
 pub(super) fn is_llm(host: &str) -> bool {
     let regional = host.ends_with("-aiplatform.googleapis.com");

@@ -3,8 +3,11 @@
 
 mod anthropic;
 mod anthropic_errors;
+mod body;
 mod builder;
 mod calls;
+mod exchange;
+mod fields;
 mod gemini;
 mod gemini_grpc;
 mod hosts;
@@ -12,18 +15,21 @@ mod ollama;
 mod openai;
 mod openai_responses;
 mod preview;
+mod reference;
 mod repr;
 mod sdk;
 mod xai_grpc;
 
 pub use calls::Calls;
+pub use reference::reference;
 
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use self::builder::CallBuilder;
+use self::{builder::CallBuilder, fields::About, sdk::Exception};
 use crate::{
     body::{json::Select, protobuf::Message},
-    http::RequestHead,
+    http::{RequestHead, ResponseHead},
 };
 
 /// Every format, in the order in which they are asked.
@@ -46,6 +52,9 @@ trait Provider: Sync {
     /// Provider and operation of a request whose path is unknown, if its bodies turn out to be in this
     /// format; `None` if bodies alone do not tell.
     fn by_shape(&self, head: &RequestHead) -> Option<(&'static str, &'static str)>;
+
+    /// What it is called, where it is served and where its fields are.
+    fn about(&self) -> &'static About;
 
     /// What is kept of the bodies. Without `content` nothing may be selected that holds the text of
     /// a prompt or an answer.
@@ -73,10 +82,30 @@ trait Provider: Sync {
     /// not always JSON.
     fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder);
 
+    /// Reads the head of the answer, where a format says something there.
+    fn response_head(&self, _head: &ResponseHead, _call: &mut CallBuilder) {}
+
+    /// The exception that the caller's library raises for a status of 400 or more.
+    fn error(&self, failure: &Failure<'_>, call: &CallBuilder) -> Exception {
+        call.sdk()
+            .status_error(failure.status, failure.body, failure.raw)
+    }
+
     /// Whether an event that comes twice, one behind the other, says nothing new the second time.
     fn is_idempotent(&self) -> bool {
         true
     }
+}
+
+/// An answer whose status is an error.
+struct Failure<'a> {
+    status: StatusCode,
+    #[expect(dead_code, reason = "only AWS says something there")]
+    headers: &'a HeaderMap,
+    /// Its body, if it is JSON.
+    body: Option<&'a Value>,
+    /// The beginning of it, whatever it is.
+    raw: &'a str,
 }
 
 /// The data of an event.
@@ -149,7 +178,10 @@ fn is_filled(value: &Value, key: &str) -> bool {
 
 /// A counter. Some providers write floats (Cohere); a negative or absent one is `None`.
 fn counter(value: &Value, key: &str) -> Option<u64> {
-    let value = value.get(key)?;
+    counter_of(value.get(key)?)
+}
+
+fn counter_of(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let float = value.as_f64()?;
         // Beyond 2^53 a float is no count any more.

@@ -5,13 +5,39 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    Certainty, Event, Provider, Recognized, Selection,
+    builder::CallBuilder,
+    elements,
+    fields::{About, Count, Field, Fields, Included},
     hosts, is_filled, preview, text,
 };
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
 };
+
+/// Where its fields are. Its answers are their own usage.
+static FIELDS: Fields = Fields {
+    request: &[
+        (Field::Model, &["model"]),
+        (Field::Temperature, &["options.temperature"]),
+        (Field::Parameter("max_tokens"), &["options.num_predict"]),
+        (Field::Parameter("top_p"), &["options.top_p"]),
+        (Field::Parameter("top_k"), &["options.top_k"]),
+        (Field::Parameter("seed"), &["options.seed"]),
+    ],
+    answer: &[(Field::ResponseModel, &["model"])],
+    usage: &[
+        (Count::Prompt, &["prompt_eval_count"]),
+        (Count::Completion, &["eval_count"]),
+    ],
+    cost: &[],
+    cached: Included::Yes,
+    reasoning: Included::Yes,
+};
+
+/// What an answer says about usage.
+const USAGE: &[&str] = &["prompt_eval_count", "eval_count"];
 
 /// Path and operation.
 const PATHS: &[(&str, &str)] = &[("/api/chat", "chat"), ("/api/generate", "text_completion")];
@@ -59,7 +85,13 @@ macro_rules! selection {
                 ("stream", Select::Scalar),
                 (
                     "options",
-                    Select::Object(&[("temperature", Select::Scalar)]),
+                    Select::Object(&[
+                        ("temperature", Select::Scalar),
+                        ("num_predict", Select::Scalar),
+                        ("top_p", Select::Scalar),
+                        ("top_k", Select::Scalar),
+                        ("seed", Select::Scalar),
+                    ]),
                 ),
                 ("messages", $messages),
                 ("prompt", $prompt),
@@ -115,6 +147,20 @@ impl Provider for Ollama {
         None
     }
 
+    fn about(&self) -> &'static About {
+        const ABOUT: About = About {
+            title: "Ollama",
+            endpoints: &[
+                ("POST …/api/chat", "chat"),
+                ("POST …/api/generate", "text_completion"),
+            ],
+            bodies: "JSON; NDJSON",
+            source: "ollama-python 0.6 `_types.py`; docs/api.md of ollama/ollama",
+            fields: &FIELDS,
+        };
+        &ABOUT
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT
@@ -134,12 +180,7 @@ impl Provider for Ollama {
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        call.request_model(text(document, "model"));
-        call.temperature(
-            document
-                .get("options")
-                .and_then(|options| options.get("temperature")),
-        );
+        call.request_fields(document);
         call.stream(document.get("stream").and_then(Value::as_bool) != Some(false));
         if let Some(limit) = call.input_limit() {
             let shown: Vec<String> = elements(document, "messages")
@@ -157,10 +198,13 @@ impl Provider for Ollama {
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
-        call.response_model(text(document, "model"));
-        let usage = call.usage();
-        usage.prompt = counter(document, "prompt_eval_count").or(usage.prompt);
-        usage.completion = counter(document, "eval_count").or(usage.completion);
+        call.answer_fields(document);
+        if document.get("eval_count").is_some() {
+            let usage = USAGE
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), document.get(*name)?.clone())));
+            call.usage(&Value::Object(usage.collect()));
+        }
         if let Some(message) = document.get("message") {
             for tool in elements(message, "tool_calls") {
                 let function = tool.get("function");

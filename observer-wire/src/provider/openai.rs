@@ -5,12 +5,81 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    Certainty, Event, Provider, Recognized, Selection,
+    builder::CallBuilder,
+    counter, elements,
+    fields::{About, Count, Field, Fields, Included},
     hosts, is_filled, preview, text,
 };
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
+};
+
+/// Where its fields are. Some hosts have a usage of their own: DeepSeek and Moonshot their caches, OpenRouter,
+/// Perplexity and xAI their prices.
+pub(super) static FIELDS: Fields = Fields {
+    request: &[
+        (Field::Model, &["model"]),
+        (Field::Temperature, &["temperature"]),
+        (Field::Stream, &["stream"]),
+        (
+            Field::Parameter("max_tokens"),
+            &["max_completion_tokens", "max_tokens"],
+        ),
+        (Field::Parameter("top_p"), &["top_p"]),
+        (Field::Parameter("top_k"), &["top_k"]),
+        (
+            Field::Parameter("frequency_penalty"),
+            &["frequency_penalty"],
+        ),
+        (Field::Parameter("presence_penalty"), &["presence_penalty"]),
+        (Field::Parameter("seed"), &["seed"]),
+        (Field::Parameter("choice_count"), &["n"]),
+        (Field::Parameter("reasoning_level"), &["reasoning_effort"]),
+        (Field::Parameter("service_tier"), &["service_tier"]),
+    ],
+    answer: &[
+        (Field::ResponseModel, &["model"]),
+        (Field::ResponseId, &["id"]),
+    ],
+    usage: &[
+        (Count::Prompt, &["prompt_tokens"]),
+        (Count::Completion, &["completion_tokens"]),
+        (Count::Total, &["total_tokens"]),
+        (
+            Count::CacheRead,
+            &[
+                "prompt_tokens_details.cached_tokens",
+                "prompt_cache_hit_tokens",
+                "cached_tokens",
+            ],
+        ),
+        (
+            Count::CacheWrite,
+            &["prompt_tokens_details.cache_write_tokens"],
+        ),
+        (
+            Count::Reasoning,
+            &[
+                "completion_tokens_details.reasoning_tokens",
+                "reasoning_tokens",
+            ],
+        ),
+        (Count::AudioInput, &["prompt_tokens_details.audio_tokens"]),
+        (
+            Count::AudioOutput,
+            &["completion_tokens_details.audio_tokens"],
+        ),
+    ],
+    cost: &[
+        ("cost", 1.0),
+        ("cost.total_cost", 1.0),
+        ("cost_in_usd_ticks", 1e10),
+    ],
+    cached: Included::Yes,
+    // xAI leaves it out.
+    reasoning: Included::Likely,
 };
 
 /// The end of the path of chat completions.
@@ -30,21 +99,7 @@ const ROLES: &[&str] = &[
 ];
 
 const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
-const USAGE: Select = Select::Object(&[
-    ("prompt_tokens", Select::Scalar),
-    ("completion_tokens", Select::Scalar),
-    (
-        "prompt_tokens_details",
-        Select::Object(&[("cached_tokens", Select::Scalar)]),
-    ),
-    (
-        "completion_tokens_details",
-        Select::Object(&[("reasoning_tokens", Select::Scalar)]),
-    ),
-    ("prompt_cache_hit_tokens", Select::Scalar),
-    ("cached_tokens", Select::Scalar),
-]);
-const GROQ: Select = Select::Object(&[("usage", USAGE)]);
+const GROQ: Select = Select::Object(&[("usage", Select::All)]);
 const FUNCTION: Select = Select::Object(&[("name", Select::Scalar)]);
 const TOOL_CALL: Select = Select::Object(&[
     ("index", Select::Scalar),
@@ -59,12 +114,23 @@ macro_rules! selection {
                 ("model", Select::Scalar),
                 ("temperature", Select::Scalar),
                 ("stream", Select::Scalar),
+                ("max_completion_tokens", Select::Scalar),
+                ("max_tokens", Select::Scalar),
+                ("top_p", Select::Scalar),
+                ("top_k", Select::Scalar),
+                ("frequency_penalty", Select::Scalar),
+                ("presence_penalty", Select::Scalar),
+                ("seed", Select::Scalar),
+                ("n", Select::Scalar),
+                ("reasoning_effort", Select::Scalar),
+                ("service_tier", Select::Scalar),
                 ("messages", $messages),
             ]),
             response: Select::Object(&[
                 ("object", Select::Scalar),
+                ("id", Select::Scalar),
                 ("model", Select::Scalar),
-                ("usage", USAGE),
+                ("usage", Select::All),
                 ("x_groq", GROQ),
                 (
                     "choices",
@@ -87,8 +153,9 @@ macro_rules! selection {
             ]),
             event: Select::Object(&[
                 ("object", Select::Scalar),
+                ("id", Select::Scalar),
                 ("model", Select::Scalar),
-                ("usage", USAGE),
+                ("usage", Select::All),
                 ("x_groq", GROQ),
                 ("error", Select::All),
                 (
@@ -98,7 +165,7 @@ macro_rules! selection {
                         &Select::Object(&[
                             ("index", Select::Scalar),
                             ("finish_reason", Select::Scalar),
-                            ("usage", USAGE),
+                            ("usage", Select::All),
                             (
                                 "delta",
                                 Select::Object(&[
@@ -184,6 +251,20 @@ impl Provider for OpenAi {
         Some((hosts::provider(host).unwrap_or("openai"), "chat"))
     }
 
+    fn about(&self) -> &'static About {
+        const ABOUT: About = About {
+            title: "OpenAI chat completions",
+            endpoints: &[
+                ("POST …/chat/completions", "chat"),
+                ("POST …/deployments/MODEL/chat/completions", "chat"),
+            ],
+            bodies: "JSON; SSE",
+            source: "openai-python 3.54 `types/chat`",
+            fields: &FIELDS,
+        };
+        &ABOUT
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT
@@ -210,9 +291,7 @@ impl Provider for OpenAi {
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        call.request_model(text(document, "model"));
-        call.temperature(document.get("temperature"));
-        call.stream(document.get("stream").and_then(Value::as_bool) == Some(true));
+        call.request_fields(document);
         if let Some(limit) = call.input_limit() {
             let messages: Vec<&Value> = elements(document, "messages")
                 .filter(|message| is_shown(message))
@@ -234,7 +313,7 @@ impl Provider for OpenAi {
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
-        call.response_model(text(document, "model"));
+        call.answer_fields(document);
         usage(document, call);
         for (position, choice) in elements(document, "choices").enumerate() {
             let index = counter(choice, "index").unwrap_or(position as u64);
@@ -270,7 +349,7 @@ impl Provider for OpenAi {
         if document.get("error").is_some_and(|error| !error.is_null()) {
             call.stream_error(document);
         }
-        call.response_model(text(document, "model"));
+        call.answer_fields(document);
         usage(document, call);
         for choice in elements(document, "choices") {
             let index = counter(choice, "index").unwrap_or(0);
@@ -341,19 +420,7 @@ fn usage(document: &Value, call: &mut CallBuilder) {
         .chain(document.get("usage"))
         .filter(|usage| usage.is_object())
     {
-        let tokens = call.usage();
-        tokens.prompt = counter(usage, "prompt_tokens").or(tokens.prompt);
-        tokens.completion = counter(usage, "completion_tokens").or(tokens.completion);
-        tokens.cached = usage
-            .get("prompt_tokens_details")
-            .and_then(|details| counter(details, "cached_tokens"))
-            .or_else(|| counter(usage, "prompt_cache_hit_tokens"))
-            .or_else(|| counter(usage, "cached_tokens"))
-            .or(tokens.cached);
-        tokens.reasoning = usage
-            .get("completion_tokens_details")
-            .and_then(|details| counter(details, "reasoning_tokens"))
-            .or(tokens.reasoning);
+        call.usage(usage);
     }
 }
 

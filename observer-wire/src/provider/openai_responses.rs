@@ -4,12 +4,50 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Provider, Recognized, Selection, builder::CallBuilder, counter, elements,
+    Certainty, Event, Provider, Recognized, Selection,
+    builder::CallBuilder,
+    counter, elements,
+    fields::{About, Count, Field, Fields, Included},
     hosts, is_filled, preview, text,
 };
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
+};
+
+/// Where its fields are.
+pub(super) static FIELDS: Fields = Fields {
+    request: &[
+        (Field::Model, &["model"]),
+        (Field::Temperature, &["temperature"]),
+        (Field::Stream, &["stream"]),
+        (Field::Parameter("max_tokens"), &["max_output_tokens"]),
+        (Field::Parameter("top_p"), &["top_p"]),
+        (Field::Parameter("reasoning_level"), &["reasoning.effort"]),
+        (Field::Parameter("service_tier"), &["service_tier"]),
+        (Field::Parameter("background"), &["background"]),
+    ],
+    answer: &[
+        (Field::ResponseModel, &["model"]),
+        (Field::ResponseId, &["id"]),
+    ],
+    usage: &[
+        (Count::Prompt, &["input_tokens"]),
+        (Count::Completion, &["output_tokens"]),
+        (Count::Total, &["total_tokens"]),
+        (Count::CacheRead, &["input_tokens_details.cached_tokens"]),
+        (
+            Count::CacheWrite,
+            &["input_tokens_details.cache_write_tokens"],
+        ),
+        (
+            Count::Reasoning,
+            &["output_tokens_details.reasoning_tokens"],
+        ),
+    ],
+    cost: &[("cost", 1.0), ("cost_in_usd_ticks", 1e10)],
+    cached: Included::Yes,
+    reasoning: Included::Yes,
 };
 
 /// The end of the path.
@@ -18,26 +56,14 @@ const PATH: &str = "/responses";
 /// How many messages are shown.
 const SHOWN: usize = 2;
 
-const USAGE: Select = Select::Object(&[
-    ("input_tokens", Select::Scalar),
-    ("output_tokens", Select::Scalar),
-    (
-        "input_tokens_details",
-        Select::Object(&[("cached_tokens", Select::Scalar)]),
-    ),
-    (
-        "output_tokens_details",
-        Select::Object(&[("reasoning_tokens", Select::Scalar)]),
-    ),
-]);
-
 macro_rules! response {
     ($text:expr) => {
         Select::Object(&[
             ("object", Select::Scalar),
+            ("id", Select::Scalar),
             ("model", Select::Scalar),
             ("status", Select::Scalar),
-            ("usage", USAGE),
+            ("usage", Select::All),
             ("error", Select::All),
             (
                 "incomplete_details",
@@ -68,6 +94,11 @@ macro_rules! selection {
                 ("model", Select::Scalar),
                 ("temperature", Select::Scalar),
                 ("stream", Select::Scalar),
+                ("max_output_tokens", Select::Scalar),
+                ("top_p", Select::Scalar),
+                ("reasoning", Select::Object(&[("effort", Select::Scalar)])),
+                ("service_tier", Select::Scalar),
+                ("background", Select::Scalar),
                 ("input", $input),
             ]),
             response: response!($text),
@@ -126,6 +157,17 @@ impl Provider for OpenAiResponses {
         Some((hosts::provider(host).unwrap_or("openai"), "chat"))
     }
 
+    fn about(&self) -> &'static About {
+        const ABOUT: About = About {
+            title: "OpenAI Responses",
+            endpoints: &[("POST …/responses", "chat")],
+            bodies: "JSON; SSE",
+            source: "openai-python 3.54 `types/responses`",
+            fields: &FIELDS,
+        };
+        &ABOUT
+    }
+
     fn selection(&self, content: bool) -> &'static Selection {
         if content {
             &WITH_CONTENT
@@ -144,9 +186,7 @@ impl Provider for OpenAiResponses {
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        call.request_model(text(document, "model"));
-        call.temperature(document.get("temperature"));
-        call.stream(document.get("stream").and_then(Value::as_bool) == Some(true));
+        call.request_fields(document);
         let Some(limit) = call.input_limit() else {
             return;
         };
@@ -205,8 +245,9 @@ impl Provider for OpenAiResponses {
                 call.terminal();
             }
             "response.created" => {
-                let model = document.get("response").and_then(|one| text(one, "model"));
-                call.response_model(model);
+                if let Some(response) = document.get("response") {
+                    call.answer_fields(response);
+                }
             }
             "response.output_item.added" | "response.output_item.done" => {
                 if let (Some(index), Some(item)) =
@@ -232,19 +273,9 @@ fn is_shown(message: &Value) -> bool {
 
 /// What a response object says, but its text.
 fn outcome(response: &Value, call: &mut CallBuilder) {
-    call.response_model(text(response, "model"));
-    if let Some(usage) = response.get("usage").filter(|usage| usage.is_object()) {
-        let tokens = call.usage();
-        tokens.prompt = counter(usage, "input_tokens").or(tokens.prompt);
-        tokens.completion = counter(usage, "output_tokens").or(tokens.completion);
-        tokens.cached = usage
-            .get("input_tokens_details")
-            .and_then(|details| counter(details, "cached_tokens"))
-            .or(tokens.cached);
-        tokens.reasoning = usage
-            .get("output_tokens_details")
-            .and_then(|details| counter(details, "reasoning_tokens"))
-            .or(tokens.reasoning);
+    call.answer_fields(response);
+    if let Some(usage) = response.get("usage") {
+        call.usage(usage);
     }
     for (index, item) in (0..).zip(elements(response, "output")) {
         tool_call(index, item, call);

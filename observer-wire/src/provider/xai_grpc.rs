@@ -5,11 +5,40 @@ use serde_json::Value;
 
 use super::{
     Certainty, Event, Messages, NO_SELECTION, Provider, Recognized, Selection,
-    builder::CallBuilder, counter, elements, is_filled, text,
+    builder::CallBuilder,
+    counter, elements,
+    fields::{self, About, Count, Fields, Included},
+    is_filled, text,
 };
 use crate::{
     body::protobuf::{Field, Keep, Kind, Message},
     http::RequestHead,
+};
+
+/// Where its fields are, by their names in the descriptors.
+static FIELDS: Fields = Fields {
+    request: &[
+        (fields::Field::Model, &["model"]),
+        (fields::Field::Temperature, &["temperature"]),
+        (fields::Field::Parameter("max_tokens"), &["max_tokens"]),
+        (fields::Field::Parameter("top_p"), &["top_p"]),
+        (fields::Field::Parameter("seed"), &["seed"]),
+        (fields::Field::Parameter("choice_count"), &["n"]),
+    ],
+    answer: &[
+        (fields::Field::ResponseModel, &["model"]),
+        (fields::Field::ResponseId, &["id"]),
+    ],
+    usage: &[
+        (Count::Prompt, &["prompt_tokens"]),
+        (Count::Completion, &["completion_tokens"]),
+        (Count::Total, &["total_tokens"]),
+        (Count::CacheRead, &["cached_prompt_text_tokens"]),
+        (Count::Reasoning, &["reasoning_tokens"]),
+    ],
+    cost: &[("cost_in_usd_ticks", 1e10)],
+    cached: Included::Yes,
+    reasoning: Included::Likely,
 };
 
 const SERVICE: &str = "/xai_api.Chat/";
@@ -35,8 +64,10 @@ const fn all(number: u32, name: &'static str, kind: Kind) -> Field {
 static USAGE: Message = Message(&[
     one(1, "completion_tokens", Kind::Integer),
     one(2, "prompt_tokens", Kind::Integer),
+    one(3, "total_tokens", Kind::Integer),
     one(6, "reasoning_tokens", Kind::Integer),
     one(7, "cached_prompt_text_tokens", Kind::Integer),
+    one(11, "cost_in_usd_ticks", Kind::Integer),
 ]);
 static FUNCTION: Message = Message(&[one(1, "name", Kind::Text)]);
 static TOOL_CALL: Message = Message(&[one(10, "function", Kind::Message(&FUNCTION))]);
@@ -83,8 +114,9 @@ static CHUNK: Message = Message(&CHUNK_FIELDS);
 static SHOWN_CHUNK: Message = Message(&SHOWN_CHUNK_FIELDS);
 
 /// `GetChatCompletionResponse`.
-const fn response(output: &'static Message) -> [Field; 3] {
+const fn response(output: &'static Message) -> [Field; 4] {
     [
+        one(1, "id", Kind::Text),
         all(2, "outputs", Kind::Message(output)),
         one(6, "model", Kind::Text),
         one(9, "usage", Kind::Message(&USAGE)),
@@ -92,24 +124,29 @@ const fn response(output: &'static Message) -> [Field; 3] {
 }
 
 /// `GetChatCompletionChunk`.
-const fn event(output: &'static Message) -> [Field; 3] {
+const fn event(output: &'static Message) -> [Field; 4] {
     [
+        one(1, "id", Kind::Text),
         all(2, "outputs", Kind::Message(output)),
         one(4, "model", Kind::Text),
         one(6, "usage", Kind::Message(&USAGE)),
     ]
 }
 
-static RESPONSE: [Field; 3] = response(&OUTPUT);
-static SHOWN_RESPONSE: [Field; 3] = response(&SHOWN_OUTPUT);
-static EVENT: [Field; 3] = event(&CHUNK);
-static SHOWN_EVENT: [Field; 3] = event(&SHOWN_CHUNK);
+static RESPONSE: [Field; 4] = response(&OUTPUT);
+static SHOWN_RESPONSE: [Field; 4] = response(&SHOWN_OUTPUT);
+static EVENT: [Field; 4] = event(&CHUNK);
+static SHOWN_EVENT: [Field; 4] = event(&SHOWN_CHUNK);
 
 static WITHOUT_CONTENT: Messages = Messages {
     request: Message(&[
         one(1, "messages", Kind::Mark),
         one(2, "model", Kind::Text),
+        one(7, "max_tokens", Kind::Integer),
+        one(8, "n", Kind::Integer),
+        one(11, "seed", Kind::Integer),
         one(14, "temperature", Kind::Float),
+        one(15, "top_p", Kind::Float),
     ]),
     response: Message(&RESPONSE),
     event: Message(&EVENT),
@@ -129,7 +166,11 @@ static WITH_CONTENT: Messages = Messages {
             kind: Kind::Message(&MESSAGE),
         },
         one(2, "model", Kind::Text),
+        one(7, "max_tokens", Kind::Integer),
+        one(8, "n", Kind::Integer),
+        one(11, "seed", Kind::Integer),
         one(14, "temperature", Kind::Float),
+        one(15, "top_p", Kind::Float),
     ]),
     response: Message(&SHOWN_RESPONSE),
     event: Message(&SHOWN_EVENT),
@@ -183,6 +224,20 @@ impl Provider for XaiGrpc {
         None
     }
 
+    fn about(&self) -> &'static About {
+        const ABOUT: About = About {
+            title: "xAI over gRPC",
+            endpoints: &[
+                ("/xai_api.Chat/GetCompletion", "chat"),
+                ("/xai_api.Chat/GetCompletionChunk", "chat"),
+            ],
+            bodies: "protobuf; a stream of it",
+            source: "descriptors of xai-sdk 1.21.0",
+            fields: &FIELDS,
+        };
+        &ABOUT
+    }
+
     fn selection(&self, _content: bool) -> &'static Selection {
         &NO_SELECTION
     }
@@ -204,8 +259,7 @@ impl Provider for XaiGrpc {
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        call.request_model(text(document, "model"));
-        call.temperature(document.get("temperature"));
+        call.request_fields(document);
         if call.input_limit().is_some() {
             let shown: Vec<String> = elements(document, "messages")
                 .map(|message| {
@@ -234,14 +288,9 @@ impl Provider for XaiGrpc {
 }
 
 fn read(document: &Value, call: &mut CallBuilder) {
-    call.response_model(text(document, "model"));
+    call.answer_fields(document);
     if let Some(usage) = document.get("usage") {
-        // Cumulative: the last one holds.
-        let tokens = call.usage();
-        tokens.prompt = counter(usage, "prompt_tokens").or(tokens.prompt);
-        tokens.completion = counter(usage, "completion_tokens").or(tokens.completion);
-        tokens.cached = counter(usage, "cached_prompt_text_tokens").or(tokens.cached);
-        tokens.reasoning = counter(usage, "reasoning_tokens").or(tokens.reasoning);
+        call.usage(usage);
     }
     for output in elements(document, "outputs") {
         let index = counter(output, "index").unwrap_or(0);

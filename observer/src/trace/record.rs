@@ -1,8 +1,10 @@
 //! The records that users script against: one JSON object each, unknown values null.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp as Utc;
 use serde::{Serialize, Serializer};
-use serde_json::Number;
+use serde_json::{Map, Number, Value};
 
 /// An LLM call.
 #[derive(Clone, Debug, Serialize)]
@@ -16,16 +18,34 @@ pub struct CallRecord {
     pub model: Option<String>,
     /// The model that answered.
     pub response_model: Option<String>,
+    /// The id of the answer.
+    pub response_id: Option<String>,
     /// Input tokens as the provider counts them.
     pub prompt_tokens: Option<u64>,
     /// Output tokens as the provider counts them.
     pub completion_tokens: Option<u64>,
     /// Input tokens that were read from a cache.
     pub cached_tokens: Option<u64>,
+    /// Input tokens that were written to a cache.
+    pub cache_write_tokens: Option<u64>,
     /// Output tokens that went into reasoning.
     pub reasoning_tokens: Option<u64>,
+    /// Input tokens that were audio.
+    pub audio_input_tokens: Option<u64>,
+    /// Output tokens that were audio.
+    pub audio_output_tokens: Option<u64>,
+    /// All input tokens, with those of caches.
+    pub input_tokens: Option<u64>,
+    /// All output tokens, with those of reasoning.
+    pub output_tokens: Option<u64>,
+    /// What the provider says about usage, in its own words.
+    pub usage: Option<Map<String, Value>>,
+    /// What the call cost, in US dollars.
+    pub cost_usd: Option<f64>,
     /// The temperature that was asked for.
     pub temperature: Option<Number>,
+    /// What else was asked for: `max_tokens`, `top_p`, `seed`, ….
+    pub parameters: Map<String, Value>,
     /// Whether the answer came, or was asked for, as a stream.
     pub stream: bool,
     /// When the first byte of the request was written: RFC 3339, UTC, nanoseconds.
@@ -47,6 +67,8 @@ pub struct CallRecord {
     pub tool_calls: Vec<String>,
     /// The provider's id of the request.
     pub request_id: Option<String>,
+    /// Header fields that tell how much more may be asked for, and when.
+    pub rate_limit: BTreeMap<String, String>,
     /// The end of the input; only with `--capture-content`.
     pub input_preview: Option<String>,
     /// The beginning of the output; only with `--capture-content`.
@@ -149,10 +171,19 @@ pub(crate) mod tests {
             operation: "chat",
             model: Some("gpt-4o".to_owned()),
             response_model: Some("gpt-4o-2024-08-06".to_owned()),
+            response_id: Some("chatcmpl-9".to_owned()),
             prompt_tokens: Some(21),
             completion_tokens: Some(0),
             cached_tokens: None,
+            cache_write_tokens: None,
             reasoning_tokens: None,
+            audio_input_tokens: None,
+            audio_output_tokens: None,
+            input_tokens: Some(21),
+            output_tokens: Some(0),
+            usage: None,
+            cost_usd: None,
+            parameters: Map::new(),
             temperature: Some(Number::from(0)),
             stream: true,
             start_time: Utc::from_nanosecond(1_790_000_000_123_456_789).unwrap(),
@@ -164,6 +195,7 @@ pub(crate) mod tests {
             finish_reasons: vec!["stop".to_owned()],
             tool_calls: vec!["get_weather".to_owned()],
             request_id: Some("req_1".to_owned()),
+            rate_limit: BTreeMap::new(),
             input_preview: None,
             output_preview: None,
             trace_id: "0af7651916cd43dd8448eb211c80319c".to_owned(),
