@@ -31,6 +31,7 @@ use crate::{
     export::{self, Exporter, Format, Queue, terminal::count},
     recording::{Head, Recorder},
     replay::Replay,
+    trace::Prices,
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -133,6 +134,10 @@ struct RecordOptions {
         env = "OBSERVER_PROVIDER"
     )]
     provider: Vec<String>,
+    /// Say what calls cost where the provider does not, by this table of prices in LiteLLM's format
+    /// (model_prices_and_context_window.json)
+    #[arg(long, value_name = "FILE", env = "OBSERVER_PRICES")]
+    prices: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -208,6 +213,7 @@ pub fn main() -> ExitCode {
 
 fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM])?;
+    let prices = options.records.prices()?;
     let recording = options.recording()?;
     let exporter = options.records.exporter()?;
     let (mut attacher, capture) = options.attach(if target.all {
@@ -230,7 +236,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
         }
     }
     give_up_rights(&mut attacher, options);
-    let (engine, recorder) = options.engine(recording)?;
+    let (engine, recorder) = options.engine(recording, prices)?;
     let queue = options.records.queue(exporter)?;
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
@@ -245,6 +251,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
 
 fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
+    let prices = options.records.prices()?;
     let recording = options.recording()?;
     let exporter = options.records.exporter()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
@@ -254,7 +261,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     attacher.add(&[gated.pid()])?;
     attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
-    let (engine, recorder) = options.engine(recording)?;
+    let (engine, recorder) = options.engine(recording, prices)?;
     let queue = options.records.queue(exporter)?;
     anstream::eprintln!("ready");
     gated.release()?;
@@ -294,6 +301,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
 }
 
 fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyhow::Result<u8> {
+    let prices = options.prices()?;
     let replay = Replay::open(file)?;
     let exporter = options.exporter()?;
     let queue = options.queue(exporter)?;
@@ -301,7 +309,7 @@ fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyh
     if let Some(seconds) = trace_idle {
         head.trace_idle = Duration::from_secs_f64(seconds);
     }
-    summarize(&replay.run(options.settings(&head), queue)?);
+    summarize(&replay.run(options.settings(&head, prices), queue)?);
     Ok(0)
 }
 
@@ -333,7 +341,7 @@ fn summarize(summary: &Summary) {
 }
 
 impl RecordOptions {
-    fn settings(&self, head: &Head) -> Settings {
+    fn settings(&self, head: &Head, prices: Option<Prices>) -> Settings {
         Settings {
             wire: Options {
                 capture_content: self.capture_content,
@@ -348,7 +356,12 @@ impl RecordOptions {
             all_hosts: head.all_hosts,
             trace_idle: head.trace_idle,
             seed: head.seed,
+            prices,
         }
+    }
+
+    fn prices(&self) -> anyhow::Result<Option<Prices>> {
+        self.prices.as_deref().map(Prices::read).transpose()
     }
 
     fn exporter(&self) -> anyhow::Result<Box<dyn Exporter>> {
@@ -383,7 +396,11 @@ impl WatchOptions {
         Ok(Some(file))
     }
 
-    fn engine(&self, recording: Option<File>) -> anyhow::Result<(Engine, Option<Recorder>)> {
+    fn engine(
+        &self,
+        recording: Option<File>,
+        prices: Option<Prices>,
+    ) -> anyhow::Result<(Engine, Option<Recorder>)> {
         let head = Head {
             observer: env!("CARGO_PKG_VERSION").to_owned(),
             seed: fastrand::u64(..),
@@ -394,7 +411,7 @@ impl WatchOptions {
             (Some(file), Some(path)) => Some(Recorder::start(file, path, &head)?),
             _ => None,
         };
-        Ok((Engine::new(self.records.settings(&head)), recorder))
+        Ok((Engine::new(self.records.settings(&head, prices)), recorder))
     }
 
     /// System calls cost everybody more, so the whole machine pays for plain HTTP only if it is asked to.

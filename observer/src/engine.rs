@@ -18,7 +18,7 @@ use crate::{
     capture::{self, ConnectionKey},
     export::Record,
     trace::{
-        CallContext, CallRecord, TraceRecord, Traces,
+        CallContext, CallRecord, Prices, TraceRecord, Traces,
         ends::{EndId, Ends, Side},
     },
 };
@@ -39,6 +39,8 @@ pub struct Settings {
     pub trace_idle: Duration,
     /// Of the generator of ids.
     pub seed: u64,
+    /// What calls cost, if anybody wants to know.
+    pub prices: Option<Prices>,
 }
 
 /// Something that the engine has to know, in the order in which it came to be known.
@@ -512,6 +514,14 @@ impl Engine {
         context: &CallContext,
         call: &LlmCall,
     ) -> CallRecord {
+        let (cost_usd, cost_source) = match (call.cost_usd, &self.settings.prices) {
+            (Some(usd), _) => (Some(usd), Some("provider")),
+            (None, Some(prices)) => {
+                let usd = prices.cost(call);
+                (usd, usd.map(|_| "prices"))
+            }
+            (None, None) => (None, None),
+        };
         let call = call.clone();
         let (tid, goroutine) = executed_by(call.origin);
         CallRecord {
@@ -530,7 +540,8 @@ impl Engine {
             input_tokens: call.input_tokens,
             output_tokens: call.output_tokens,
             usage: call.usage,
-            cost_usd: call.cost_usd,
+            cost_usd,
+            cost_source,
             parameters: call.parameters,
             temperature: call.temperature,
             stream: call.stream,

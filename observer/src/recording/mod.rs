@@ -442,6 +442,7 @@ mod tests {
             all_hosts: head.all_hosts,
             trace_idle: head.trace_idle,
             seed: head.seed,
+            prices: None,
         }
     }
 
