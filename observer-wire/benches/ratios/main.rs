@@ -3,6 +3,8 @@
 
 mod inputs;
 mod peers;
+#[path = "../../tests/shapes/mod.rs"]
+mod shapes;
 
 use std::{hint::black_box, time::Instant};
 
@@ -28,6 +30,12 @@ const EVENTS: usize = 300;
 
 /// Bytes of a TLS record.
 const RECORD: usize = 16 * 1024;
+
+/// Bytes of the smaller one of two that are alike.
+const SHAPE: usize = 256 * 1024;
+
+/// How much longer twice the bytes may take.
+const TWICE: f64 = 2.2;
 
 /// A mode: its name, and the work, which returns something that depends on all of it.
 struct Mode<'a> {
@@ -89,6 +97,7 @@ fn main() {
     let heads_http2 = heads_of(HEADS);
     let heads_coded = vec![frame(1, 4, 1, BLOCK); HEADS];
 
+    let shapes = shapes::shapes();
     let mut modes = vec![
         Mode {
             name: "memcpy of the events",
@@ -254,12 +263,25 @@ fn main() {
             work: Box::new(|| asked(head, RECORD)),
         },
     ];
+    for shape in &shapes {
+        for (name, size) in [(shape.name, SHAPE), (shape.twice, 2 * SHAPE)] {
+            let bytes = shape.bytes(size);
+            modes.push(Mode {
+                name,
+                units: 1,
+                work: Box::new(move || {
+                    shape.play(&bytes);
+                    1
+                }),
+            });
+        }
+    }
     let best = measure(&mut modes);
     let time = |name: &str| {
         let found = best.iter().find(|(mode, _)| *mode == name);
         found.map_or(f64::NAN, |(_, time)| *time)
     };
-    let ratios = [
+    let mut ratios = vec![
         (
             "sse framing / memcpy",
             "sse framing",
@@ -369,6 +391,11 @@ fn main() {
             8.8,
         ),
     ];
+    ratios.extend(
+        shapes
+            .iter()
+            .map(|shape| (shape.twice, shape.twice, shape.name, TWICE)),
+    );
     let rows: Vec<serde_json::Value> = ratios
         .iter()
         .map(|(name, over, under, goal)| {
