@@ -28,7 +28,10 @@ use crate::{
     check,
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
-    export::{self, Exporter, Format, Queue, terminal::count},
+    export::{
+        self, Exporter, Format, Queue,
+        terminal::{count, others_of},
+    },
     recording::{Head, Recorder},
     replay::Replay,
     trace::Prices,
@@ -322,22 +325,30 @@ fn pass_on(gated: &Gated, signal: Signal) {
 
 fn summarize(summary: &Summary) {
     let Summary {
-        seen: Seen {
-            calls,
-            traces,
-            bytes,
-        },
+        seen:
+            Seen {
+                calls,
+                traces,
+                others,
+                bytes,
+            },
         losses,
         dropped,
     } = summary;
     let calls = count(*calls, "call");
     let traces = count(*traces, "trace");
+    let others = match others {
+        0 => String::new(),
+        others => format!(", {}", others_of(*others)),
+    };
     let losses = losses.map_or("losses unknown".to_owned(), |losses| losses.to_string());
     let dropped = match dropped {
         0 => String::new(),
         dropped => format!(", {} not written in time", count(*dropped, "record")),
     };
-    anstream::eprintln!("observer: {calls}, {traces}, {bytes} bytes captured, {losses}{dropped}");
+    anstream::eprintln!(
+        "observer: {calls}, {traces}{others}, {bytes} bytes captured, {losses}{dropped}"
+    );
 }
 
 impl RecordOptions {

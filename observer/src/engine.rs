@@ -5,13 +5,19 @@
 //! [`Settings`], so the same inputs give the same records, to the byte. That is what recordings rest on
 //! ([`recording`](crate::recording)).
 
-use std::{collections::HashMap, fmt, mem, time::Duration, vec::Drain};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt, mem,
+    time::Duration,
+    vec::Drain,
+};
 
 use jiff::Timestamp as Utc;
 use observer_wire::{
     CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Role,
     Timestamp, Verdict,
 };
+use tracing::debug;
 
 use crate::{
     attach::processes::{Identity, Pid},
@@ -25,6 +31,9 @@ use crate::{
 
 /// Connections that are followed at once; past it those that were silent for longest are let go.
 const CONNECTIONS: usize = 65_536;
+
+/// Hosts of which it is noted how many requests to them were no calls.
+const HOSTS: usize = 256;
 
 /// What the user wants, and what makes the ids of traces and spans.
 #[derive(Clone, Debug)]
@@ -136,6 +145,8 @@ pub struct Seen {
     pub calls: u64,
     /// Traces that were recorded.
     pub traces: u64,
+    /// Requests to hosts of LLM providers that were no calls: files, batches, other operations.
+    pub others: u64,
     /// Plaintext bytes that were looked at.
     pub bytes: u64,
 }
@@ -150,6 +161,8 @@ pub struct Engine {
     /// UTC minus boot time, in nanoseconds.
     utc_offset: i64,
     seen: Seen,
+    /// What [`Seen::others`] counts, by host.
+    others: BTreeMap<String, u64>,
     /// Not yet taken.
     records: Vec<Record>,
     /// Reused for the events of one chunk.
@@ -193,6 +206,7 @@ impl Engine {
             ends: Ends::default(),
             utc_offset: 0,
             seen: Seen::default(),
+            others: BTreeMap::new(),
             records: Vec::new(),
             events: Vec::new(),
             ended: Vec::new(),
@@ -292,6 +306,12 @@ impl Engine {
         self.settle_ends(None);
         self.traces.finish(&mut self.ended);
         self.conclude_traces();
+        for (host, requests) in &self.others {
+            debug!(host, requests, "requests that are no calls");
+        }
+        if self.seen.others > 0 {
+            self.records.push(Record::Others(self.seen.others));
+        }
     }
 
     /// Takes out the records that are ready.
@@ -420,6 +440,12 @@ impl Engine {
         };
         let pid = place.0;
         match event {
+            CallEvent::Unread { host } => {
+                // A client's are counted where they are sent.
+                if tracked.connection.role() != Some(Role::Server) {
+                    self.count_other(host);
+                }
+            }
             CallEvent::Started {
                 call,
                 at,
@@ -464,6 +490,13 @@ impl Engine {
             }
         }
         self.conclude_traces();
+    }
+
+    fn count_other(&mut self, host: String) {
+        self.seen.others += 1;
+        if self.others.len() < HOSTS || self.others.contains_key(&host) {
+            *self.others.entry(host).or_default() += 1;
+        }
     }
 
     /// Decides about calls of servers, all of them without a time.

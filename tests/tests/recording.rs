@@ -12,7 +12,7 @@ use std::{
 
 use observer_e2e::{
     clients::readable_copy,
-    harness::{Run, Scene, binary, output},
+    harness::{Run, Scene, binary, output, wait_until},
 };
 use rustix::process::Signal;
 
@@ -74,6 +74,12 @@ fn record(scene: &Scene, name: &str, options: &[&str], command: &[OsString]) -> 
     (run, recording)
 }
 
+/// Whether a file holds these bytes.
+fn holds(path: &Path, bytes: &[u8]) -> bool {
+    let file = fs::read(path).unwrap_or_default();
+    file.windows(bytes.len()).any(|window| window == bytes)
+}
+
 #[test]
 fn a_replay_gives_the_same_records() {
     let scene = Scene::new();
@@ -102,6 +108,76 @@ fn a_replay_gives_the_same_records() {
 
     let (_, screen, _) = stranger.replay(&recording, &["--format", "pretty"]);
     assert!(screen.contains("6 calls · 1 error · "), "{screen}");
+}
+
+#[test]
+fn prices_and_other_requests_live_and_replayed() {
+    let scene = Scene::new();
+    let stranger = Stranger::new();
+    let table = stranger.folder.path().join("prices.json");
+    fs::write(
+        &table,
+        r#"{"sample_spec": {"max_tokens": "a number"},
+            "gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 2.5e-06,
+                "cache_read_input_token_cost": 1.25e-06, "output_cost_per_token": 1e-05}}"#,
+    )
+    .unwrap();
+    fs::set_permissions(&table, Permissions::from_mode(0o644)).unwrap();
+    let table = table.to_str().unwrap();
+
+    let script = format!(
+        "{} --behaviour 'cached=7' && {} --sdk anthropic && curl -sS --http1.1 -o /dev/null \
+         --cacert \"$SSL_CERT_FILE\" -H 'Host: api.openai.com' {}/v1/models '{}/v1/files?limit=1'",
+        shell(&scene.script("calls.py", [])),
+        shell(&scene.script("calls.py", [])),
+        scene.provider.url(),
+        scene.provider.url(),
+    );
+    let command = ["sh".into(), "-c".into(), script.into()];
+    let (run, recording) = record(&scene, "prices", &["--prices", table], &command);
+    run.assert_clean();
+    let others = "2 calls, 2 traces, 2 other requests to LLM hosts, ";
+    assert!(run.stderr.contains(others), "{}", run.stderr);
+    let [openai, anthropic] = &run.calls[..] else {
+        panic!("{:#?}", run.calls);
+    };
+    let count = |field: &str| openai[field].as_f64().unwrap();
+    let cached = count("cached_tokens");
+    assert!(cached > 0.0);
+    let millionths =
+        2.5 * (count("prompt_tokens") - cached) + 1.25 * cached + 10.0 * count("completion_tokens");
+    let cost = openai["cost_usd"].as_f64().unwrap();
+    assert!((cost * 1e6 - millionths).abs() < 1e-6, "{openai:#}");
+    assert_eq!(openai["cost_source"], "prices");
+    assert!(anthropic["cost_usd"].is_null() && anthropic["cost_source"].is_null());
+
+    let options = ["--capture-content", "--prices", table];
+    stranger.assert_same(&run, &recording, &options);
+    let (_, screen, _) = stranger.replay(&recording, &["--format", "pretty", "--prices", table]);
+    assert!(
+        screen.contains(" for 1 of them · 2 other requests to LLM hosts"),
+        "{screen}"
+    );
+    // Without prices there is no cost.
+    let (_, records, _) = stranger.replay(&recording, &[]);
+    assert!(!records.contains("\"cost_usd\":0"), "{records}");
+    fs::write(
+        table,
+        "{\"gpt-4o\": {\"input_cost_per_token\": \"2.5e-06\"}}",
+    )
+    .unwrap();
+    let (status, _, said) = stranger.replay(&recording, &["--prices", table]);
+    assert_eq!(status, 1);
+    assert!(
+        said.contains("\"gpt-4o\": input_cost_per_token: \"2.5e-06\" is no price"),
+        "{said}"
+    );
+}
+
+/// A command line as the shell takes it; no word of it holds a quote.
+fn shell(command: &[OsString]) -> String {
+    let words = command.iter().map(|word| format!("'{}'", word.display()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -150,7 +226,7 @@ fn calls_that_the_end_of_the_capture_cuts() {
         recording.to_str().unwrap(),
     ]);
     client.go_on();
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    wait_until("the answer", || holds(&recording, b"HTTP/1.1 200"));
     let run = observer.stop();
     client.signal(Signal::KILL);
     assert_eq!(run.only_call()["incomplete"], "observer_stopped");
@@ -174,6 +250,8 @@ fn a_recording_whose_writer_was_killed_is_replayed_up_to_there() {
     ]);
     client.go_on();
     scene.provider.wait_for(1);
+    wait_until("the answer", || holds(&recording, b"HTTP/1.1 200"));
+    // What follows right behind.
     std::thread::sleep(std::time::Duration::from_secs(1));
     observer.signal(Signal::KILL);
     observer.wait();

@@ -97,10 +97,15 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                if hosts::is_llm(host) && head.method != Method::CONNECT {
+                let to_llm = hosts::is_llm(host) && head.method != Method::CONNECT;
+                if to_llm {
                     self.judge(Verdict::Llm);
                 }
                 let begun = self.begin(&head, at, origin);
+                if to_llm && begun.is_empty() {
+                    let host = host.to_owned();
+                    report(CallEvent::Unread { host });
+                }
                 match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
                     // The bodies will tell.
@@ -175,6 +180,7 @@ impl Calls {
         let Some(active) = self.active.get_mut(&exchange) else {
             return;
         };
+        let host = active.first().and_then(Exchange::llm_host);
         active.retain_mut(|active| {
             active.request_end();
             active.certainty != Certainty::Possible || active.request_fits
@@ -183,6 +189,9 @@ impl Calls {
             [] => {
                 self.active.remove(&exchange);
                 self.judge(Verdict::Other);
+                if let Some(host) = host {
+                    report(CallEvent::Unread { host });
+                }
             }
             // Which of several it is the answer will tell.
             [active] if !active.announced => {
@@ -204,6 +213,7 @@ impl Calls {
             return;
         };
         let mut recorded = false;
+        let host = ended.first().and_then(Exchange::llm_host);
         for active in ended {
             let (call, announced, started) = (active.call, active.announced, active.started());
             let record = if recorded { None } else { active.end(end, at) };
@@ -221,6 +231,9 @@ impl Calls {
                 None if announced => report(CallEvent::Dismissed { call }),
                 None => {}
             }
+        }
+        if !recorded && let Some(host) = host {
+            report(CallEvent::Unread { host });
         }
         self.judge(if recorded {
             Verdict::Llm

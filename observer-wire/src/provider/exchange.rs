@@ -13,6 +13,7 @@ use super::{
     body::{NAME_CHARS, Reader, Request, Response, State},
     builder::{CallBuilder, Finish, Start},
     gemini::percent_decoded,
+    hosts,
     sdk::Sdk,
 };
 use crate::{
@@ -160,6 +161,12 @@ impl Exchange {
             partial: head.partial,
             options,
         }
+    }
+
+    /// The host, if it is one of LLM providers.
+    pub(super) fn llm_host(&self) -> Option<String> {
+        let host = self.builder.server_address()?;
+        hosts::is_llm(host).then(|| host.to_owned())
     }
 
     /// What is reported of its beginning.

@@ -39,6 +39,8 @@ struct Totals {
     /// Calls whose cost is known, and the sum in US dollars.
     priced: u64,
     cost: f64,
+    /// Requests to hosts of LLM providers that were no calls.
+    others: u64,
 }
 
 impl Pretty {
@@ -140,6 +142,11 @@ impl Exporter for Pretty {
         Ok(())
     }
 
+    fn others(&mut self, count: u64) -> io::Result<()> {
+        self.totals.others = count;
+        Ok(())
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
@@ -151,9 +158,13 @@ impl Exporter for Pretty {
             all if all == totals.calls => format!(" · {}", dollars(totals.cost)),
             some => format!(" · {} for {some} of them", dollars(totals.cost)),
         };
+        let others = match totals.others {
+            0 => String::new(),
+            others => format!(" · {}", others_of(others)),
+        };
         writeln!(
             self.writer,
-            "{BOLD}{} · {} · {} · {} tokens in, {} out · {}{cost}{BOLD:#}",
+            "{BOLD}{} · {} · {} · {} tokens in, {} out · {}{cost}{others}{BOLD:#}",
             count(totals.calls, "call"),
             count(totals.errors, "error"),
             count(totals.traces, "trace"),
@@ -203,6 +214,11 @@ fn duration(duration: Duration) -> String {
 /// A number with its noun, in the plural unless it is one.
 pub fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// What is said of requests to hosts of LLM providers that were no calls.
+pub fn others_of(n: u64) -> String {
+    format!("{} to LLM hosts", count(n, "other request"))
 }
 
 /// Strings come from other programs and from the net: no control character may reach the terminal.
@@ -287,6 +303,16 @@ mod tests {
         let screen = shown(&[priced.clone(), priced]);
         assert!(screen.trim_end().ends_with(" · $0.00069"), "{screen}");
         assert_eq!([0.0, 12.5, 1e-9].map(dollars), ["$0.00", "$12.50", "$0.00"]);
+    }
+
+    #[test]
+    fn requests_that_are_no_calls_are_counted() {
+        let screen = Screen::default();
+        let mut pretty = Pretty::with_zone(Box::new(screen.clone()), TimeZone::UTC);
+        pretty.others(3).unwrap();
+        pretty.finish().unwrap();
+        let text = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains(" · 3 other requests to LLM hosts"), "{text}");
     }
 
     #[test]

@@ -451,6 +451,7 @@ mod tests {
         records
             .map(|record| match record {
                 Record::Call(call) => serde_json::to_string(&call).unwrap(),
+                Record::Others(count) => count.to_string(),
                 Record::Trace(trace) => serde_json::to_string(&trace).unwrap(),
             })
             .collect()
