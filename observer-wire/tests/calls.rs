@@ -521,6 +521,7 @@ fn play(
             );
             open.retain(|open| *open != call);
         }
+        CallEvent::Unread { .. } => {}
     };
     let mut offsets = [0_u64; 2];
     let mut end = Timestamp(0);

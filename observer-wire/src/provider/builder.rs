@@ -310,6 +310,11 @@ impl CallBuilder {
         self.start.at
     }
 
+    /// The host that the request names.
+    pub(super) fn server_address(&self) -> Option<&str> {
+        self.start.server_address.as_deref()
+    }
+
     /// The client library.
     pub(super) fn sdk(&self) -> Sdk {
         self.start.sdk
