@@ -13,7 +13,6 @@ mod gemini_grpc;
 mod hosts;
 mod ollama;
 mod openai;
-mod openai_responses;
 mod preview;
 mod reference;
 mod repr;
@@ -40,8 +39,8 @@ const PROVIDERS: &[&dyn Provider] = &[
     &gemini::Gemini,
     &anthropic::Anthropic,
     &ollama::Ollama,
-    &openai_responses::OpenAiResponses,
-    &openai::OpenAi,
+    &openai::responses::Responses,
+    &openai::chat::Chat,
 ];
 
 /// A format of requests and responses.

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{
+use super::super::{
     Certainty, Event, Provider, Recognized, Selection,
     builder::CallBuilder,
     counter, elements,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Where its fields are.
-pub(super) static FIELDS: Fields = Fields {
+static FIELDS: Fields = Fields {
     request: &[
         (Field::Model, &["model"]),
         (Field::Temperature, &["temperature"]),
@@ -132,9 +132,9 @@ static WITH_CONTENT: Selection = selection!(
 );
 
 /// See the module.
-pub(super) struct OpenAiResponses;
+pub(in crate::provider) struct Responses;
 
-impl Provider for OpenAiResponses {
+impl Provider for Responses {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
         if head.method != Method::POST || !head.path.ends_with(PATH) {
             return None;

@@ -4,7 +4,7 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{
+use super::super::{
     Certainty, Event, Provider, Recognized, Selection,
     builder::CallBuilder,
     counter, elements,
@@ -18,7 +18,7 @@ use crate::{
 
 /// Where its fields are. Some hosts have a usage of their own: DeepSeek and Moonshot their caches, OpenRouter,
 /// Perplexity and xAI their prices.
-pub(super) static FIELDS: Fields = Fields {
+static FIELDS: Fields = Fields {
     request: &[
         (Field::Model, &["model"]),
         (Field::Temperature, &["temperature"]),
@@ -204,9 +204,9 @@ static WITH_CONTENT: Selection = selection!(
 );
 
 /// See the module.
-pub(super) struct OpenAi;
+pub(in crate::provider) struct Chat;
 
-impl Provider for OpenAi {
+impl Provider for Chat {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
         if head.method != Method::POST {
             return None;
@@ -449,8 +449,7 @@ mod tests {
             headers,
             partial: false,
         };
-        OpenAi
-            .recognize(&head)
+        Chat.recognize(&head)
             .map(|recognized| (recognized.provider, recognized.certainty))
     }
 
