@@ -1,6 +1,6 @@
 //! From HTTP exchanges to calls.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use http::Method;
 
@@ -26,7 +26,8 @@ pub struct Calls {
     options: Options,
     /// Where a request names no port.
     usual_port: u16,
-    active: Vec<Exchange>,
+    /// An exchange whose head leaves doubt is read in several formats.
+    active: BTreeMap<ExchangeId, Vec<Exchange>>,
     next: u64,
     verdict: Verdict,
     seen_request: bool,
@@ -49,7 +50,7 @@ impl Calls {
         Self {
             options,
             usual_port,
-            active: Vec::new(),
+            active: BTreeMap::new(),
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
@@ -99,18 +100,18 @@ impl Calls {
                 if hosts::is_llm(host) && head.method != Method::CONNECT {
                     self.judge(Verdict::Llm);
                 }
-                let begun = self.begin(exchange, &head, at, origin);
+                let begun = self.begin(&head, at, origin);
                 match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
                     // The bodies will tell.
                     Some(Certainty::Likely | Certainty::Possible) => {}
                     None => self.judge(Verdict::Other),
                 }
-                for active in begun {
-                    if active.announced {
-                        report(active.started());
-                    }
-                    self.active.push(active);
+                for active in begun.iter().filter(|active| active.announced) {
+                    report(active.started());
+                }
+                if !begun.is_empty() {
+                    self.active.insert(exchange, begun);
                 }
             }
             Event::RequestBody {
@@ -163,34 +164,28 @@ impl Calls {
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
-        self.active.iter().map(Exchange::memory).sum()
+        self.active.values().flatten().map(Exchange::memory).sum()
     }
 
-    /// An exchange whose head leaves doubt is read in several formats.
     fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Exchange> {
-        self.active
-            .iter_mut()
-            .filter(move |active| active.id == exchange)
+        self.active.get_mut(&exchange).into_iter().flatten()
     }
 
     fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
-        let before = self.active.len();
-        self.active.retain_mut(|active| {
-            if active.id != exchange {
-                return true;
-            }
+        let Some(active) = self.active.get_mut(&exchange) else {
+            return;
+        };
+        active.retain_mut(|active| {
             active.request_end();
             active.certainty != Certainty::Possible || active.request_fits
         });
-        let removed = self.active.len() < before;
-        let mut left = self.find(exchange);
-        match (left.next(), left.next()) {
-            (None, _) if removed => {
-                drop(left);
+        match active.as_mut_slice() {
+            [] => {
+                self.active.remove(&exchange);
                 self.judge(Verdict::Other);
             }
             // Which of several it is the answer will tell.
-            (Some(active), None) if !active.announced => {
+            [active] if !active.announced => {
                 active.announced = true;
                 report(active.started());
             }
@@ -205,13 +200,9 @@ impl Calls {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
-        let (ended, left) = std::mem::take(&mut self.active)
-            .into_iter()
-            .partition::<Vec<_>, _>(|active| active.id == exchange);
-        self.active = left;
-        if ended.is_empty() {
+        let Some(ended) = self.active.remove(&exchange) else {
             return;
-        }
+        };
         let mut recorded = false;
         for active in ended {
             let (call, announced, started) = (active.call, active.announced, active.started());
@@ -238,13 +229,7 @@ impl Calls {
         });
     }
 
-    fn begin(
-        &mut self,
-        id: ExchangeId,
-        head: &RequestHead,
-        at: Timestamp,
-        origin: Origin,
-    ) -> Vec<Exchange> {
+    fn begin(&mut self, head: &RequestHead, at: Timestamp, origin: Origin) -> Vec<Exchange> {
         let recognized: Vec<_> =
             if head.path.is_empty() && head.partial && head.method == Method::POST {
                 let shapes = PROVIDERS.iter().filter_map(|provider| {
@@ -268,7 +253,6 @@ impl Calls {
             };
         let exchange = |(provider, recognized)| {
             let begin = Begin {
-                id,
                 call: CallId(self.next),
                 head,
                 at,

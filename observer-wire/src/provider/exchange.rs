@@ -19,7 +19,7 @@ use crate::{
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
     connection::{CallEvent, CallId, Options},
-    http::{End, ExchangeId, RequestHead, ResponseHead},
+    http::{End, RequestHead, ResponseHead},
 };
 
 /// Longest path of a record, in bytes of UTF-8.
@@ -44,7 +44,6 @@ const RATE_LIMIT_BYTES: usize = 64;
 
 /// An exchange that is, or may be, a call.
 pub(super) struct Exchange {
-    pub(super) id: ExchangeId,
     pub(super) call: CallId,
     provider: &'static dyn Provider,
     pub(super) certainty: Certainty,
@@ -95,7 +94,6 @@ impl Status {
 
 /// A request that was recognised.
 pub(super) struct Begin<'a> {
-    pub(super) id: ExchangeId,
     pub(super) call: CallId,
     pub(super) head: &'a RequestHead,
     pub(super) at: Timestamp,
@@ -137,7 +135,6 @@ impl Exchange {
         let mut builder = CallBuilder::new(start, options);
         builder.stream(recognized.stream);
         Self {
-            id: begin.id,
             call: begin.call,
             provider,
             certainty: recognized.certainty,
