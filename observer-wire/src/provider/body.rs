@@ -121,8 +121,10 @@ enum Body {
     Lines(ndjson::Parser, Templates),
     /// Of a redirection, or none at all.
     Other,
-    /// Of unknown type: the first byte will tell.
-    Unknown,
+    /// The first byte will tell what it is; `foreign` if its type is named, and is none that can be read.
+    Unknown {
+        foreign: bool,
+    },
 }
 
 /// What is known of an answer while it comes.
@@ -192,7 +194,7 @@ impl Response {
                     reader.message(message);
                 }
             }),
-            Body::Other | Body::Unknown => {}
+            Body::Other | Body::Unknown { .. } => {}
         }
     }
 
@@ -222,8 +224,8 @@ impl Response {
             Body::Messages(parser) => {
                 reader.state.unparsable |= !reader.state.lost && !parser.is_between();
             }
-            Body::Other => reader.state.whole = true,
-            Body::Error { .. } | Body::Unknown => {}
+            Body::Other | Body::Unknown { foreign: true } => reader.state.whole = true,
+            Body::Error { .. } | Body::Unknown { foreign: false } => {}
         }
     }
 
@@ -253,7 +255,7 @@ impl Response {
             Body::Events(parser, templates) => parser.memory() + templates.memory(),
             Body::Lines(parser, templates) => parser.memory() + templates.memory(),
             Body::Messages(parser) => parser.memory(),
-            Body::Other | Body::Unknown => 0,
+            Body::Other | Body::Unknown { .. } => 0,
         };
         decoder_bytes(&self.decoder) + body
     }
@@ -301,22 +303,26 @@ impl Body {
             reader.stream();
             Self::Lines(ndjson::Parser::default(), Templates::default())
         } else if head.partial && content_type.is_empty() {
-            Self::Unknown
+            Self::Unknown { foreign: false }
         } else if stream_path {
             reader.state.streamed = true;
             Self::Elements(Parser::elements(&selection.event, bounds))
-        } else {
+        } else if content_type.is_empty() || is_json(&content_type) {
             Self::Document(Parser::new(&selection.response, bounds))
+        } else {
+            Self::Unknown { foreign: true }
         }
     }
 
     /// One of unknown type, by how it begins.
-    fn guess(bytes: &[u8], reader: &mut Reader<'_>) -> Self {
+    fn guess(bytes: &[u8], foreign: bool, reader: &mut Reader<'_>) -> Self {
         let options = reader.options;
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         let selection = reader.provider.selection(options.capture_content);
         match bytes.trim_ascii_start().first() {
             Some(b'{') => Self::Document(Parser::new(&selection.response, bounds)),
+            // Audio, a page of a gateway: there is nothing in it to be read.
+            Some(_) if foreign => Self::Other,
             Some(b'[') => {
                 reader.stream();
                 Self::Elements(Parser::elements(&selection.event, bounds))
@@ -325,14 +331,14 @@ impl Body {
                 reader.stream();
                 Self::Events(sse::Parser::default(), Templates::default())
             }
-            None => Self::Unknown,
+            None => Self::Unknown { foreign },
         }
     }
 
     /// Takes bytes without content coding.
     fn push(&mut self, bytes: &[u8], reader: &mut Reader<'_>) {
-        if let Self::Unknown = self {
-            *self = Self::guess(bytes, reader);
+        if let Self::Unknown { foreign } = self {
+            *self = Self::guess(bytes, *foreign, reader);
         }
         match self {
             Self::Document(parser) => parser.push(bytes, &mut |_| ()),
@@ -349,7 +355,7 @@ impl Body {
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 parser.push(bytes, &mut |_| ());
             }
-            Self::Other | Self::Unknown => {}
+            Self::Other | Self::Unknown { .. } => {}
         }
     }
 }
@@ -506,6 +512,12 @@ fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits
             kept_bytes: KEPT_BYTES,
         }
     }
+}
+
+/// Whether a media type is JSON (RFC 6839 section 3.1, too).
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.ends_with("/json") || kind.ends_with("+json")
 }
 
 /// How the messages of gRPC are compressed that are.

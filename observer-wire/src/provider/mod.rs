@@ -8,6 +8,7 @@ mod builder;
 mod calls;
 mod exchange;
 mod fields;
+mod gateways;
 mod gemini;
 mod gemini_grpc;
 mod hosts;
@@ -40,6 +41,12 @@ const PROVIDERS: &[&dyn Provider] = &[
     &anthropic::Anthropic,
     &ollama::Ollama,
     &openai::responses::Responses,
+    &openai::responses::Fetched,
+    &openai::completions::Completions,
+    &openai::embeddings::Embeddings,
+    &openai::images::Images,
+    &openai::audio::Audio,
+    &openai::moderations::Moderations,
     &openai::chat::Chat,
 ];
 
@@ -116,6 +123,7 @@ enum Event<'a> {
 }
 
 /// What a request head tells.
+#[derive(Debug, PartialEq)]
 struct Recognized {
     provider: &'static str,
     operation: &'static str,

@@ -299,6 +299,11 @@ impl Sdk {
     }
 }
 
+/// What a provider says of a failure.
+pub(super) fn reported(code: Option<&str>, message: Option<&str>) -> Exception {
+    (bounded(code.unwrap_or("error")), message.map(bounded))
+}
+
 fn bounded(message: &str) -> String {
     cut(&mask(message), MESSAGE_CHARS)
 }
