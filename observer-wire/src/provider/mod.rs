@@ -47,6 +47,8 @@ const PROVIDERS: &[&dyn Provider] = &[
     &openai::images::Images,
     &openai::audio::Audio,
     &openai::moderations::Moderations,
+    &openai::assistants::Assistants,
+    &openai::retrieval::Retrieval,
     &openai::chat::Chat,
 ];
 

@@ -3,6 +3,7 @@
 //! What a request asks for is told by the end of its path (openai-python 3.54 `resources`); who answers, by
 //! its host, or by what a gateway says.
 
+pub(super) mod assistants;
 pub(super) mod audio;
 pub(super) mod chat;
 pub(super) mod completions;
@@ -10,6 +11,7 @@ pub(super) mod embeddings;
 pub(super) mod images;
 pub(super) mod moderations;
 pub(super) mod responses;
+pub(super) mod retrieval;
 
 use http::{Method, header};
 use serde_json::Value;
@@ -238,6 +240,13 @@ mod tests {
             ("/v1/audio/transcriptions", "transcription"),
             ("/v1/audio/translations", "translation"),
             ("/v1/moderations", "moderation"),
+            ("/v1/threads/runs", "invoke_agent"),
+            ("/v1/threads/thread_1/runs", "invoke_agent"),
+            (
+                "/v1/threads/thread_1/runs/run_1/submit_tool_outputs",
+                "invoke_agent",
+            ),
+            ("/v1/vector_stores/vs_1/search", "retrieval"),
         ] {
             let (_, found, model, certainty) =
                 recognize(&Method::POST, Some("api.openai.com"), path).unwrap();
@@ -292,6 +301,14 @@ mod tests {
             ),
             (Method::POST, "api.openai.com", "/v1/responses/input_tokens"),
             (Method::POST, "api.openai.com", "/v1/files"),
+            (Method::POST, "api.openai.com", "/v1/threads"),
+            (
+                Method::POST,
+                "api.openai.com",
+                "/v1/threads/thread_1/messages",
+            ),
+            (Method::POST, "api.openai.com", "/v1/evals/eval_1/runs"),
+            (Method::POST, "api.openai.com", "/v1/vector_stores"),
             (Method::POST, "api.openai.com", "/v1/batches"),
             (Method::POST, "api.openai.com", "/v1/fine_tuning/jobs"),
             (Method::GET, "api.openai.com", "/v1/models"),
