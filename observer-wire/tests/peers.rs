@@ -6,6 +6,7 @@
     reason = "a test may panic anywhere, not only in a test function"
 )]
 
+#[allow(dead_code, reason = "these tests make no use of all of it")]
 mod frames;
 
 use std::{io::Write as _, time::Duration};

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, fmt};
 use http::Method;
 
 use super::{
-    Certainty, PROVIDERS, Recognized,
+    Certainty, DIALOGUES, PROVIDERS, Recognized,
     exchange::{Begin, Exchange},
     hosts,
+    session::Session,
 };
 use crate::{
     chunk::{Origin, Timestamp},
@@ -28,6 +29,8 @@ pub struct Calls {
     usual_port: u16,
     /// An exchange whose head leaves doubt is read in several formats.
     active: BTreeMap<ExchangeId, Vec<Exchange>>,
+    /// WebSocket sessions, whose messages give calls.
+    sessions: BTreeMap<ExchangeId, Session>,
     next: u64,
     verdict: Verdict,
     seen_request: bool,
@@ -51,6 +54,7 @@ impl Calls {
             options,
             usual_port,
             active: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
@@ -62,7 +66,9 @@ impl Calls {
     pub fn verdict(&self) -> Verdict {
         match self.verdict {
             // One that may be a call is under way.
-            Verdict::Other if !self.active.is_empty() => Verdict::Undecided,
+            Verdict::Other if !self.active.is_empty() || !self.sessions.is_empty() => {
+                Verdict::Undecided
+            }
             verdict => verdict,
         }
     }
@@ -97,8 +103,12 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                if hosts::is_llm(host) && head.method != Method::CONNECT {
+                if hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket) {
                     self.judge(Verdict::Llm);
+                }
+                if head.websocket {
+                    self.begin_session(exchange, &head, at, origin);
+                    return;
                 }
                 let begun = self.begin(&head, at, origin);
                 match begun.first().map(|active| active.certainty) {
@@ -133,6 +143,9 @@ impl Calls {
                 for active in self.find(exchange) {
                     active.response_head(&head, at);
                 }
+                if let Some(session) = self.session(exchange) {
+                    session.response_head(&head);
+                }
             }
             Event::ResponseBody {
                 exchange,
@@ -141,6 +154,9 @@ impl Calls {
             } => {
                 for active in self.find(exchange) {
                     active.response_body(bytes, at);
+                }
+                if let Some(session) = self.session(exchange) {
+                    session.response_body(bytes);
                 }
             }
             Event::ResponseGap { exchange, bytes } => {
@@ -158,17 +174,62 @@ impl Calls {
                     active.response_trailers(&headers, partial, at);
                 }
             }
+            Event::Message {
+                exchange,
+                direction,
+                part,
+                at,
+            } => {
+                let (before, mut next) = (self.next, self.next);
+                if let Some(session) = self.session(exchange) {
+                    session.message(direction, part, at, &mut next, report);
+                }
+                self.next = next;
+                if next > before {
+                    self.judge(Verdict::Llm);
+                }
+            }
             Event::End { exchange, end, at } => self.end(exchange, end, at, report),
         }
     }
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
-        self.active.values().flatten().map(Exchange::memory).sum()
+        let exchanges = self.active.values().flatten().map(Exchange::memory);
+        let sessions = self.sessions.values().map(Session::memory);
+        exchanges.chain(sessions).sum()
     }
 
     fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Exchange> {
         self.active.get_mut(&exchange).into_iter().flatten()
+    }
+
+    fn session(&mut self, exchange: ExchangeId) -> Option<&mut Session> {
+        self.sessions.get_mut(&exchange)
+    }
+
+    /// A WebSocket session is asked for.
+    fn begin_session(&mut self, id: ExchangeId, head: &RequestHead, at: Timestamp, origin: Origin) {
+        let found = DIALOGUES
+            .iter()
+            .find_map(|format| Some((*format, format.recognize(head)?)));
+        let Some((format, recognized)) = found else {
+            self.judge(Verdict::Other);
+            return;
+        };
+        // Elsewhere its messages will tell.
+        if recognized.certainty == Certainty::Certain {
+            self.judge(Verdict::Llm);
+        }
+        let begin = Begin {
+            call: CallId(self.next),
+            head,
+            at,
+            origin,
+            usual_port: self.usual_port,
+        };
+        let session = Session::new(&begin, format, recognized, self.options);
+        self.sessions.insert(id, session);
     }
 
     fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
@@ -200,6 +261,11 @@ impl Calls {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
+        if let Some(session) = self.sessions.remove(&exchange) {
+            let spoke = session.end(end, at, &mut self.next, report);
+            self.judge(if spoke { Verdict::Llm } else { Verdict::Other });
+            return;
+        }
         let Some(ended) = self.active.remove(&exchange) else {
             return;
         };

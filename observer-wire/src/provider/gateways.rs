@@ -139,6 +139,7 @@ mod tests {
             port: None,
             headers,
             partial: false,
+            websocket: false,
         })
     }
 

@@ -128,6 +128,7 @@ mod tests {
             port: None,
             headers,
             partial: false,
+            websocket: false,
         };
         PROVIDERS
             .iter()

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Where its fields are.
-static FIELDS: Fields = Fields {
+pub(in crate::provider) static FIELDS: Fields = Fields {
     request: &[
         (Field::Model, &["model"]),
         (Field::Temperature, &["temperature"]),
@@ -54,7 +54,9 @@ static FIELDS: Fields = Fields {
 const OPERATION: &str = "chat";
 
 /// The ends of the paths. Others cancel a response or count its tokens and are no calls.
-const PATHS: &[(&str, &str)] = &[("/responses", OPERATION), ("/responses/compact", "compact")];
+const PATHS: &[(&str, &str)] = &[(PATH, OPERATION), ("/responses/compact", "compact")];
+
+pub(in crate::provider) const PATH: &str = "/responses";
 
 /// A response that is fetched: its tokens belong to the call that asked for it.
 const FETCH: &str = "fetch_response";
@@ -98,6 +100,9 @@ macro_rules! selection {
     ($input:expr, $text:expr, $events_text:expr) => {
         Selection {
             request: Select::Object(&[
+                // Over WebSocket.
+                ("type", Select::Scalar),
+                ("stream_id", Select::Scalar),
                 ("model", Select::Scalar),
                 ("temperature", Select::Scalar),
                 ("stream", Select::Scalar),
@@ -114,7 +119,10 @@ macro_rules! selection {
                 ("delta", $events_text),
                 ("code", Select::Scalar),
                 ("message", Select::Scalar),
+                // Over WebSocket.
                 ("error", Select::All),
+                ("status", Select::Scalar),
+                ("stream_id", Select::Scalar),
                 ("response", response!(Select::Mark)),
                 ("output_index", Select::Scalar),
                 (
@@ -126,8 +134,9 @@ macro_rules! selection {
     };
 }
 
-static WITHOUT_CONTENT: Selection = selection!(Select::Mark, Select::Mark, Select::Mark);
-static WITH_CONTENT: Selection = selection!(
+pub(in crate::provider) static WITHOUT_CONTENT: Selection =
+    selection!(Select::Mark, Select::Mark, Select::Mark);
+pub(in crate::provider) static WITH_CONTENT: Selection = selection!(
     Select::Either(
         &Select::Scalar,
         &Select::Array(
