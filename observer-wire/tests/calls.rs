@@ -15,6 +15,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use frames::{LOST_END, LOST_START};
 use observer_wire::{
     CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Timestamp,
 };
@@ -417,9 +418,6 @@ impl Script {
         }
     }
 }
-
-const LOST_START: &[u8] = b"<<lost";
-const LOST_END: &[u8] = b">>";
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)

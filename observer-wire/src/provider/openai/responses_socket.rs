@@ -4,18 +4,18 @@
 
 use serde_json::Value;
 
-use super::{
+use super::super::{
     Certainty, Event, Provider as _, Recognized, counter,
     fields::About,
-    hosts, openai_responses as responses,
-    openai_responses::OpenAiResponses,
+    hosts,
+    openai::responses::{self, Responses},
     session::{Dialogue, Spoken, Turns},
     text,
 };
 use crate::http::RequestHead;
 
 /// See the module.
-pub(super) struct OpenAiResponsesSocket;
+pub(in crate::provider) struct ResponsesSocket;
 
 static WITHOUT_CONTENT: Spoken = Spoken {
     sent: responses::WITHOUT_CONTENT.request,
@@ -26,7 +26,7 @@ static WITH_CONTENT: Spoken = Spoken {
     received: responses::WITH_CONTENT.event,
 };
 
-impl Dialogue for OpenAiResponsesSocket {
+impl Dialogue for ResponsesSocket {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
         if !head.path.ends_with(responses::PATH) {
             return None;
@@ -67,7 +67,7 @@ impl Dialogue for OpenAiResponsesSocket {
         if text(message, "type") == Some("response.create") {
             let turn = turns.begin();
             turn.key = text(message, "stream_id").map(str::to_owned);
-            OpenAiResponses.request(message, &mut turn.call);
+            Responses.request(message, &mut turn.call);
         }
     }
 
@@ -89,7 +89,7 @@ impl Dialogue for OpenAiResponsesSocket {
         if let Some(status) = counter(message, "status") {
             turn.status = u16::try_from(status).ok();
         }
-        OpenAiResponses.event("", &Event::Json(message), &mut turn.call);
+        Responses.event("", &Event::Json(message), &mut turn.call);
         if turn.call.is_terminal() {
             let number = turn.number();
             turns.end(|turn| turn.number() == number);

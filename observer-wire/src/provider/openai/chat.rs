@@ -4,21 +4,22 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{
-    Certainty, Event, Provider, Recognized, Selection,
-    builder::CallBuilder,
-    counter, elements,
-    fields::{About, Count, Field, Fields, Included},
-    hosts, is_filled, preview, text,
-};
+use super::{is_json, known_provider, posted, provider, recognized};
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
+    provider::{
+        Certainty, Event, Provider, Recognized, Selection,
+        builder::CallBuilder,
+        counter, elements,
+        fields::{About, Count, Field, Fields, Included},
+        is_filled, preview, text,
+    },
 };
 
 /// Where its fields are. Some hosts have a usage of their own: DeepSeek and Moonshot their caches, OpenRouter,
 /// Perplexity and xAI their prices.
-pub(super) static FIELDS: Fields = Fields {
+pub(in crate::provider) static FIELDS: Fields = Fields {
     request: &[
         (Field::Model, &["model"]),
         (Field::Temperature, &["temperature"]),
@@ -43,47 +44,54 @@ pub(super) static FIELDS: Fields = Fields {
         (Field::ResponseModel, &["model"]),
         (Field::ResponseId, &["id"]),
     ],
-    usage: &[
-        (Count::Prompt, &["prompt_tokens"]),
-        (Count::Completion, &["completion_tokens"]),
-        (Count::Total, &["total_tokens"]),
-        (
-            Count::CacheRead,
-            &[
-                "prompt_tokens_details.cached_tokens",
-                "prompt_cache_hit_tokens",
-                "cached_tokens",
-            ],
-        ),
-        (
-            Count::CacheWrite,
-            &["prompt_tokens_details.cache_write_tokens"],
-        ),
-        (
-            Count::Reasoning,
-            &[
-                "completion_tokens_details.reasoning_tokens",
-                "reasoning_tokens",
-            ],
-        ),
-        (Count::AudioInput, &["prompt_tokens_details.audio_tokens"]),
-        (
-            Count::AudioOutput,
-            &["completion_tokens_details.audio_tokens"],
-        ),
-    ],
-    cost: &[
-        ("cost", 1.0),
-        ("cost.total_cost", 1.0),
-        ("cost_in_usd_ticks", 1e10),
-    ],
+    usage: USAGE,
+    cost: COST,
     cached: Included::Yes,
     // xAI leaves it out.
     reasoning: Included::Likely,
 };
 
-/// The end of the path of chat completions.
+/// What an answer says about its usage.
+pub(super) const USAGE: &[(Count, &[&str])] = &[
+    (Count::Prompt, &["prompt_tokens"]),
+    (Count::Completion, &["completion_tokens"]),
+    (Count::Total, &["total_tokens"]),
+    (
+        Count::CacheRead,
+        &[
+            "prompt_tokens_details.cached_tokens",
+            "prompt_cache_hit_tokens",
+            "cached_tokens",
+        ],
+    ),
+    (
+        Count::CacheWrite,
+        &["prompt_tokens_details.cache_write_tokens"],
+    ),
+    (
+        Count::Reasoning,
+        &[
+            "completion_tokens_details.reasoning_tokens",
+            "reasoning_tokens",
+        ],
+    ),
+    (Count::AudioInput, &["prompt_tokens_details.audio_tokens"]),
+    (
+        Count::AudioOutput,
+        &["completion_tokens_details.audio_tokens"],
+    ),
+];
+
+pub(super) const COST: &[(&str, f64)] = &[
+    ("cost", 1.0),
+    ("cost.total_cost", 1.0),
+    ("cost_in_usd_ticks", 1e10),
+];
+
+/// The end of the path.
 const PATH: &str = "/chat/completions";
+
+const OPERATION: &str = "chat";
 
 /// How many messages infinium-o2 shows.
 const SHOWN: usize = 2;
@@ -179,6 +187,7 @@ macro_rules! selection {
                                     ("reasoning_content", Select::Mark),
                                     ("reasoning", Select::Mark),
                                     ("refusal", Select::Mark),
+                                    ("audio", Select::Mark),
                                     ("tool_calls", Select::Array(Keep::All, &TOOL_CALL)),
                                     ("function_call", FUNCTION),
                                 ]),
@@ -195,12 +204,12 @@ const PARTS: Select = Select::Array(Keep::All, &Select::Object(&[("text", Select
 /// Mistral writes content as a list of parts.
 const CONTENT: Select = Select::Either(&Select::Scalar, &PARTS);
 
-pub(super) static WITHOUT_CONTENT: Selection = selection!(
+pub(in crate::provider) static WITHOUT_CONTENT: Selection = selection!(
     Select::Array(Keep::First(1), &ROLE),
     Select::Mark,
     Select::Mark
 );
-pub(super) static WITH_CONTENT: Selection = selection!(
+pub(in crate::provider) static WITH_CONTENT: Selection = selection!(
     Select::Array(
         Keep::Ends(SHOWN, is_shown),
         &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
@@ -210,51 +219,24 @@ pub(super) static WITH_CONTENT: Selection = selection!(
 );
 
 /// See the module.
-pub(super) struct OpenAi;
+pub(in crate::provider) struct Chat;
 
-impl Provider for OpenAi {
+impl Provider for Chat {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
-        if head.method != Method::POST {
-            return None;
-        }
-        let host = head.host.as_deref().unwrap_or_default();
-        let known = hosts::provider(host);
-        let named_xai = [host, &head.path].iter().any(|place| {
-            ["x.ai", "grok", "xai"]
-                .iter()
-                .any(|name| place.contains(name))
-        });
-        let on_path = head.path.ends_with(PATH);
-        let certainty = match (on_path, known) {
-            (true, Some(_)) => Certainty::Certain,
-            (true, None) => Certainty::Likely,
-            // Known hosts have other operations than chat; those are not guessed at.
-            (false, Some(_)) => return None,
-            (false, None) if is_json(head) => Certainty::Possible,
-            (false, None) => return None,
-        };
-        Some(Recognized {
-            provider: if named_xai {
-                "xai"
-            } else {
-                known.unwrap_or("openai")
-            },
-            operation: "chat",
-            // Azure names the deployment in the path; the body may not have it.
-            model: head
-                .path
-                .split("/deployments/")
-                .nth(1)
-                .and_then(|rest| rest.split('/').next())
-                .map(str::to_owned),
-            stream: false,
-            certainty,
+        let on_path = posted(head, &[(PATH, OPERATION)]);
+        // Known hosts have other operations than chat; those are not guessed at.
+        let guessed =
+            head.method == Method::POST && is_json(head) && known_provider(head).is_none();
+        on_path.or_else(|| {
+            guessed.then(|| Recognized {
+                certainty: Certainty::Possible,
+                ..recognized(head, OPERATION)
+            })
         })
     }
 
     fn by_shape(&self, head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        let host = head.host.as_deref().unwrap_or_default();
-        Some((hosts::provider(host).unwrap_or("openai"), "chat"))
+        Some((provider(head), OPERATION))
     }
 
     fn about(&self) -> &'static About {
@@ -360,7 +342,13 @@ impl Provider for OpenAi {
         for choice in elements(document, "choices") {
             let index = counter(choice, "index").unwrap_or(0);
             if let Some(delta) = choice.get("delta") {
-                for key in ["content", "reasoning_content", "reasoning", "refusal"] {
+                for key in [
+                    "content",
+                    "reasoning_content",
+                    "reasoning",
+                    "refusal",
+                    "audio",
+                ] {
                     if is_filled(delta, key) {
                         call.token();
                     }
@@ -391,12 +379,6 @@ fn is_shown(message: &Value) -> bool {
     matches!(text(message, "role"), Some("system" | "user"))
 }
 
-fn is_json(head: &RequestHead) -> bool {
-    head.headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
-}
-
 fn tool_name(tool: &Value) -> Option<&str> {
     ["function", "custom"]
         .iter()
@@ -416,7 +398,7 @@ fn output(content: Option<&Value>, call: &mut CallBuilder) {
 }
 
 /// The last usage that is not null counts: some hosts send it with every chunk.
-fn usage(document: &Value, call: &mut CallBuilder) {
+pub(super) fn usage(document: &Value, call: &mut CallBuilder) {
     let groq = document.get("x_groq").and_then(|groq| groq.get("usage"));
     // Moonshot puts it into the choice.
     let moonshot = elements(document, "choices").filter_map(|choice| choice.get("usage"));
@@ -427,141 +409,5 @@ fn usage(document: &Value, call: &mut CallBuilder) {
         .filter(|usage| usage.is_object())
     {
         call.usage(usage);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::{HeaderMap, HeaderValue};
-
-    use super::*;
-
-    fn recognize(
-        method: Method,
-        host: Option<&str>,
-        path: &str,
-    ) -> Option<(&'static str, Certainty)> {
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            http::header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        let head = RequestHead {
-            method,
-            path: path.to_owned(),
-            query: String::new(),
-            host: host.map(str::to_owned),
-            port: None,
-            headers,
-            partial: false,
-            websocket: false,
-        };
-        OpenAi
-            .recognize(&head)
-            .map(|recognized| (recognized.provider, recognized.certainty))
-    }
-
-    #[test]
-    fn hosts_and_paths_tell_the_provider() {
-        for (host, path, expected) in [
-            (
-                "api.openai.com",
-                "/v1/chat/completions",
-                ("openai", Certainty::Certain),
-            ),
-            (
-                "eu.api.openai.com",
-                "/v1/chat/completions",
-                ("openai", Certainty::Certain),
-            ),
-            (
-                "api.x.ai",
-                "/v1/chat/completions",
-                ("xai", Certainty::Certain),
-            ),
-            // A substring counts, as with infinium-o2.
-            (
-                "matrix.ai",
-                "/v1/chat/completions",
-                ("xai", Certainty::Likely),
-            ),
-            (
-                "localhost",
-                "/xai/v1/chat/completions",
-                ("xai", Certainty::Likely),
-            ),
-            (
-                "proxy.local",
-                "/grok/chat/completions",
-                ("xai", Certainty::Likely),
-            ),
-            (
-                "api.groq.com",
-                "/openai/v1/chat/completions",
-                ("groq", Certainty::Certain),
-            ),
-            (
-                "api.mistral.ai",
-                "/v1/chat/completions",
-                ("mistral", Certainty::Certain),
-            ),
-            (
-                "api.deepseek.com",
-                "/chat/completions",
-                ("deepseek", Certainty::Certain),
-            ),
-            (
-                "r.openai.azure.com",
-                "/openai/v1/chat/completions",
-                ("azure_openai", Certainty::Certain),
-            ),
-            (
-                "notapi.openai.com.evil",
-                "/v1/chat/completions",
-                ("openai", Certainty::Likely),
-            ),
-            (
-                "evilapi.openai.com",
-                "/v1/chat/completions",
-                ("openai", Certainty::Likely),
-            ),
-            (
-                "127.0.0.1",
-                "/v1/chat/completions",
-                ("openai", Certainty::Likely),
-            ),
-            ("127.0.0.1", "/anything", ("openai", Certainty::Possible)),
-        ] {
-            assert_eq!(
-                recognize(Method::POST, Some(host), path),
-                Some(expected),
-                "{host}{path}"
-            );
-        }
-        assert_eq!(
-            recognize(Method::POST, None, "/v1/chat/completions"),
-            Some(("openai", Certainty::Likely))
-        );
-    }
-
-    #[test]
-    fn other_requests_are_none() {
-        for (method, host, path) in [
-            (Method::GET, "api.openai.com", "/v1/chat/completions"),
-            (Method::OPTIONS, "api.openai.com", "/v1/chat/completions"),
-            (
-                Method::DELETE,
-                "api.openai.com",
-                "/v1/chat/completions/chatcmpl-1",
-            ),
-            (Method::POST, "api.openai.com", "/v1/embeddings"),
-            (
-                Method::POST,
-                "api.groq.com",
-                "/openai/v1/audio/transcriptions",
-            ),
-        ] {
-            assert_eq!(recognize(method, Some(host), path), None, "{path}");
-        }
     }
 }

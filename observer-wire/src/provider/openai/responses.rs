@@ -3,20 +3,21 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{
-    Certainty, Event, Provider, Recognized, Selection,
-    builder::CallBuilder,
-    counter, elements,
-    fields::{About, Count, Field, Fields, Included},
-    hosts, is_filled, preview, text,
-};
+use super::{posted, provider, recognized};
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
+    provider::{
+        Event, Provider, Recognized, Selection,
+        builder::CallBuilder,
+        counter, elements,
+        fields::{About, Count, Field, Fields, Included},
+        is_filled, preview, text,
+    },
 };
 
 /// Where its fields are.
-pub(super) static FIELDS: Fields = Fields {
+pub(in crate::provider) static FIELDS: Fields = Fields {
     request: &[
         (Field::Model, &["model"]),
         (Field::Temperature, &["temperature"]),
@@ -50,8 +51,15 @@ pub(super) static FIELDS: Fields = Fields {
     reasoning: Included::Yes,
 };
 
-/// The end of the path.
-pub(super) const PATH: &str = "/responses";
+const OPERATION: &str = "chat";
+
+/// The ends of the paths. Others cancel a response or count its tokens and are no calls.
+const PATHS: &[(&str, &str)] = &[(PATH, OPERATION), ("/responses/compact", "compact")];
+
+pub(in crate::provider) const PATH: &str = "/responses";
+
+/// A response that is fetched: its tokens belong to the call that asked for it.
+const FETCH: &str = "fetch_response";
 
 /// How many messages are shown.
 const SHOWN: usize = 2;
@@ -76,6 +84,7 @@ macro_rules! response {
                     &Select::Object(&[
                         ("type", Select::Scalar),
                         ("name", Select::Scalar),
+                        ("role", Select::Scalar),
                         (
                             "content",
                             Select::Array(Keep::All, &Select::Object(&[("text", $text)])),
@@ -125,8 +134,9 @@ macro_rules! selection {
     };
 }
 
-pub(super) static WITHOUT_CONTENT: Selection = selection!(Select::Mark, Select::Mark, Select::Mark);
-pub(super) static WITH_CONTENT: Selection = selection!(
+pub(in crate::provider) static WITHOUT_CONTENT: Selection =
+    selection!(Select::Mark, Select::Mark, Select::Mark);
+pub(in crate::provider) static WITH_CONTENT: Selection = selection!(
     Select::Either(
         &Select::Scalar,
         &Select::Array(
@@ -139,35 +149,24 @@ pub(super) static WITH_CONTENT: Selection = selection!(
 );
 
 /// See the module.
-pub(super) struct OpenAiResponses;
+pub(in crate::provider) struct Responses;
 
-impl Provider for OpenAiResponses {
+impl Provider for Responses {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
-        if head.method != Method::POST || !head.path.ends_with(PATH) {
-            return None;
-        }
-        let known = hosts::provider(head.host.as_deref().unwrap_or_default());
-        Some(Recognized {
-            provider: known.unwrap_or("openai"),
-            operation: "chat",
-            model: None,
-            stream: false,
-            certainty: match known {
-                Some(_) => Certainty::Certain,
-                None => Certainty::Likely,
-            },
-        })
+        posted(head, PATHS)
     }
 
     fn by_shape(&self, head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        let host = head.host.as_deref().unwrap_or_default();
-        Some((hosts::provider(host).unwrap_or("openai"), "chat"))
+        Some((provider(head), OPERATION))
     }
 
     fn about(&self) -> &'static About {
         const ABOUT: About = About {
             title: "OpenAI Responses",
-            endpoints: &[("POST …/responses", "chat")],
+            endpoints: &[
+                ("POST …/responses", OPERATION),
+                ("POST …/responses/compact", "compact"),
+            ],
             bodies: "JSON; SSE",
             source: "openai-python 3.54 `types/responses`",
             fields: &FIELDS,
@@ -188,8 +187,10 @@ impl Provider for OpenAiResponses {
     }
 
     fn is_response(&self, document: &Value) -> bool {
-        text(document, "object") == Some("response")
-            || text(document, "type").is_some_and(|kind| kind.starts_with("response."))
+        matches!(
+            text(document, "object"),
+            Some("response" | "response.compaction")
+        ) || text(document, "type").is_some_and(|kind| kind.starts_with("response."))
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
@@ -220,57 +221,131 @@ impl Provider for OpenAiResponses {
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
-        outcome(document, call);
-        for item in elements(document, "output") {
-            for part in elements(item, "content") {
-                call.output(text(part, "text").unwrap_or_default());
-            }
-        }
+        whole(document, call);
+        usage(document, call);
     }
 
     fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
         let Event::Json(document) = data else {
             return;
         };
-        let kind = text(document, "type").unwrap_or_default();
-        match kind {
-            "response.completed" | "response.incomplete" => {
-                if let Some(response) = document.get("response") {
-                    outcome(response, call);
-                }
-                call.terminal();
-            }
-            "response.failed" => {
-                if let Some(response) = document.get("response") {
-                    outcome(response, call);
-                    call.stream_error(response);
-                }
-                call.terminal();
-            }
-            "error" => {
-                call.stream_error(document);
-                call.terminal();
-            }
-            "response.created" => {
-                if let Some(response) = document.get("response") {
-                    call.answer_fields(response);
-                }
-            }
-            "response.output_item.added" | "response.output_item.done" => {
-                if let (Some(index), Some(item)) =
-                    (counter(document, "output_index"), document.get("item"))
-                {
-                    tool_call(index, item, call);
-                }
-            }
-            _ if kind.ends_with(".delta") && is_filled(document, "delta") => {
-                call.token();
-                if kind == "response.output_text.delta" {
-                    call.output(text(document, "delta").unwrap_or_default());
-                }
-            }
-            _ => {}
+        event(document, call);
+        if let Some(response) = document.get("response") {
+            usage(response, call);
         }
+    }
+}
+
+/// A response that was asked for before, mostly to run in the background, is fetched by its id. It may be
+/// fetched many times, and says each time how many tokens it used: they are not counted again.
+pub(in crate::provider) struct Fetched;
+
+/// Where its fields are.
+static FETCHED: Fields = Fields {
+    request: &[],
+    answer: FIELDS.answer,
+    usage: &[],
+    cost: &[],
+    cached: Included::Yes,
+    reasoning: Included::Yes,
+};
+
+impl Provider for Fetched {
+    fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        let (base, id) = head.path.rsplit_once('/')?;
+        let fetches = head.method == Method::GET && base.ends_with("/responses") && !id.is_empty();
+        fetches.then(|| recognized(head, FETCH))
+    }
+
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    fn about(&self) -> &'static About {
+        const ABOUT: About = About {
+            title: "OpenAI Responses, fetched",
+            endpoints: &[("GET …/responses/ID", FETCH)],
+            bodies: "none; JSON, SSE",
+            source: "openai-python 3.54 `resources/responses`",
+            fields: &FETCHED,
+        };
+        &ABOUT
+    }
+
+    fn selection(&self, content: bool) -> &'static Selection {
+        Responses.selection(content)
+    }
+
+    fn is_request(&self, _document: &Value) -> bool {
+        false
+    }
+
+    fn is_response(&self, document: &Value) -> bool {
+        Responses.is_response(document)
+    }
+
+    fn request(&self, _document: &Value, _call: &mut CallBuilder) {}
+
+    fn response(&self, document: &Value, call: &mut CallBuilder) {
+        whole(document, call);
+    }
+
+    fn event(&self, _name: &str, data: &Event<'_>, call: &mut CallBuilder) {
+        if let Event::Json(document) = data {
+            event(document, call);
+        }
+    }
+}
+
+/// Reads a response in one piece, but its usage.
+fn whole(document: &Value, call: &mut CallBuilder) {
+    outcome(document, call);
+    // What is compacted has the input with it.
+    let said = elements(document, "output").filter(|item| text(item, "role") != Some("user"));
+    for item in said {
+        for part in elements(item, "content") {
+            call.output(text(part, "text").unwrap_or_default());
+        }
+    }
+}
+
+/// Reads one event of a stream, but its usage.
+fn event(document: &Value, call: &mut CallBuilder) {
+    let kind = text(document, "type").unwrap_or_default();
+    match kind {
+        "response.completed" | "response.incomplete" | "response.failed" => {
+            if let Some(response) = document.get("response") {
+                outcome(response, call);
+            }
+            call.terminal();
+        }
+        "error" => {
+            if document.get("error").is_some_and(Value::is_object) {
+                call.stream_error(document);
+            } else {
+                call.failed(text(document, "code"), text(document, "message"));
+            }
+            call.terminal();
+        }
+        "response.created" => {
+            if let Some(response) = document.get("response") {
+                call.answer_fields(response);
+            }
+        }
+        "response.output_item.added" | "response.output_item.done" => {
+            if let (Some(index), Some(item)) =
+                (counter(document, "output_index"), document.get("item"))
+            {
+                tool_call(index, item, call);
+            }
+        }
+        _ if kind.ends_with(".delta") && is_filled(document, "delta") => {
+            call.token();
+            if kind == "response.output_text.delta" {
+                call.output(text(document, "delta").unwrap_or_default());
+            }
+        }
+        _ => {}
     }
 }
 
@@ -278,19 +353,29 @@ fn is_shown(message: &Value) -> bool {
     matches!(text(message, "role"), Some("system" | "developer" | "user"))
 }
 
-/// What a response object says, but its text.
+/// What a response object says, but its text and usage.
 fn outcome(response: &Value, call: &mut CallBuilder) {
     call.answer_fields(response);
-    if let Some(usage) = response.get("usage") {
-        call.usage(usage);
-    }
     for (index, item) in (0..).zip(elements(response, "output")) {
         tool_call(index, item, call);
     }
+    let status = text(response, "status");
     let reason = response
         .get("incomplete_details")
         .and_then(|details| text(details, "reason"));
-    call.finish_reason(0, reason.or_else(|| text(response, "status")));
+    // One that runs in the background has not come to its end.
+    let ended = status.filter(|status| !matches!(*status, "queued" | "in_progress"));
+    call.finish_reason(0, reason.or(ended));
+    // No library raises an exception for it.
+    if let Some(error) = response.get("error").filter(|error| error.is_object()) {
+        call.failed(text(error, "code"), text(error, "message"));
+    }
+}
+
+fn usage(response: &Value, call: &mut CallBuilder) {
+    if let Some(usage) = response.get("usage") {
+        call.usage(usage);
+    }
 }
 
 /// Each item that is not a message or reasoning calls a tool: `function_call`, `web_search_call`. `index` is
