@@ -1,6 +1,6 @@
 //! From HTTP exchanges to calls.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use http::Method;
 
@@ -27,9 +27,10 @@ pub struct Calls {
     options: Options,
     /// Where a request names no port.
     usual_port: u16,
-    active: Vec<Exchange>,
+    /// An exchange whose head leaves doubt is read in several formats.
+    active: BTreeMap<ExchangeId, Vec<Exchange>>,
     /// WebSocket sessions, whose messages give calls.
-    sessions: Vec<Session>,
+    sessions: BTreeMap<ExchangeId, Session>,
     next: u64,
     verdict: Verdict,
     seen_request: bool,
@@ -52,8 +53,8 @@ impl Calls {
         Self {
             options,
             usual_port,
-            active: Vec::new(),
-            sessions: Vec::new(),
+            active: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
@@ -102,25 +103,34 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                if hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket) {
+                let to_llm =
+                    hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket);
+                if to_llm {
                     self.judge(Verdict::Llm);
                 }
                 if head.websocket {
-                    self.begin_session(exchange, &head, at, origin);
+                    if !self.begin_session(exchange, &head, at, origin) && to_llm {
+                        let host = host.to_owned();
+                        report(CallEvent::Unread { host });
+                    }
                     return;
                 }
-                let begun = self.begin(exchange, &head, at, origin);
+                let begun = self.begin(&head, at, origin);
+                if to_llm && begun.is_empty() {
+                    let host = host.to_owned();
+                    report(CallEvent::Unread { host });
+                }
                 match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
                     // The bodies will tell.
                     Some(Certainty::Likely | Certainty::Possible) => {}
                     None => self.judge(Verdict::Other),
                 }
-                for active in begun {
-                    if active.announced {
-                        report(active.started());
-                    }
-                    self.active.push(active);
+                for active in begun.iter().filter(|active| active.announced) {
+                    report(active.started());
+                }
+                if !begun.is_empty() {
+                    self.active.insert(exchange, begun);
                 }
             }
             Event::RequestBody {
@@ -194,67 +204,69 @@ impl Calls {
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
-        let exchanges: usize = self.active.iter().map(Exchange::memory).sum();
-        let sessions: usize = self.sessions.iter().map(Session::memory).sum();
-        exchanges + sessions
+        let exchanges = self.active.values().flatten().map(Exchange::memory);
+        let sessions = self.sessions.values().map(Session::memory);
+        exchanges.chain(sessions).sum()
     }
 
-    /// An exchange whose head leaves doubt is read in several formats.
     fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Exchange> {
-        self.active
-            .iter_mut()
-            .filter(move |active| active.id == exchange)
+        self.active.get_mut(&exchange).into_iter().flatten()
     }
 
     fn session(&mut self, exchange: ExchangeId) -> Option<&mut Session> {
-        self.sessions
-            .iter_mut()
-            .find(|session| session.id == exchange)
+        self.sessions.get_mut(&exchange)
     }
 
-    /// A WebSocket session is asked for.
-    fn begin_session(&mut self, id: ExchangeId, head: &RequestHead, at: Timestamp, origin: Origin) {
+    /// A WebSocket session is asked for. Whether it may hold calls.
+    fn begin_session(
+        &mut self,
+        id: ExchangeId,
+        head: &RequestHead,
+        at: Timestamp,
+        origin: Origin,
+    ) -> bool {
         let found = DIALOGUES
             .iter()
             .find_map(|format| Some((*format, format.recognize(head)?)));
         let Some((format, recognized)) = found else {
             self.judge(Verdict::Other);
-            return;
+            return false;
         };
         // Elsewhere its messages will tell.
         if recognized.certainty == Certainty::Certain {
             self.judge(Verdict::Llm);
         }
         let begin = Begin {
-            id,
             call: CallId(self.next),
             head,
             at,
             origin,
             usual_port: self.usual_port,
         };
-        self.sessions
-            .push(Session::new(&begin, format, recognized, self.options));
+        let session = Session::new(&begin, format, recognized, self.options);
+        self.sessions.insert(id, session);
+        true
     }
 
     fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
-        let before = self.active.len();
-        self.active.retain_mut(|active| {
-            if active.id != exchange {
-                return true;
-            }
+        let Some(active) = self.active.get_mut(&exchange) else {
+            return;
+        };
+        let host = active.first().and_then(Exchange::llm_host);
+        active.retain_mut(|active| {
             active.request_end();
             active.certainty != Certainty::Possible || active.request_fits
         });
-        let removed = self.active.len() < before;
-        let mut left = self.find(exchange);
-        match (left.next(), left.next()) {
-            (None, _) if removed => {
-                drop(left);
+        match active.as_mut_slice() {
+            [] => {
+                self.active.remove(&exchange);
                 self.judge(Verdict::Other);
+                if let Some(host) = host {
+                    report(CallEvent::Unread { host });
+                }
             }
             // Which of several it is the answer will tell.
-            (Some(active), None) if !active.announced => {
+            [active] if !active.announced => {
                 active.announced = true;
                 report(active.started());
             }
@@ -269,24 +281,16 @@ impl Calls {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
-        if let Some(place) = self
-            .sessions
-            .iter()
-            .position(|session| session.id == exchange)
-        {
-            let session = self.sessions.remove(place);
+        if let Some(session) = self.sessions.remove(&exchange) {
             let spoke = session.end(end, at, &mut self.next, report);
             self.judge(if spoke { Verdict::Llm } else { Verdict::Other });
             return;
         }
-        let (ended, left) = std::mem::take(&mut self.active)
-            .into_iter()
-            .partition::<Vec<_>, _>(|active| active.id == exchange);
-        self.active = left;
-        if ended.is_empty() {
+        let Some(ended) = self.active.remove(&exchange) else {
             return;
-        }
+        };
         let mut recorded = false;
+        let host = ended.first().and_then(Exchange::llm_host);
         for active in ended {
             let (call, announced, started) = (active.call, active.announced, active.started());
             let record = if recorded { None } else { active.end(end, at) };
@@ -305,6 +309,9 @@ impl Calls {
                 None => {}
             }
         }
+        if !recorded && let Some(host) = host {
+            report(CallEvent::Unread { host });
+        }
         self.judge(if recorded {
             Verdict::Llm
         } else {
@@ -312,13 +319,7 @@ impl Calls {
         });
     }
 
-    fn begin(
-        &mut self,
-        id: ExchangeId,
-        head: &RequestHead,
-        at: Timestamp,
-        origin: Origin,
-    ) -> Vec<Exchange> {
+    fn begin(&mut self, head: &RequestHead, at: Timestamp, origin: Origin) -> Vec<Exchange> {
         let recognized: Vec<_> =
             if head.path.is_empty() && head.partial && head.method == Method::POST {
                 let shapes = PROVIDERS.iter().filter_map(|provider| {
@@ -342,7 +343,6 @@ impl Calls {
             };
         let exchange = |(provider, recognized)| {
             let begin = Begin {
-                id,
                 call: CallId(self.next),
                 head,
                 at,

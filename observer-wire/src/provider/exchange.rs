@@ -11,16 +11,18 @@ use http::{HeaderMap, StatusCode};
 use super::{
     Certainty, Provider, Recognized,
     body::{NAME_CHARS, Reader, Request, Response, State},
+    botocore,
     builder::{CallBuilder, Finish, Start},
     fields::Fields,
     gemini::percent_decoded,
+    hosts,
     sdk::Sdk,
 };
 use crate::{
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
     connection::{CallEvent, CallId, Options},
-    http::{End, ExchangeId, RequestHead, ResponseHead},
+    http::{End, RequestHead, ResponseHead},
 };
 
 /// Longest path of a record, in bytes of UTF-8.
@@ -45,7 +47,6 @@ const RATE_LIMIT_BYTES: usize = 64;
 
 /// An exchange that is, or may be, a call.
 pub(super) struct Exchange {
-    pub(super) id: ExchangeId,
     pub(super) call: CallId,
     provider: &'static dyn Provider,
     pub(super) certainty: Certainty,
@@ -96,7 +97,6 @@ impl Status {
 
 /// A request that was recognised.
 pub(super) struct Begin<'a> {
-    pub(super) id: ExchangeId,
     pub(super) call: CallId,
     pub(super) head: &'a RequestHead,
     pub(super) at: Timestamp,
@@ -120,7 +120,8 @@ impl Begin<'_> {
                 .headers
                 .get("x-stainless-retry-count")
                 .and_then(|count| count.to_str().ok()?.parse::<u32>().ok())
-                .map(|count| count.saturating_add(1)),
+                .map(|count| count.saturating_add(1))
+                .or_else(|| botocore::attempt(&head.headers)),
             server_address: head.host.clone(),
             server_port: head
                 .host
@@ -129,7 +130,7 @@ impl Begin<'_> {
             url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
                 .filter(|path| !path.is_empty())
                 .map(str::to_owned),
-            sdk: Sdk::of(&head.headers),
+            sdk: Sdk::of(head),
         }
     }
 }
@@ -149,7 +150,6 @@ impl Exchange {
         let mut builder = CallBuilder::new(start, options);
         builder.stream(stream);
         Self {
-            id: begin.id,
             call: begin.call,
             provider,
             certainty,
@@ -175,6 +175,12 @@ impl Exchange {
             partial: head.partial,
             options,
         }
+    }
+
+    /// The host, if it is one of LLM providers.
+    pub(super) fn llm_host(&self) -> Option<String> {
+        let host = self.builder.server_address()?;
+        hosts::is_llm(host).then(|| host.to_owned())
     }
 
     /// What is reported of its beginning.

@@ -23,7 +23,7 @@ use crate::{
     call::Incomplete,
     chunk::{Direction, Origin, Timestamp},
     connection::{CallEvent, CallId, Options},
-    http::{End, ExchangeId, RequestHead, ResponseHead, websocket::Part},
+    http::{End, RequestHead, ResponseHead, websocket::Part},
 };
 
 /// Most calls that are open at once in a session; beyond, the one that began first ends as lost.
@@ -66,7 +66,6 @@ pub(super) struct Spoken {
 
 /// A session that was asked for.
 pub(super) struct Session {
-    pub(super) id: ExchangeId,
     pub(super) certainty: Certainty,
     format: &'static dyn Dialogue,
     sdk: Sdk,
@@ -111,7 +110,6 @@ impl Session {
         // Errors come as messages, of which no library makes an exception.
         let sdk = std::mem::replace(&mut start.sdk, Sdk::Unknown);
         Self {
-            id: begin.id,
             certainty,
             format,
             sdk,

@@ -7,7 +7,7 @@
 
 mod frame;
 mod head;
-mod hpack;
+pub mod hpack;
 mod huffman;
 
 use std::{collections::BTreeMap, mem};
