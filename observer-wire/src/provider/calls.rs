@@ -282,7 +282,11 @@ impl Calls {
         report: &mut dyn FnMut(CallEvent),
     ) {
         if let Some(session) = self.sessions.remove(&exchange) {
+            let host = session.llm_host();
             let spoke = session.end(end, at, &mut self.next, report);
+            if !spoke && let Some(host) = host {
+                report(CallEvent::Unread { host });
+            }
             self.judge(if spoke { Verdict::Llm } else { Verdict::Other });
             return;
         }

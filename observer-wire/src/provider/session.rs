@@ -15,7 +15,7 @@ use super::{
     builder::{CallBuilder, Finish, Start},
     exchange::{Begin, fingerprint, rate_limit, request_id},
     fields::About,
-    preview,
+    hosts, preview,
     sdk::{Exception, Sdk},
 };
 use crate::{
@@ -137,6 +137,12 @@ impl Session {
             closed: None,
             options,
         }
+    }
+
+    /// The host, if it is one of LLM providers.
+    pub(super) fn llm_host(&self) -> Option<String> {
+        let host = self.turns.start.server_address.as_ref();
+        host.filter(|host| hosts::is_llm(host)).cloned()
     }
 
     pub(super) fn response_head(&mut self, head: &ResponseHead) {
