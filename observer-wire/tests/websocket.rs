@@ -507,6 +507,7 @@ fn an_answer_may_be_seen_before_its_question() {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
     let mut text = |text: &str| server.frame(FIN | TEXT, text.as_bytes());
     let create = client.frame(FIN | TEXT, br#"{"type":"response.create"}"#);
+    let refused = r#"{"type":"error","error":{"type":"invalid_request_error","event_id":"mine"}}"#;
     // By when they were handed over, in milliseconds, in the order in which they are seen.
     let steps = [
         (Direction::Received, 3, 2, accepted.to_vec()),
@@ -518,6 +519,17 @@ fn an_answer_may_be_seen_before_its_question() {
         (Direction::Received, 22, 2, text(&created("b"))),
         (Direction::Received, 23, 2, text(&done("b"))),
         (Direction::Sent, 20, 1, create.clone()),
+        // An error about what was not seen yet.
+        (Direction::Received, 27, 2, text(refused)),
+        (
+            Direction::Sent,
+            26,
+            1,
+            client.frame(
+                FIN | TEXT,
+                br#"{"type":"response.create","event_id":"mine"}"#,
+            ),
+        ),
         // By itself.
         (Direction::Received, 30, 2, text(&created("c"))),
         (Direction::Received, 35, 2, text(&done("c"))),
@@ -560,13 +572,18 @@ fn an_answer_may_be_seen_before_its_question() {
         [
             ("a", 10, 5, 1),
             ("b", 22, 1, 2),
+            ("-", 26, 1, 1),
             ("c", 30, 5, 2),
             ("-", 40, 10, 1)
         ]
     );
-    assert_eq!(started, [(10, 1), (22, 2), (30, 2), (40, 1)]);
+    assert_eq!(started, [(10, 1), (22, 2), (26, 1), (30, 2), (40, 1)]);
     let incomplete: Vec<bool> = calls.iter().map(|call| call.incomplete.is_some()).collect();
-    assert_eq!(incomplete, [false, false, false, true]);
+    assert_eq!(incomplete, [false, false, false, false, true]);
+    assert_eq!(
+        calls[2].error_type.as_deref(),
+        Some("invalid_request_error")
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Sessions of WebSocket that give several calls, by real clients.
 
-use std::{ffi::OsString, fs, process::Command};
+use std::{ffi::OsString, fs, process::Command, time::Duration};
 
 use observer_e2e::{
     clients,
@@ -34,8 +34,9 @@ fn record(scene: &Scene, made: usize, options: &[&str], command: &[OsString]) ->
         run.client,
         run.stderr
     );
-    for (call, truth) in run.calls.iter().zip(&truth) {
-        assert_matches(call, truth, None);
+    for ((call, truth), seen) in run.calls.iter().zip(&truth).zip(&run.client) {
+        let elapsed = seen["elapsed_ns"].as_u64().map(Duration::from_nanos);
+        assert_matches(call, truth, elapsed);
         for field in ["request_id", "response_id", "error_type"] {
             assert_eq!(call[field], truth[field], "{field} of {call:#}");
         }

@@ -17,6 +17,7 @@ use super::{
     fields::About,
     hosts, preview,
     sdk::{Exception, Sdk},
+    text,
 };
 use crate::{
     body::json::{Limits, Parser, Select, Status},
@@ -132,6 +133,7 @@ impl Session {
                 recent: VecDeque::new(),
                 sent_lost: false,
                 last_by_server: None,
+                stray: None,
             },
             refusal: None,
             closed: None,
@@ -417,6 +419,8 @@ pub(super) struct Turns {
     sent_lost: bool,
     /// When the server last began a call by itself.
     last_by_server: Option<Timestamp>,
+    /// The last error of a message that has not been seen, with when it came.
+    stray: Option<(Timestamp, Value)>,
 }
 
 /// A call of a session.
@@ -573,6 +577,28 @@ impl Turns {
         self.open.iter().all(|turn| turn.last.is_some())
     }
 
+    /// The error about the client's message of this name, if it was seen before the message; whether it was.
+    pub(super) fn claim(&mut self, tag: Option<&str>) -> bool {
+        let about = |(_, error): &(Timestamp, Value)| {
+            error.get("error").and_then(|error| text(error, "event_id")) == tag
+        };
+        let Some((at, error)) = self.stray.take_if(|stray| tag.is_some() && about(stray)) else {
+            return false;
+        };
+        let Some(turn) = self.open.last_mut() else {
+            return false;
+        };
+        turn.last = Some(at);
+        turn.complete = Some(at);
+        turn.fault(&error);
+        true
+    }
+
+    /// An error came about a message of the client that has not been seen.
+    pub(super) fn stray(&mut self, message: &Value) {
+        self.stray = Some((self.now, message.clone()));
+    }
+
     /// The open call, the first of several, that a message of the server belongs to.
     pub(super) fn find(&mut self, belongs: impl Fn(&Turn) -> bool) -> Option<&mut Turn> {
         let now = self.now;
@@ -610,11 +636,20 @@ impl Turns {
     pub(super) fn request_model(&mut self, model: &str) {
         if self.start.model.is_none() {
             self.start.model = Some(model.to_owned());
+            for turn in &mut self.open {
+                turn.call.request_model(Some(model));
+            }
         }
     }
 
     /// The model that answers from here on.
     pub(super) fn response_model(&mut self, model: &str) {
+        // A client may ask before it has heard.
+        if self.model.is_none() {
+            for turn in &mut self.open {
+                turn.call.response_model(Some(model));
+            }
+        }
         self.model = Some(model.to_owned());
     }
 

@@ -17,9 +17,11 @@ const realtime = new OpenAIRealtimeWS({ model: "gpt-realtime", options: { header
 
 let left = Number(count);
 let text = "";
+let begun;
 
 function ask() {
   text = "";
+  begun = process.hrtime.bigint();
   const content = [{ type: "input_text", text: "Who makes MARMALADE?" + "x".repeat(2000) }];
   realtime.send({ type: "conversation.item.create", item: { type: "message", role: "user", content } });
   realtime.send({ type: "response.create" });
@@ -28,7 +30,7 @@ function ask() {
 realtime.socket.on("open", ask);
 realtime.on("response.output_text.delta", (event) => (text += event.delta));
 realtime.on("response.done", (event) => {
-  console.log(JSON.stringify({ id: event.response.id, text }));
+  console.log(JSON.stringify({ elapsed_ns: Number(process.hrtime.bigint() - begun), id: event.response.id, text }));
   left -= 1;
   if (left > 0) ask();
   else realtime.close();

@@ -139,16 +139,18 @@ impl Dialogue for Realtime {
                 .find(|(key, value)| *key == name && !value.is_empty())
                 .map(|(_, value)| percent_decoded(value))
         };
+        // Azure names its deployment.
+        let model = parameter("model").or_else(|| parameter("deployment"));
         Some(Recognized {
             provider: known.unwrap_or("openai"),
             operation: "realtime",
-            // Azure names its deployment.
-            model: parameter("model").or_else(|| parameter("deployment")),
-            stream: true,
-            certainty: match known {
-                Some(_) => Certainty::Certain,
-                None => Certainty::Likely,
+            certainty: if known.is_some() || model.is_some() {
+                Certainty::Certain
+            } else {
+                Certainty::Likely
             },
+            model,
+            stream: true,
         })
     }
 
@@ -193,8 +195,12 @@ impl Dialogue for Realtime {
                     return;
                 };
                 turn.tag = text(message, "event_id").map(str::to_owned);
+                let number = turn.number();
                 if let Some(response) = message.get("response") {
                     turn.call.request_fields(response);
+                }
+                if turns.claim(text(message, "event_id")) {
+                    turns.end(|turn| turn.number() == number);
                 }
             }
             _ => {}
@@ -268,6 +274,8 @@ fn fail(message: &Value, turns: &mut Turns) {
         if let Some(turn) = turns.find(|turn| turn.tag.as_deref() == Some(id)) {
             turn.call.stream_error(message);
             turns.end(|turn| turn.tag.as_deref() == Some(id));
+        } else {
+            turns.stray(message);
         }
         return;
     }
