@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, fmt};
 use http::Method;
 
 use super::{
-    Certainty, PROVIDERS, Recognized,
+    Certainty, DIALOGUES, PROVIDERS, Recognized,
     exchange::{Begin, Exchange},
     hosts,
+    session::Session,
 };
 use crate::{
     chunk::{Origin, Timestamp},
@@ -28,6 +29,8 @@ pub struct Calls {
     usual_port: u16,
     /// An exchange whose head leaves doubt is read in several formats.
     active: BTreeMap<ExchangeId, Vec<Exchange>>,
+    /// WebSocket sessions, whose messages give calls.
+    sessions: BTreeMap<ExchangeId, Session>,
     next: u64,
     verdict: Verdict,
     seen_request: bool,
@@ -51,6 +54,7 @@ impl Calls {
             options,
             usual_port,
             active: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
@@ -62,7 +66,9 @@ impl Calls {
     pub fn verdict(&self) -> Verdict {
         match self.verdict {
             // One that may be a call is under way.
-            Verdict::Other if !self.active.is_empty() => Verdict::Undecided,
+            Verdict::Other if !self.active.is_empty() || !self.sessions.is_empty() => {
+                Verdict::Undecided
+            }
             verdict => verdict,
         }
     }
@@ -97,14 +103,26 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                let to_llm = hosts::is_llm(host) && head.method != Method::CONNECT;
+                let to_llm =
+                    hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket);
                 if to_llm {
                     self.judge(Verdict::Llm);
                 }
+                let mut unread = || {
+                    if to_llm {
+                        let host = host.to_owned();
+                        report(CallEvent::Unread { host });
+                    }
+                };
+                if head.websocket {
+                    if !self.begin_session(exchange, &head, at, origin) {
+                        unread();
+                    }
+                    return;
+                }
                 let begun = self.begin(&head, at, origin);
-                if to_llm && begun.is_empty() {
-                    let host = host.to_owned();
-                    report(CallEvent::Unread { host });
+                if begun.is_empty() {
+                    unread();
                 }
                 match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
@@ -138,6 +156,9 @@ impl Calls {
                 for active in self.find(exchange) {
                     active.response_head(&head, at);
                 }
+                if let Some(session) = self.session(exchange) {
+                    session.response_head(&head);
+                }
             }
             Event::ResponseBody {
                 exchange,
@@ -146,6 +167,9 @@ impl Calls {
             } => {
                 for active in self.find(exchange) {
                     active.response_body(bytes, at);
+                }
+                if let Some(session) = self.session(exchange) {
+                    session.response_body(bytes);
                 }
             }
             Event::ResponseGap { exchange, bytes } => {
@@ -163,27 +187,83 @@ impl Calls {
                     active.response_trailers(&headers, partial, at);
                 }
             }
+            Event::Message {
+                exchange,
+                direction,
+                part,
+                at,
+            } => {
+                let (before, mut next) = (self.next, self.next);
+                if let Some(session) = self.session(exchange) {
+                    session.message(direction, part, at, &mut next, report);
+                }
+                self.next = next;
+                if next > before {
+                    self.judge(Verdict::Llm);
+                }
+            }
             Event::End { exchange, end, at } => self.end(exchange, end, at, report),
         }
     }
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
-        self.active.values().flatten().map(Exchange::memory).sum()
+        let exchanges = self.active.values().flatten().map(Exchange::memory);
+        let sessions = self.sessions.values().map(Session::memory);
+        exchanges.chain(sessions).sum()
     }
 
     fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Exchange> {
         self.active.get_mut(&exchange).into_iter().flatten()
     }
 
+    fn session(&mut self, exchange: ExchangeId) -> Option<&mut Session> {
+        self.sessions.get_mut(&exchange)
+    }
+
+    /// A WebSocket session is asked for. Returns whether it is in a format that is known.
+    fn begin_session(
+        &mut self,
+        id: ExchangeId,
+        head: &RequestHead,
+        at: Timestamp,
+        origin: Origin,
+    ) -> bool {
+        let found = DIALOGUES
+            .iter()
+            .find_map(|format| Some((*format, format.recognize(head)?)));
+        let Some((format, recognized)) = found else {
+            self.judge(Verdict::Other);
+            return false;
+        };
+        // Elsewhere its messages will tell.
+        if recognized.certainty == Certainty::Certain {
+            self.judge(Verdict::Llm);
+        }
+        let begin = Begin {
+            call: CallId(self.next),
+            head,
+            at,
+            origin,
+            usual_port: self.usual_port,
+        };
+        let session = Session::new(&begin, format, recognized, self.options);
+        self.sessions.insert(id, session);
+        true
+    }
+
     fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
         let Some(active) = self.active.get_mut(&exchange) else {
             return;
         };
-        let host = active.first().and_then(Exchange::llm_host);
+        let mut host = None;
         active.retain_mut(|active| {
             active.request_end();
-            active.certainty != Certainty::Possible || active.request_fits
+            let fits = active.certainty != Certainty::Possible || active.request_fits;
+            if !fits {
+                host = active.llm_host();
+            }
+            fits
         });
         match active.as_mut_slice() {
             [] => {
@@ -209,12 +289,20 @@ impl Calls {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
+        if let Some(session) = self.sessions.remove(&exchange) {
+            let spoke = session.end(end, at, &mut self.next, report);
+            self.judge(if spoke { Verdict::Llm } else { Verdict::Other });
+            return;
+        }
         let Some(ended) = self.active.remove(&exchange) else {
             return;
         };
         let mut recorded = false;
-        let host = ended.first().and_then(Exchange::llm_host);
+        let mut host = None;
         for active in ended {
+            if active.certainty != Certainty::Certain {
+                host = active.llm_host();
+            }
             let (call, announced, started) = (active.call, active.announced, active.started());
             let record = if recorded { None } else { active.end(end, at) };
             match record {

@@ -448,6 +448,7 @@ mod tests {
             port: None,
             headers,
             partial: false,
+            websocket: false,
         };
         OpenAi
             .recognize(&head)
