@@ -241,6 +241,19 @@ fn a_large_request_costs_little_without_content() {
             "/v1/chat/completions",
             json!({"model": text, "messages": many}),
         ),
+        (
+            "/model/m/converse",
+            json!({"messages": [{"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": image}}}]}]}),
+        ),
+        ("/model/m/converse", json!({"messages": many})),
+        (
+            "/model/m/invoke",
+            json!({"anthropic_version": "bedrock-2023-05-31", "system": text, "messages": many}),
+        ),
+        (
+            "/model/m/invoke",
+            json!({"inputText": text, "prompt": text}),
+        ),
     ];
     for (path, body) in bodies {
         let body = body.to_string();
@@ -433,6 +446,12 @@ fn pieces(message: &str, finished: bool) -> Vec<Vec<u8>> {
             .split("\n\n")
             .map(|event| format!("{event}\n\n").into_bytes())
             .collect(),
+        () if has("\ncontent-type: application/vnd.amazon.eventstream") => {
+            body.lines().map(frames::eventstream::message).collect()
+        }
+        () if has("\ncontent-type: multipart/form-data") => {
+            vec![body.replace('\n', "\r\n").into_bytes()]
+        }
         () if chunked => body
             .split_inclusive('\n')
             .map(|line| line.as_bytes().to_vec())

@@ -3,7 +3,10 @@
 
 mod anthropic;
 mod anthropic_errors;
+mod bedrock;
+mod bedrock_invoke;
 mod body;
+mod botocore;
 mod builder;
 mod calls;
 mod exchange;
@@ -41,6 +44,8 @@ const PROVIDERS: &[&dyn Provider] = &[
     &gemini_grpc::GEMINI,
     &gemini_grpc::VERTEX,
     &xai_grpc::XaiGrpc,
+    &bedrock::Converse,
+    &bedrock_invoke::Invoke,
     &gemini::Gemini,
     &anthropic::Anthropic,
     &ollama::Ollama,
@@ -89,8 +94,8 @@ trait Provider: Sync {
     /// Reads a response that came in one piece, or as much of it as came.
     fn response(&self, document: &Value, call: &mut CallBuilder);
 
-    /// Reads one event of a streamed response: an event of SSE, or an element of an array. `data` is
-    /// not always JSON.
+    /// Reads one event of a streamed response: an event of SSE or of an AWS event stream, or an element of
+    /// an array. `data` is not always JSON.
     fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder);
 
     /// Reads the head of the answer, where a format says something there.
@@ -102,6 +107,12 @@ trait Provider: Sync {
             .status_error(failure.status, failure.body, failure.raw)
     }
 
+    /// The member of a message of an AWS event stream that holds the event in base64, where it is not the
+    /// message itself.
+    fn wrapped(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether an event that comes twice, one behind the other, says nothing new the second time.
     fn is_idempotent(&self) -> bool {
         true
@@ -111,7 +122,6 @@ trait Provider: Sync {
 /// An answer whose status is an error.
 struct Failure<'a> {
     status: StatusCode,
-    #[expect(dead_code, reason = "only AWS says something there")]
     headers: &'a HeaderMap,
     /// Its body, if it is JSON.
     body: Option<&'a Value>,

@@ -139,6 +139,9 @@ macro_rules! selection {
                         &Select::Object(&[
                             ("index", Select::Scalar),
                             ("finish_reason", Select::Scalar),
+                            // Of models on AWS Bedrock.
+                            ("stop_reason", Select::Scalar),
+                            ("text", $content),
                             (
                                 "message",
                                 Select::Object(&[
@@ -165,6 +168,9 @@ macro_rules! selection {
                         &Select::Object(&[
                             ("index", Select::Scalar),
                             ("finish_reason", Select::Scalar),
+                            ("stop_reason", Select::Scalar),
+                            ("text", $delta),
+                            ("message", Select::Object(&[("content", $delta)])),
                             ("usage", Select::All),
                             (
                                 "delta",
@@ -189,12 +195,12 @@ const PARTS: Select = Select::Array(Keep::All, &Select::Object(&[("text", Select
 /// Mistral writes content as a list of parts.
 const CONTENT: Select = Select::Either(&Select::Scalar, &PARTS);
 
-static WITHOUT_CONTENT: Selection = selection!(
+pub(super) static WITHOUT_CONTENT: Selection = selection!(
     Select::Array(Keep::First(1), &ROLE),
     Select::Mark,
     Select::Mark
 );
-static WITH_CONTENT: Selection = selection!(
+pub(super) static WITH_CONTENT: Selection = selection!(
     Select::Array(
         Keep::Ends(SHOWN, is_shown),
         &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])

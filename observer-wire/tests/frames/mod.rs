@@ -1,5 +1,6 @@
 //! HTTP/2 as text, and what it is on the wire; `exchanges/README.md` has the form.
 
+pub(crate) mod eventstream;
 pub(crate) mod websocket;
 
 use std::io::Write as _;
@@ -163,6 +164,12 @@ fn data(content: &[&str], words: &[&str]) -> Vec<u8> {
         framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
         framed.extend(message);
         return framed;
+    }
+    if has("eventstream") {
+        return content
+            .iter()
+            .flat_map(|line| eventstream::message(line))
+            .collect();
     }
     let mut body = content.join("\n").into_bytes();
     if has("event") {
