@@ -6,8 +6,8 @@ use serde_json::{Map, Number, Value};
 
 use super::{
     fields::{Count, Counts, Field, Fields, find, merge_usage},
-    preview,
-    sdk::{Exception, Sdk},
+    gateways, preview,
+    sdk::{self, Exception, Sdk},
 };
 use crate::{
     call::{Incomplete, LlmCall},
@@ -113,6 +113,10 @@ impl CallBuilder {
             if let Some(value) = find(document, places) {
                 self.field(*field, value);
             }
+        }
+        let model = self.model.as_deref().unwrap_or_default();
+        if let Some(provider) = gateways::by_model(self.start.provider, model) {
+            self.start.provider = provider;
         }
     }
 
@@ -272,6 +276,12 @@ impl CallBuilder {
     pub(super) fn stream_error(&mut self, body: &Value) {
         self.error
             .get_or_insert_with(|| self.start.sdk.stream_error(body));
+    }
+
+    /// The provider says that it failed, in an answer for which no library raises an exception.
+    pub(super) fn failed(&mut self, code: Option<&str>, message: Option<&str>) {
+        self.error
+            .get_or_insert_with(|| sdk::reported(code, message));
     }
 
     /// Longest input preview, in code points; `None` if none is wanted.
