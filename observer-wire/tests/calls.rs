@@ -15,6 +15,7 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
+use frames::{LOST_END, LOST_START};
 use observer_wire::{
     CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Timestamp,
 };
@@ -241,6 +242,19 @@ fn a_large_request_costs_little_without_content() {
             "/v1/chat/completions",
             json!({"model": text, "messages": many}),
         ),
+        (
+            "/model/m/converse",
+            json!({"messages": [{"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": image}}}]}]}),
+        ),
+        ("/model/m/converse", json!({"messages": many})),
+        (
+            "/model/m/invoke",
+            json!({"anthropic_version": "bedrock-2023-05-31", "system": text, "messages": many}),
+        ),
+        (
+            "/model/m/invoke",
+            json!({"inputText": text, "prompt": text}),
+        ),
     ];
     for (path, body) in bodies {
         let body = body.to_string();
@@ -405,9 +419,6 @@ impl Script {
     }
 }
 
-const LOST_START: &[u8] = b"<<lost";
-const LOST_END: &[u8] = b">>";
-
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
@@ -433,6 +444,12 @@ fn pieces(message: &str, finished: bool) -> Vec<Vec<u8>> {
             .split("\n\n")
             .map(|event| format!("{event}\n\n").into_bytes())
             .collect(),
+        () if has("\ncontent-type: application/vnd.amazon.eventstream") => {
+            body.lines().map(frames::eventstream::message).collect()
+        }
+        () if has("\ncontent-type: multipart/form-data") => {
+            vec![body.replace('\n', "\r\n").into_bytes()]
+        }
         () if chunked => body
             .split_inclusive('\n')
             .map(|line| line.as_bytes().to_vec())
@@ -502,6 +519,7 @@ fn play(
             );
             open.retain(|open| *open != call);
         }
+        CallEvent::Unread { .. } => {}
     };
     let mut offsets = [0_u64; 2];
     let mut end = Timestamp(0);

@@ -25,7 +25,12 @@ const FIELD_PARTS: &[&str] = &[
 ];
 
 /// Fields that have such a part in their name and are no credentials: rate limits and usage.
-const HARMLESS_PREFIXES: &[&str] = &["x-ratelimit-", "anthropic-ratelimit-", "fireworks-"];
+const HARMLESS_PREFIXES: &[&str] = &[
+    "anthropic-ratelimit-",
+    "fireworks-",
+    "x-amzn-bedrock-",
+    "x-ratelimit-",
+];
 
 /// Query parameters that carry credentials: Google's `key`, OAuth (RFC 6750), signed URLs.
 const PARAMETERS: &[&str] = &[
@@ -88,6 +93,7 @@ mod tests {
         for name in [
             "content-type",
             "x-request-id",
+            "x-amzn-bedrock-input-token-count",
             "x-ratelimit-remaining-tokens",
             "x-stainless-retry-count",
         ] {

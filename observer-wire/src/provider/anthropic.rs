@@ -121,12 +121,12 @@ macro_rules! selection {
     };
 }
 
-static WITHOUT_CONTENT: Selection = selection!(
+pub(super) static WITHOUT_CONTENT: Selection = selection!(
     Select::Mark,
     Select::Array(Keep::First(1), &ROLE),
     Select::Mark
 );
-static WITH_CONTENT: Selection = selection!(
+pub(super) static WITH_CONTENT: Selection = selection!(
     Select::All,
     Select::Array(
         Keep::Last(2),
@@ -144,10 +144,12 @@ impl Provider for Anthropic {
             return None;
         }
         let host = head.host.as_deref().unwrap_or_default();
+        let bedrock = hosts::is_bedrock(host);
         let certain = head.headers.contains_key("anthropic-version")
-            || hosts::is_within(host, "api.anthropic.com");
+            || hosts::is_within(host, "api.anthropic.com")
+            || bedrock;
         Some(Recognized {
-            provider: "anthropic",
+            provider: if bedrock { "aws_bedrock" } else { "anthropic" },
             operation: "chat",
             model: None,
             stream: false,

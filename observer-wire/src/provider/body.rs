@@ -1,15 +1,16 @@
 //! Bodies of requests and answers, and how a format gets what they hold.
 
 use http::{HeaderMap, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Event, Failure, Provider, builder::CallBuilder, sdk::Exception};
 use crate::{
     body::{
+        base64,
         encoding::Decoder,
-        grpc,
+        eventstream, grpc,
         json::{Limits, Parser, Select, Status, Taken, Template},
-        ndjson, sse,
+        multipart, ndjson, sse,
     },
     connection::Options,
     http::{RequestHead, ResponseHead},
@@ -33,6 +34,11 @@ pub(super) enum Request {
         decoder: Decoder,
         parser: Parser,
     },
+    /// A form of several parts.
+    Form {
+        decoder: Decoder,
+        parser: multipart::Parser,
+    },
     Messages {
         parser: grpc::Parser,
         first: Option<Value>,
@@ -49,10 +55,16 @@ impl Request {
                 first: None,
             };
         }
-        let selection = provider.selection(options.capture_content);
+        let select = &provider.selection(options.capture_content).request;
+        let decoder = Decoder::new(&content_encoding(&head.headers));
+        let content_type = content_type(&head.headers);
+        if multipart::is_form(content_type) {
+            let parser = multipart::Parser::new(content_type, select, bounds);
+            return Self::Form { decoder, parser };
+        }
         Self::Document {
-            decoder: Decoder::new(&content_encoding(&head.headers)),
-            parser: Parser::new(&selection.request, bounds),
+            decoder,
+            parser: Parser::new(select, bounds),
         }
     }
 
@@ -61,6 +73,14 @@ impl Request {
             Self::Document { decoder, parser } => {
                 if decoder
                     .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
+                    .is_err()
+                {
+                    parser.gap();
+                }
+            }
+            Self::Form { decoder, parser } => {
+                if decoder
+                    .push(bytes, &mut |bytes| parser.push(bytes))
                     .is_err()
                 {
                     parser.gap();
@@ -77,6 +97,7 @@ impl Request {
     pub(super) fn gap(&mut self, bytes: u64) {
         match self {
             Self::Document { parser, .. } => parser.gap(),
+            Self::Form { parser, .. } => parser.gap(),
             Self::Messages { parser, .. } => parser.gap(bytes, &mut |_| ()),
         }
     }
@@ -85,6 +106,7 @@ impl Request {
     pub(super) fn finish(self) -> Option<Value> {
         match self {
             Self::Document { mut parser, .. } => parser.finish(&mut |_| ()).0,
+            Self::Form { mut parser, .. } => parser.finish().0,
             Self::Messages { first, .. } => first,
         }
     }
@@ -92,6 +114,7 @@ impl Request {
     pub(super) fn memory(&self) -> usize {
         match self {
             Self::Document { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
+            Self::Form { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
             Self::Messages { parser, .. } => parser.memory(),
         }
     }
@@ -116,6 +139,8 @@ enum Body {
         raw: Vec<u8>,
     },
     Events(sse::Parser, Templates),
+    /// An AWS event stream.
+    Frames(eventstream::Parser, Option<Frame>),
     /// Of gRPC.
     Messages(grpc::Parser),
     Lines(ndjson::Parser, Templates),
@@ -187,6 +212,10 @@ impl Response {
                 parser.gap()
             }
             Body::Events(parser, _) => parser.gap(),
+            Body::Frames(parser, open) => {
+                // What is missing is said elsewhere.
+                parser.gap(bytes, &mut |_| *open = None);
+            }
             Body::Lines(parser, _) => parser.gap(),
             Body::Messages(parser) => parser.gap(bytes, &mut |message| {
                 // What is missing is said elsewhere.
@@ -216,6 +245,9 @@ impl Response {
             Body::Events(parser, templates) => {
                 parser.finish(&mut |event| reader.event(event, templates));
                 reader.state.lost |= parser.dropped() > 0;
+            }
+            Body::Frames(parser, _) => {
+                reader.state.unparsable |= !reader.state.lost && !parser.is_between();
             }
             Body::Lines(parser, templates) => {
                 parser.finish(&mut |line| reader.line(line, templates));
@@ -253,6 +285,7 @@ impl Response {
             Body::Document(parser) | Body::Elements(parser) => parser.memory(),
             Body::Error { parser, raw, .. } => parser.memory() + raw.capacity(),
             Body::Events(parser, templates) => parser.memory() + templates.memory(),
+            Body::Frames(parser, open) => parser.memory() + open.as_ref().map_or(0, Frame::memory),
             Body::Lines(parser, templates) => parser.memory() + templates.memory(),
             Body::Messages(parser) => parser.memory(),
             Body::Other | Body::Unknown { .. } => 0,
@@ -264,12 +297,7 @@ impl Response {
 impl Body {
     fn new(head: &ResponseHead, stream_path: bool, reader: &mut Reader<'_>) -> Self {
         let options = reader.options;
-        let content_type = head
-            .headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_ascii_lowercase();
+        let content_type = content_type(&head.headers).to_ascii_lowercase();
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         if head.status.is_some_and(|status| status.as_u16() >= 400) {
             let bounds = Limits {
@@ -299,6 +327,9 @@ impl Body {
         if content_type.starts_with("text/event-stream") {
             reader.stream();
             Self::Events(sse::Parser::default(), Templates::default())
+        } else if content_type.starts_with("application/vnd.amazon.eventstream") {
+            reader.stream();
+            Self::Frames(eventstream::Parser::default(), None)
         } else if content_type.starts_with("application/x-ndjson") {
             reader.stream();
             Self::Lines(ndjson::Parser::default(), Templates::default())
@@ -320,6 +351,11 @@ impl Body {
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         let selection = reader.provider.selection(options.capture_content);
         match bytes.trim_ascii_start().first() {
+            // The length of a message.
+            Some(0 | 1) => {
+                reader.stream();
+                Self::Frames(eventstream::Parser::default(), None)
+            }
             Some(b'{') => Self::Document(Parser::new(&selection.response, bounds)),
             // Audio, a page of a gateway: there is nothing in it to be read.
             Some(_) if foreign => Self::Other,
@@ -345,6 +381,9 @@ impl Body {
             Self::Elements(parser) => parser.push(bytes, &mut |element| reader.element(&element)),
             Self::Events(parser, templates) => {
                 parser.push(bytes, &mut |event| reader.event(event, templates));
+            }
+            Self::Frames(parser, open) => {
+                parser.push(bytes, &mut |part| reader.part(&part, open));
             }
             Self::Lines(parser, templates) => {
                 parser.push(bytes, &mut |line| reader.line(line, templates));
@@ -419,6 +458,51 @@ impl Reader<'_> {
         self.event(event, templates);
     }
 
+    /// A part of an AWS event stream.
+    fn part(&mut self, part: &eventstream::Part<'_>, open: &mut Option<Frame>) {
+        match part {
+            eventstream::Part::Begin(headers) => *open = Some(Frame::new(headers, self)),
+            eventstream::Part::Payload(bytes) => {
+                if let Some(frame) = open {
+                    frame.push(bytes);
+                }
+            }
+            eventstream::Part::End => {
+                if let Some(frame) = open.take() {
+                    self.frame(frame);
+                }
+            }
+            eventstream::Part::Broken => {
+                *open = None;
+                self.state.unparsable = true;
+            }
+        }
+    }
+
+    fn frame(&mut self, mut frame: Frame) {
+        let (document, status) = frame.parser.finish(&mut |_| ());
+        if let Some(message) = frame.failure {
+            let message = message.or_else(|| {
+                let body = document.as_ref()?;
+                let message = body.get("message").or_else(|| body.get("Message"))?;
+                Some(message.as_str()?.to_owned())
+            });
+            self.state.fits = true;
+            self.builder.stream_error(&json!({
+                "type": "error",
+                "error": {"type": frame.name, "message": message.unwrap_or_default()},
+            }));
+            return;
+        }
+        let broken = frame.wrapped.is_some_and(|wrapped| wrapped.is_broken());
+        self.state.unparsable |= broken || status != Status::Complete;
+        if let Some(document) = document {
+            self.state.fits |= self.provider.is_response(&document);
+            self.provider
+                .event(&frame.name, &Event::Json(&document), self.builder);
+        }
+    }
+
     fn message(&mut self, message: Option<Value>) {
         match message {
             Some(message) if self.state.streamed => self.element(&message),
@@ -434,6 +518,58 @@ impl Reader<'_> {
     fn element(&mut self, element: &Value) {
         self.state.fits |= self.provider.is_response(element);
         self.provider.event("", &Event::Json(element), self.builder);
+    }
+}
+
+/// A message of an AWS event stream.
+struct Frame {
+    /// The type of its event, or of its exception.
+    name: String,
+    /// It says that the call failed, and may say more of that.
+    failure: Option<Option<String>>,
+    /// The event is in base64.
+    wrapped: Option<base64::Parser>,
+    parser: Parser,
+}
+
+impl Frame {
+    fn new(headers: &eventstream::Headers<'_>, reader: &Reader<'_>) -> Self {
+        let text = |name: &str, most: usize| -> Option<String> {
+            Some(headers.text(name)?.chars().take(most).collect())
+        };
+        let (kind, failure) = match headers.text(":message-type") {
+            Some("error") => (":error-code", Some(text(":error-message", ERROR_CHARS))),
+            Some("exception") => (":exception-type", Some(None)),
+            _ => (":event-type", None),
+        };
+        let options = reader.options;
+        let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
+        let (wrapped, select) = if failure.is_some() {
+            (None, &Select::All)
+        } else {
+            (
+                reader.provider.wrapped().map(base64::Parser::new),
+                &reader.provider.selection(options.capture_content).event,
+            )
+        };
+        Self {
+            name: text(kind, NAME_CHARS).unwrap_or_default(),
+            failure,
+            wrapped,
+            parser: Parser::new(select, bounds),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let parser = &mut self.parser;
+        match &mut self.wrapped {
+            Some(wrapped) => wrapped.push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ())),
+            None => parser.push(bytes, &mut |_| ()),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.name.capacity() + self.parser.memory()
     }
 }
 
@@ -528,6 +664,13 @@ fn grpc_encoding(headers: &HeaderMap) -> &str {
         .unwrap_or_default()
 }
 
+fn content_type(headers: &HeaderMap) -> &str {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
 fn content_encoding(headers: &HeaderMap) -> String {
     let codings: Vec<&str> = headers
         .get_all(header::CONTENT_ENCODING)
@@ -535,4 +678,41 @@ fn content_encoding(headers: &HeaderMap) -> String {
         .filter_map(|value| value.to_str().ok())
         .collect();
     codings.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method};
+
+    use super::{super::openai::chat::Chat, *};
+
+    #[test]
+    fn a_form_is_read_like_json() {
+        const FORM: &str = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nRIFF\r\n\
+            --x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n\
+            --x\r\nContent-Disposition: form-data; name=\"temperature\"\r\n\r\n0.2\r\n--x--\r\n";
+        let mut headers = HeaderMap::new();
+        let content_type = HeaderValue::from_static("multipart/form-data; boundary=x");
+        headers.insert(header::CONTENT_TYPE, content_type);
+        let head = RequestHead {
+            method: Method::POST,
+            path: "/v1/audio/transcriptions".to_owned(),
+            query: String::new(),
+            host: None,
+            port: None,
+            headers,
+            partial: false,
+            websocket: false,
+        };
+        let mut request = Request::new(&Chat, &head, Options::default());
+        for byte in FORM.as_bytes().chunks(1) {
+            request.push(byte);
+            assert!(request.memory() < 4096);
+        }
+        let document = request.finish().unwrap();
+        assert_eq!(
+            document.to_string(),
+            r#"{"model":"whisper-1","temperature":0.2}"#
+        );
+    }
 }

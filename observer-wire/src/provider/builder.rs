@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Map, Number, Value};
 
 use super::{
-    counter_of,
     fields::{Count, Counts, Field, Fields, find, merge_usage},
     gateways, preview,
     sdk::{self, Exception, Sdk},
@@ -154,15 +153,30 @@ impl CallBuilder {
             return;
         }
         merge_usage(&mut self.usage, usage);
-        for (count, places) in self.start.fields.usage {
-            let value = find(usage, places).and_then(counter_of);
-            self.counts.set(*count, value);
-        }
+        self.counts.read(usage, self.start.fields);
         for (place, parts) in self.start.fields.cost {
             if let Some(cost) = find(usage, &[place]).and_then(Value::as_f64) {
                 self.cost(cost / parts);
             }
         }
+    }
+
+    /// The same, by another table, and only of what was said nowhere else.
+    pub(super) fn usage_unless_known(&mut self, usage: &Value, fields: &Fields) {
+        let known = self.counts;
+        merge_usage(&mut self.usage, usage);
+        self.counts.read(usage, fields);
+        self.counts.update(&known);
+    }
+
+    /// The answer turns out to be in a format with a table of its own.
+    pub(super) fn read_as(&mut self, fields: &'static Fields) {
+        self.start.fields = fields;
+    }
+
+    /// The bodies tell what the operation is.
+    pub(super) fn operation(&mut self, operation: &'static str) {
+        self.start.operation = operation;
     }
 
     /// What the call cost by the provider's own account, in US dollars.
@@ -304,6 +318,11 @@ impl CallBuilder {
     /// When the request began.
     pub(super) fn started_at(&self) -> Timestamp {
         self.start.at
+    }
+
+    /// The host that the request names.
+    pub(super) fn server_address(&self) -> Option<&str> {
+        self.start.server_address.as_deref()
     }
 
     /// The client library.

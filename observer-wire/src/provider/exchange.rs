@@ -11,9 +11,11 @@ use http::{HeaderMap, StatusCode};
 use super::{
     Certainty, Provider, Recognized,
     body::{NAME_CHARS, Reader, Request, Response, State},
+    botocore,
     builder::{CallBuilder, Finish, Start},
     fields::Fields,
     gemini::percent_decoded,
+    hosts,
     sdk::Sdk,
 };
 use crate::{
@@ -118,7 +120,8 @@ impl Begin<'_> {
                 .headers
                 .get("x-stainless-retry-count")
                 .and_then(|count| count.to_str().ok()?.parse::<u32>().ok())
-                .map(|count| count.saturating_add(1)),
+                .map(|count| count.saturating_add(1))
+                .or_else(|| botocore::attempt(&head.headers)),
             server_address: head.host.clone(),
             server_port: head
                 .host
@@ -127,7 +130,7 @@ impl Begin<'_> {
             url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
                 .filter(|path| !path.is_empty())
                 .map(str::to_owned),
-            sdk: Sdk::of(&head.headers),
+            sdk: Sdk::of(head),
         }
     }
 }
@@ -172,6 +175,12 @@ impl Exchange {
             partial: head.partial,
             options,
         }
+    }
+
+    /// The host, if it is one of LLM providers.
+    pub(super) fn llm_host(&self) -> Option<String> {
+        let host = self.builder.server_address()?;
+        hosts::is_llm(host).then(|| host.to_owned())
     }
 
     /// What is reported of its beginning.

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use super::counter_of;
+
 /// A format, for those who read about it.
 pub(super) struct About {
     /// What people call it.
@@ -141,6 +143,20 @@ impl Counts {
     pub(super) fn set(&mut self, count: Count, value: Option<u64>) {
         let known = &mut self.0[count as usize];
         *known = value.or(*known);
+    }
+
+    /// The provider says what a call used.
+    pub(super) fn read(&mut self, usage: &Value, fields: &Fields) {
+        for (count, places) in fields.usage {
+            self.set(*count, find(usage, places).and_then(counter_of));
+        }
+    }
+
+    /// Takes over every count that the provider gave elsewhere.
+    pub(super) fn update(&mut self, other: &Self) {
+        for (known, value) in self.0.iter_mut().zip(other.0) {
+            *known = value.or(*known);
+        }
     }
 
     /// All input tokens, with those of caches.

@@ -3,7 +3,10 @@
 
 mod anthropic;
 mod anthropic_errors;
+mod bedrock;
+mod bedrock_invoke;
 mod body;
+mod botocore;
 mod builder;
 mod calls;
 mod exchange;
@@ -15,8 +18,6 @@ mod gemini_live;
 mod hosts;
 mod ollama;
 mod openai;
-mod openai_realtime;
-mod openai_responses_socket;
 mod preview;
 mod reference;
 mod repr;
@@ -41,6 +42,8 @@ const PROVIDERS: &[&dyn Provider] = &[
     &gemini_grpc::GEMINI,
     &gemini_grpc::VERTEX,
     &xai_grpc::XaiGrpc,
+    &bedrock::Converse,
+    &bedrock_invoke::Invoke,
     &gemini::Gemini,
     &anthropic::Anthropic,
     &ollama::Ollama,
@@ -59,8 +62,8 @@ const PROVIDERS: &[&dyn Provider] = &[
 /// Every format of WebSocket sessions, in the order in which they are asked.
 const DIALOGUES: &[&dyn Dialogue] = &[
     &gemini_live::GeminiLive,
-    &openai_realtime::OpenAiRealtime,
-    &openai_responses_socket::OpenAiResponsesSocket,
+    &openai::realtime::Realtime,
+    &openai::responses_socket::ResponsesSocket,
 ];
 
 /// A format of requests and responses.
@@ -97,8 +100,8 @@ trait Provider: Sync {
     /// Reads a response that came in one piece, or as much of it as came.
     fn response(&self, document: &Value, call: &mut CallBuilder);
 
-    /// Reads one event of a streamed response: an event of SSE, or an element of an array. `data` is
-    /// not always JSON.
+    /// Reads one event of a streamed response: an event of SSE or of an AWS event stream, or an element of
+    /// an array. `data` is not always JSON.
     fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder);
 
     /// Reads the head of the answer, where a format says something there.
@@ -110,6 +113,12 @@ trait Provider: Sync {
             .status_error(failure.status, failure.body, failure.raw)
     }
 
+    /// The member of a message of an AWS event stream that holds the event in base64, where it is not the
+    /// message itself.
+    fn wrapped(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether an event that comes twice, one behind the other, says nothing new the second time.
     fn is_idempotent(&self) -> bool {
         true
@@ -119,7 +128,6 @@ trait Provider: Sync {
 /// An answer whose status is an error.
 struct Failure<'a> {
     status: StatusCode,
-    #[expect(dead_code, reason = "only AWS says something there")]
     headers: &'a HeaderMap,
     /// Its body, if it is JSON.
     body: Option<&'a Value>,

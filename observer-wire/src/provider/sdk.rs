@@ -1,20 +1,23 @@
 //! The client libraries, known by their request headers, and the exceptions that they raise.
 //!
 //! Sources: openai-python 3.54 and 2.54 `_exceptions.py`/`_client.py`, anthropic-sdk-python 2.12 and
-//! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`, google-api-core `exceptions.py`.
+//! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`, google-api-core `exceptions.py`; of
+//! botocore see `botocore.rs`.
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use super::{
     anthropic_errors,
+    botocore::Botocore,
     preview::{cut, mask},
     repr::repr,
     text,
 };
+use crate::http::RequestHead;
 
 /// Longest error message, in code points.
-const MESSAGE_CHARS: usize = 4096;
+pub(super) const MESSAGE_CHARS: usize = 4096;
 
 /// A client library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(super) enum Sdk {
     AnthropicJs,
     /// `anthropic` of PyPI with its major version.
     AnthropicPython(u32),
+    /// `boto3` of PyPI, or another library on `botocore`.
+    Botocore(Botocore),
     /// Libraries of PyPI on `google-api-core`, such as `google-generativeai`.
     GoogleApiCore,
     /// `google-genai` of PyPI.
@@ -63,7 +68,8 @@ pub(super) type Exception = (String, Option<String>);
 
 impl Sdk {
     /// The library that sent a request.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn of(head: &RequestHead) -> Self {
+        let headers = &head.headers;
         let field = |name: &str| {
             headers
                 .get(name)
@@ -87,7 +93,10 @@ impl Sdk {
             {
                 Self::OpenAiPython(major)
             }
-            "Anthropic" | "AsyncAnthropic" if agent.contains("/Python") => {
+            // Also `AnthropicBedrock` and the like.
+            name if name.trim_start_matches("Async").starts_with("Anthropic")
+                && agent.contains("/Python") =>
+            {
                 Self::AnthropicPython(major)
             }
             "OpenAI" | "AzureOpenAI" if agent.contains("/JS") => Self::OpenAiJs,
@@ -103,7 +112,7 @@ impl Sdk {
             {
                 Self::GoogleApiCore
             }
-            _ => Self::Unknown,
+            _ => Botocore::of(head, agent).map_or(Self::Unknown, Self::Botocore),
         }
     }
 
@@ -200,7 +209,7 @@ impl Sdk {
                 );
                 (js_class(code), Some(js_message(code, &message)))
             }
-            Self::GoogleApiCore | Self::Unknown | Self::XaiPython => {
+            Self::Botocore(_) | Self::GoogleApiCore | Self::Unknown | Self::XaiPython => {
                 let class = body
                     .and_then(error_type)
                     .map_or_else(|| format!("http_{code}"), str::to_owned);
@@ -229,6 +238,12 @@ impl Sdk {
                     message
                 };
                 ("APIError".to_owned(), Some(message.to_owned()))
+            }
+            Self::Botocore(botocore) => {
+                return botocore.stream_error(
+                    error_type(body).unwrap_or_default(),
+                    message.unwrap_or_default(),
+                );
             }
             Self::AnthropicPython(_) => {
                 ("APIStatusError".to_owned(), Some(repr(body, MESSAGE_CHARS)))
@@ -268,7 +283,8 @@ impl Sdk {
                 "RemoteProtocolError",
                 "Server disconnected without sending a response.",
             ),
-            // What it says depends on the moment.
+            // What they say depends on the moment.
+            Self::Botocore(botocore) => return (botocore.disconnected(answered, stream), None),
             Self::GoogleApiCore => return ("ServiceUnavailable".to_owned(), None),
             Self::XaiPython => return self.grpc_error(14, None, stream),
             Self::Unknown => ("connection_error", "the server closed the connection"),
@@ -350,6 +366,7 @@ impl Sdk {
                  or request cancellation. See https://docs.anthropic.com/en/api/errors#long-requests for more \
                  details.",
             ),
+            Self::Botocore(_) => return ("ReadTimeoutError".to_owned(), None),
             Self::GoogleGenAi => ("ReadTimeout", "timed out"),
             Self::AnthropicJs | Self::OpenAiJs => {
                 ("APIConnectionTimeoutError", "Request timed out.")
@@ -531,7 +548,7 @@ mod tests {
     use super::*;
 
     fn sdk(fields: &[(&'static str, &'static str)]) -> Sdk {
-        let headers: HeaderMap = fields
+        let headers = fields
             .iter()
             .map(|(name, value)| {
                 (
@@ -540,7 +557,16 @@ mod tests {
                 )
             })
             .collect();
-        Sdk::of(&headers)
+        Sdk::of(&RequestHead {
+            method: http::Method::POST,
+            path: "/model/m/converse".to_owned(),
+            query: String::new(),
+            host: None,
+            port: None,
+            headers,
+            partial: false,
+            websocket: false,
+        })
     }
 
     #[test]
@@ -556,6 +582,11 @@ mod tests {
             ),
             ("Groq/Python 1.7.0", "1.7.0", Sdk::OpenAiPython(1)),
             ("Anthropic/Python 2.12.0", "2.12.0", Sdk::AnthropicPython(2)),
+            (
+                "AsyncAnthropicBedrock/Python 2.12.0",
+                "2.12.0",
+                Sdk::AnthropicPython(2),
+            ),
             (
                 "AsyncAnthropic/Python 0.125.0",
                 "0.125.0",

@@ -19,7 +19,7 @@ use crate::{
 
 /// Where its fields are. Some hosts have a usage of their own: DeepSeek and Moonshot their caches, OpenRouter,
 /// Perplexity and xAI their prices.
-static FIELDS: Fields = Fields {
+pub(in crate::provider) static FIELDS: Fields = Fields {
     request: &[
         (Field::Model, &["model"]),
         (Field::Temperature, &["temperature"]),
@@ -147,6 +147,9 @@ macro_rules! selection {
                         &Select::Object(&[
                             ("index", Select::Scalar),
                             ("finish_reason", Select::Scalar),
+                            // Of models on AWS Bedrock.
+                            ("stop_reason", Select::Scalar),
+                            ("text", $content),
                             (
                                 "message",
                                 Select::Object(&[
@@ -173,6 +176,9 @@ macro_rules! selection {
                         &Select::Object(&[
                             ("index", Select::Scalar),
                             ("finish_reason", Select::Scalar),
+                            ("stop_reason", Select::Scalar),
+                            ("text", $delta),
+                            ("message", Select::Object(&[("content", $delta)])),
                             ("usage", Select::All),
                             (
                                 "delta",
@@ -198,12 +204,12 @@ const PARTS: Select = Select::Array(Keep::All, &Select::Object(&[("text", Select
 /// Mistral writes content as a list of parts.
 const CONTENT: Select = Select::Either(&Select::Scalar, &PARTS);
 
-static WITHOUT_CONTENT: Selection = selection!(
+pub(in crate::provider) static WITHOUT_CONTENT: Selection = selection!(
     Select::Array(Keep::First(1), &ROLE),
     Select::Mark,
     Select::Mark
 );
-static WITH_CONTENT: Selection = selection!(
+pub(in crate::provider) static WITH_CONTENT: Selection = selection!(
     Select::Array(
         Keep::Ends(SHOWN, is_shown),
         &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])

@@ -10,7 +10,9 @@ pub(super) mod completions;
 pub(super) mod embeddings;
 pub(super) mod images;
 pub(super) mod moderations;
+pub(super) mod realtime;
 pub(super) mod responses;
+pub(super) mod responses_socket;
 pub(super) mod retrieval;
 
 use http::{Method, header};

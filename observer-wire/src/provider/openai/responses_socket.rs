@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::{
+use super::super::{
     Certainty, Event, Provider as _, Recognized, counter,
     fields::About,
     hosts,
@@ -15,7 +15,7 @@ use super::{
 use crate::http::RequestHead;
 
 /// See the module.
-pub(super) struct OpenAiResponsesSocket;
+pub(in crate::provider) struct ResponsesSocket;
 
 static WITHOUT_CONTENT: Spoken = Spoken {
     sent: responses::WITHOUT_CONTENT.request,
@@ -26,7 +26,7 @@ static WITH_CONTENT: Spoken = Spoken {
     received: responses::WITH_CONTENT.event,
 };
 
-impl Dialogue for OpenAiResponsesSocket {
+impl Dialogue for ResponsesSocket {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
         if !head.path.ends_with(responses::PATH) {
             return None;

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{
+use super::super::{
     Certainty, Recognized,
     builder::CallBuilder,
     counter, elements,
@@ -124,9 +124,9 @@ static WITH_CONTENT: Spoken = spoken!(
 );
 
 /// See the module.
-pub(super) struct OpenAiRealtime;
+pub(in crate::provider) struct Realtime;
 
-impl Dialogue for OpenAiRealtime {
+impl Dialogue for Realtime {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
         if !head.path.ends_with(PATH) {
             return None;
