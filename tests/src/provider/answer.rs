@@ -1,7 +1,8 @@
 //! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
-//! and Gemini, also over gRPC.
+//! Gemini, also over gRPC, and AWS Bedrock.
 
 mod anthropic;
+mod bedrock;
 mod gemini;
 mod grpc;
 mod openai;
@@ -73,6 +74,8 @@ pub(super) fn to(
         && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent"))
     {
         gemini::answer(request, behaviour, &document, &completion)
+    } else if let Some(place) = bedrock::Place::of(request) {
+        bedrock::answer(&place, behaviour, &document, &completion)
     } else if post && path.starts_with(grpc::SERVICE) {
         grpc::answer(request, behaviour, &completion)
     } else if request.method == "HEAD" {
@@ -153,7 +156,9 @@ pub(super) fn unfinished(truth: &mut Value, sent: usize, hang: bool) {
     if !(google && begun) {
         truth["reasoning_tokens"] = Value::Null;
     }
-    if !begun || truth["operation"] == "chat" && truth["provider"] != "anthropic" {
+    let anthropic = truth["provider"] == "anthropic"
+        || truth["provider"] == "aws_bedrock" && !truth["response_model"].is_null();
+    if !begun || truth["operation"] == "chat" && !anthropic {
         truth["prompt_tokens"] = Value::Null;
         truth["cached_tokens"] = Value::Null;
     }
@@ -265,7 +270,7 @@ fn event(name: Option<&str>, data: &Value) -> Vec<u8> {
 }
 
 /// Puts the error event in its place and drops what would follow. Returns whether there is one.
-fn break_off(events: &mut Vec<Vec<u8>>, completion: &Completion, error: Vec<u8>) -> bool {
+fn break_off<T>(events: &mut Vec<T>, completion: &Completion, error: T) -> bool {
     let Some(after) = completion.error_after else {
         return false;
     };
