@@ -292,6 +292,8 @@ enum Step {
         direction: Direction,
         bytes: Vec<u8>,
         at: Timestamp,
+        /// They are frames of WebSocket.
+        websocket: bool,
     },
     Close {
         close: Close,
@@ -305,7 +307,8 @@ enum Step {
 
 struct Script {
     steps: Vec<Step>,
-    /// Frames of HTTP/2 must be found again at the beginning of a write: their headers may not be split.
+    /// Frames must be found again at the beginning of a write: of HTTP/2 their headers may not be split, of
+    /// WebSocket writes.
     seeks: bool,
 }
 
@@ -320,6 +323,10 @@ impl Script {
             seeks: false,
         };
         let mut encoders = [frames::Encoder::default(), frames::Encoder::default()];
+        let mut messages = [
+            frames::websocket::Encoder::new(false),
+            frames::websocket::Encoder::new(true),
+        ];
         let mut at = Duration::ZERO;
         for section in text.trim_end_matches('\n').split("\n=== ").skip(1) {
             let (title, message) = section.split_once('\n').unwrap_or((section, ""));
@@ -346,13 +353,19 @@ impl Script {
                     } else {
                         Direction::Received
                     };
-                    let bytes = encoders[usize::from(sent)].write(message);
+                    let websocket = message.starts_with(|first: char| first.is_lowercase())
+                        && !message.starts_with("preface");
+                    let bytes = if websocket {
+                        messages[usize::from(sent)].write(message)
+                    } else {
+                        encoders[usize::from(sent)].write(message)
+                    };
                     script.seeks |= title.contains(' ') || find(&bytes, LOST_START).is_some();
                     if title.starts_with("lost") {
                         let bytes = bytes.len() as u64;
                         script.steps.push(Step::Lost { direction, bytes });
                     } else if !title.starts_with("unseen") {
-                        script.add(direction, &bytes, timestamp(at));
+                        script.add(direction, &bytes, timestamp(at), websocket);
                         at += STEP;
                     }
                     continue;
@@ -372,7 +385,7 @@ impl Script {
                 other => panic!("{}: what is {other}?", path.display()),
             };
             for piece in pieces(message, words.next().is_none()) {
-                script.add(direction, &piece, timestamp(at));
+                script.add(direction, &piece, timestamp(at), false);
                 at += STEP;
             }
         }
@@ -380,25 +393,26 @@ impl Script {
     }
 
     /// Adds a piece without what is lost of it.
-    fn add(&mut self, direction: Direction, mut piece: &[u8], at: Timestamp) {
+    fn add(&mut self, direction: Direction, mut piece: &[u8], at: Timestamp, websocket: bool) {
         while let Some(start) = find(piece, LOST_START) {
             let end = start + find(&piece[start..], LOST_END).unwrap();
-            self.bytes(direction, &piece[..start], at);
+            self.bytes(direction, &piece[..start], at, websocket);
             self.steps.push(Step::Lost {
                 direction,
                 bytes: (end - start - LOST_START.len()) as u64,
             });
             piece = &piece[end + LOST_END.len()..];
         }
-        self.bytes(direction, piece, at);
+        self.bytes(direction, piece, at, websocket);
     }
 
-    fn bytes(&mut self, direction: Direction, bytes: &[u8], at: Timestamp) {
+    fn bytes(&mut self, direction: Direction, bytes: &[u8], at: Timestamp, websocket: bool) {
         if !bytes.is_empty() {
             self.steps.push(Step::Bytes {
                 direction,
                 bytes: bytes.to_owned(),
                 at,
+                websocket,
             });
         }
     }
@@ -456,7 +470,8 @@ fn pieces(message: &str, finished: bool) -> Vec<Vec<u8>> {
         }
     }
     let mut first = head.replace('\n', "\r\n").into_bytes();
-    if !chunked && !has("\ncontent-length:") && !has("\nconnection: close") {
+    let framed = has("\ncontent-length:") || has("\nconnection: close") || has("\nupgrade:");
+    if !chunked && !framed {
         let length: usize = bodies.iter().map(|body| wire_length(body)).sum();
         first.extend(format!("\r\ncontent-length: {length}").bytes());
     }
@@ -516,10 +531,16 @@ fn play(
                 direction,
                 bytes,
                 at,
+                websocket,
             } => {
                 let offset = &mut offsets[usize::from(*direction == Direction::Sent)];
                 let mut rest = bytes.as_slice();
-                for length in split(bytes.len()) {
+                let lengths = if script.seeks && *websocket {
+                    whole(bytes.len())
+                } else {
+                    split(bytes.len())
+                };
+                for length in lengths {
                     let (piece, tail) = rest.split_at(length);
                     rest = tail;
                     let chunk = Chunk {

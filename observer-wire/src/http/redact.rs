@@ -3,12 +3,13 @@
 use http::HeaderName;
 
 /// Header fields that carry credentials: RFC 9110 section 11, RFC 6265, and the providers' own
-/// (Anthropic `x-api-key`, Azure `api-key`, Google `x-goog-api-key`, AWS session tokens, gateways).
+/// (Anthropic `x-api-key`, OpenAI's keys of browsers in `sec-websocket-protocol`, Azure `api-key`, Google `x-goog-api-key`, AWS session tokens, gateways).
 const FIELDS: &[&str] = &[
     "authorization",
     "proxy-authorization",
     "cookie",
     "set-cookie",
+    "sec-websocket-protocol",
     "cf-aig-authorization",
     "helicone-auth",
 ];

@@ -392,6 +392,7 @@ mod tests {
             port: None,
             headers: HeaderMap::new(),
             partial: false,
+            websocket: false,
         }
     }
 

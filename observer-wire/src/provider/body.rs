@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// Bytes that are kept of one body, beside previews.
-const KEPT_BYTES: usize = 48 * 1024;
+pub(super) const KEPT_BYTES: usize = 48 * 1024;
 
 /// Longest string that is kept while no content is, in code points: model names and the like.
 pub(super) const NAME_CHARS: usize = 256;
 
 /// Bytes of an error body that are kept in case it is no JSON.
-const RAW_ERROR_BYTES: usize = 2048;
+pub(super) const RAW_ERROR_BYTES: usize = 2048;
 
 /// Longest string of an error, in code points.
 const ERROR_CHARS: usize = 4096;
@@ -629,7 +629,7 @@ fn decoder_bytes(decoder: &Decoder) -> usize {
 
 /// Bounds of a body whose preview is `preview_chars` long and whose other strings are at most
 /// `string_chars` long.
-fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits {
+pub(super) fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits {
     if options.capture_content {
         Limits {
             // A character more than is shown, so that the cut is marked.
@@ -690,6 +690,7 @@ mod tests {
             port: None,
             headers,
             partial: false,
+            websocket: false,
         };
         let mut request = Request::new(&OpenAi, &head, Options::default());
         for byte in FORM.as_bytes().chunks(1) {

@@ -25,6 +25,7 @@ const PARAMETER_BYTES: usize = 64;
 const LISTED: usize = 128;
 
 /// What is known before the bodies are read.
+#[derive(Clone)]
 pub(super) struct Start {
     pub(super) provider: &'static str,
     pub(super) operation: &'static str,

@@ -199,9 +199,22 @@ pub(super) fn find<'a>(document: &'a Value, places: &[&str]) -> Option<&'a Value
     places.iter().find_map(|place| {
         place
             .split('.')
-            .try_fold(document, |value, name| value.get(name))
+            .try_fold(document, member)
             .filter(|value| !value.is_null())
     })
+}
+
+/// Members up to which looking at each is faster than hashing a name.
+const FEW: usize = 12;
+
+/// As [`Value::get`].
+fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    let members = value.as_object()?;
+    if members.len() > FEW {
+        return members.get(name);
+    }
+    let found = members.iter().find(|(known, _)| *known == name)?;
+    Some(found.1)
 }
 
 /// Deepest nesting, most members of an object and longest string of usage that is kept as it is.
@@ -216,11 +229,19 @@ pub(super) fn merge_usage(raw: &mut Map<String, Value>, usage: &Value) {
         return;
     };
     for (name, value) in usage {
-        let room = raw.len() < RAW_MEMBERS || raw.contains_key(name);
-        if !room || value.is_null() || name.len() > RAW_CHARS || raw.get(name) == Some(value) {
+        if value.is_null() {
             continue;
         }
-        if let Some(value) = plain(value, RAW_DEPTH) {
+        if let Some((_, known)) = raw.iter_mut().find(|(known, _)| *known == name) {
+            if *known != *value
+                && let Some(value) = plain(value, RAW_DEPTH)
+            {
+                *known = value;
+            }
+        } else if raw.len() < RAW_MEMBERS
+            && name.len() <= RAW_CHARS
+            && let Some(value) = plain(value, RAW_DEPTH)
+        {
             raw.insert(name.clone(), value);
         }
     }

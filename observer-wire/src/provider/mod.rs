@@ -13,14 +13,18 @@ mod exchange;
 mod fields;
 mod gemini;
 mod gemini_grpc;
+mod gemini_live;
 mod hosts;
 mod ollama;
 mod openai;
+mod openai_realtime;
 mod openai_responses;
+mod openai_responses_socket;
 mod preview;
 mod reference;
 mod repr;
 mod sdk;
+mod session;
 mod xai_grpc;
 
 pub use calls::Calls;
@@ -29,7 +33,7 @@ pub use reference::reference;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use self::{builder::CallBuilder, fields::About, sdk::Exception};
+use self::{builder::CallBuilder, fields::About, sdk::Exception, session::Dialogue};
 use crate::{
     body::{json::Select, protobuf::Message},
     http::{RequestHead, ResponseHead},
@@ -47,6 +51,13 @@ const PROVIDERS: &[&dyn Provider] = &[
     &ollama::Ollama,
     &openai_responses::OpenAiResponses,
     &openai::OpenAi,
+];
+
+/// Every format of WebSocket sessions, in the order in which they are asked.
+const DIALOGUES: &[&dyn Dialogue] = &[
+    &gemini_live::GeminiLive,
+    &openai_realtime::OpenAiRealtime,
+    &openai_responses_socket::OpenAiResponsesSocket,
 ];
 
 /// A format of requests and responses.

@@ -454,6 +454,7 @@ mod tests {
             port: None,
             headers,
             partial: false,
+            websocket: false,
         };
         OpenAi
             .recognize(&head)

@@ -51,7 +51,7 @@ pub(super) static FIELDS: Fields = Fields {
 };
 
 /// The end of the path.
-const PATH: &str = "/responses";
+pub(super) const PATH: &str = "/responses";
 
 /// How many messages are shown.
 const SHOWN: usize = 2;
@@ -91,6 +91,9 @@ macro_rules! selection {
     ($input:expr, $text:expr, $events_text:expr) => {
         Selection {
             request: Select::Object(&[
+                // Over WebSocket.
+                ("type", Select::Scalar),
+                ("stream_id", Select::Scalar),
                 ("model", Select::Scalar),
                 ("temperature", Select::Scalar),
                 ("stream", Select::Scalar),
@@ -107,6 +110,10 @@ macro_rules! selection {
                 ("delta", $events_text),
                 ("code", Select::Scalar),
                 ("message", Select::Scalar),
+                // Over WebSocket.
+                ("error", Select::All),
+                ("status", Select::Scalar),
+                ("stream_id", Select::Scalar),
                 ("response", response!(Select::Mark)),
                 ("output_index", Select::Scalar),
                 (
@@ -118,8 +125,8 @@ macro_rules! selection {
     };
 }
 
-static WITHOUT_CONTENT: Selection = selection!(Select::Mark, Select::Mark, Select::Mark);
-static WITH_CONTENT: Selection = selection!(
+pub(super) static WITHOUT_CONTENT: Selection = selection!(Select::Mark, Select::Mark, Select::Mark);
+pub(super) static WITH_CONTENT: Selection = selection!(
     Select::Either(
         &Select::Scalar,
         &Select::Array(

@@ -292,6 +292,69 @@ impl Sdk {
         (class.to_owned(), Some(message.to_owned()))
     }
 
+    /// The exception when the server refuses a WebSocket session with this HTTP status. Those of Python leave
+    /// it to `websockets` 15, those of npm to `ws` 8.
+    pub(super) fn session_refused(
+        self,
+        status: StatusCode,
+        body: Option<&Value>,
+        raw: &str,
+    ) -> Exception {
+        let code = status.as_u16();
+        let (class, message) = match self {
+            Self::GoogleGenAi | Self::OpenAiPython(_) => (
+                "InvalidStatus",
+                format!("server rejected WebSocket connection: HTTP {code}"),
+            ),
+            Self::AnthropicJs | Self::OpenAiJs => {
+                ("Error", format!("Unexpected server response: {code}"))
+            }
+            _ => return self.status_error(status, body, raw),
+        };
+        (class.to_owned(), Some(message))
+    }
+
+    /// The exception when the server ends a WebSocket session in the middle, with this code and reason or
+    /// without a word.
+    pub(super) fn session_closed(self, code: Option<u16>, reason: &str) -> Exception {
+        /// No close frame (RFC 6455 section 7.1.5).
+        const ABNORMAL: u16 = 1006;
+        let (class, message) = match (self, code) {
+            (Self::GoogleGenAi, code) => {
+                let code = code.unwrap_or(ABNORMAL);
+                let class = match code {
+                    400..500 => "ClientError",
+                    500..600 => "ServerError",
+                    _ => "APIError",
+                };
+                (class, format!("{code} None. {reason}"))
+            }
+            (Self::OpenAiPython(_), None) => (
+                "ConnectionClosedError",
+                "no close frame received or sent".to_owned(),
+            ),
+            (Self::OpenAiPython(_), Some(code)) => {
+                let class = if matches!(code, 1000 | 1001) {
+                    "ConnectionClosedOK"
+                } else {
+                    "ConnectionClosedError"
+                };
+                let known = close_code(code);
+                let received = match reason {
+                    "" => format!("{code} ({known})"),
+                    reason => format!("{code} ({known}) {reason}"),
+                };
+                (class, format!("received {received}; then sent {received}"))
+            }
+            (_, Some(code)) => ("connection_error", format!("closed with {code} {reason}")),
+            (_, None) => (
+                "connection_error",
+                "the server closed the connection".to_owned(),
+            ),
+        };
+        (class.to_owned(), Some(bounded(message.trim_end())))
+    }
+
     /// The exception when the client has waited for as long as it would.
     pub(super) fn timed_out(self) -> Exception {
         let (class, message) = match self {
@@ -313,6 +376,30 @@ impl Sdk {
             Self::Unknown => ("timeout", "the client stopped waiting"),
         };
         (class.to_owned(), Some(message.to_owned()))
+    }
+}
+
+/// What `websockets` 15 calls a code of a close frame (`frames.py`, `CLOSE_CODE_EXPLANATIONS`).
+fn close_code(code: u16) -> &'static str {
+    match code {
+        1000 => "OK",
+        1001 => "going away",
+        1002 => "protocol error",
+        1003 => "unsupported data",
+        1005 => "no status received [internal]",
+        1006 => "abnormal closure [internal]",
+        1007 => "invalid frame payload data",
+        1008 => "policy violation",
+        1009 => "message too big",
+        1010 => "mandatory extension",
+        1011 => "internal error",
+        1012 => "service restart",
+        1013 => "try again later",
+        1014 => "bad gateway",
+        1015 => "TLS failure [internal]",
+        3000..4000 => "registered",
+        4000..5000 => "private use",
+        _ => "unknown",
     }
 }
 
@@ -473,6 +560,7 @@ mod tests {
             port: None,
             headers,
             partial: false,
+            websocket: false,
         })
     }
 

@@ -1,6 +1,7 @@
 //! HTTP/2 as text, and what it is on the wire; `exchanges/README.md` has the form.
 
 pub(crate) mod eventstream;
+pub(crate) mod websocket;
 
 use std::io::Write as _;
 

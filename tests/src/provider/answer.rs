@@ -1,5 +1,5 @@
 //! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
-//! Gemini, also over gRPC, and AWS Bedrock.
+//! Gemini and AWS Bedrock, and those of Gemini and xAI over gRPC.
 
 mod anthropic;
 mod bedrock;
@@ -76,8 +76,10 @@ pub(super) fn to(
         gemini::answer(request, behaviour, &document, &completion)
     } else if let Some(place) = bedrock::Place::of(request) {
         bedrock::answer(&place, behaviour, &document, &completion)
-    } else if post && path.starts_with(grpc::SERVICE) {
-        grpc::answer(request, behaviour, &completion)
+    } else if post && path.starts_with(grpc::GEMINI) {
+        grpc::gemini(request, behaviour, &completion)
+    } else if post && path.starts_with(grpc::XAI) {
+        grpc::xai(request, behaviour, &completion)
     } else if request.method == "HEAD" {
         Answer {
             body: Body::None,
@@ -97,6 +99,9 @@ pub(super) fn to(
         answer.body = Body::Whole(b"{\"choices\": [ this is no JSON".to_vec());
     }
     answer.truth["text"] = json!(completion.text());
+    if behaviour.has("redirect") && !request.path.contains('?') {
+        return redirection(request, answer.truth);
+    }
     answer
 }
 
@@ -197,6 +202,33 @@ fn plain(document: &Value) -> Answer {
         declared_length: None,
         trailers: Vec::new(),
         truth: json!({"llm_call": false}),
+    }
+}
+
+/// Sends the client to the same path with a query.
+fn redirection(request: &Request, mut truth: Value) -> Answer {
+    const STATUS: u16 = 307;
+    for field in [
+        "response_model",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "reasoning_tokens",
+        "request_id",
+    ] {
+        truth[field] = Value::Null;
+    }
+    truth["status_code"] = json!(STATUS);
+    for field in ["finish_reasons", "tool_calls"] {
+        truth[field] = json!([]);
+    }
+    Answer {
+        status: STATUS,
+        headers: vec![("location".to_owned(), format!("{}?again", request.path))],
+        body: Body::Whole(b"elsewhere".to_vec()),
+        declared_length: None,
+        trailers: Vec::new(),
+        truth,
     }
 }
 

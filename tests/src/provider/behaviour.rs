@@ -19,8 +19,10 @@
 //! | `framing=chunked\|length\|close` | how the end of the body is told |
 //! | `hang` | no answer at all |
 //! | `html` | the error's body is HTML |
+//! | `interim` | 102 and 103 before the head (HTTP/1.1) |
 //! | `malformed` | the body is no JSON |
 //! | `pause-ms=N` | a pause in the middle of a stream |
+//! | `redirect` | 307 to the same path with a query |
 //! | `rekey` | the keys are updated in the middle of the body (TLS 1.3) |
 //! | `reset=N` | HTTP/2: the stream is reset after N pieces of the body |
 //! | `stream-error=N` | an error event after N events |

@@ -1,12 +1,20 @@
-//! Our parsers against the same work by `serde_json`, in one run: modes take turns, the smallest of the
-//! medians counts. `--json` prints one JSON object.
+//! Our parsers against memcpy and against the same work by the usual crates, in one run: modes take turns,
+//! the smallest of the medians counts. `--json` prints one JSON object.
+
+mod inputs;
+mod peers;
+#[path = "../../tests/shapes/mod.rs"]
+mod shapes;
 
 use std::{hint::black_box, time::Instant};
 
+use inputs::{BLOCK, begun_http2, frame, framed, heads_of, request};
 use observer_wire::{
-    CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp, body::sse, http,
+    CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp,
+    body::sse,
+    http::{self, h2::hpack},
 };
-use serde::Deserialize;
+use peers::{payload, skip, typed};
 
 /// Rounds in which all modes take their turn.
 const ROUNDS: usize = 7;
@@ -23,46 +31,11 @@ const EVENTS: usize = 300;
 /// Bytes of a TLS record.
 const RECORD: usize = 16 * 1024;
 
-/// What an SDK reads of an event.
-#[derive(Deserialize)]
-struct Completion<'a> {
-    #[serde(borrow)]
-    model: Option<&'a str>,
-    #[serde(borrow)]
-    choices: Vec<Choice<'a>>,
-    usage: Option<Usage>,
-}
+/// Bytes of the smaller one of two that are alike.
+const SHAPE: usize = 256 * 1024;
 
-#[derive(Deserialize)]
-struct Choice<'a> {
-    index: u64,
-    #[serde(borrow)]
-    delta: Delta<'a>,
-    #[serde(borrow)]
-    finish_reason: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    content: Option<std::borrow::Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
-/// What a gateway reads of a request.
-#[derive(Deserialize)]
-struct Request<'a> {
-    #[serde(borrow)]
-    model: &'a str,
-    temperature: Option<f64>,
-    stream: Option<bool>,
-    messages: serde::de::IgnoredAny,
-}
+/// How much longer twice the bytes may take.
+const TWICE: f64 = 2.2;
 
 /// A mode: its name, and the work, which returns something that depends on all of it.
 struct Mode<'a> {
@@ -122,7 +95,9 @@ fn main() {
         .map(|event| frame(0, 0, 1, event.as_bytes()))
         .collect();
     let heads_http2 = heads_of(HEADS);
+    let heads_coded = vec![frame(1, 4, 1, BLOCK); HEADS];
 
+    let shapes = shapes::shapes();
     let mut modes = vec![
         Mode {
             name: "memcpy of the events",
@@ -146,6 +121,11 @@ fn main() {
                 }
                 bytes
             }),
+        },
+        Mode {
+            name: "sse framing, eventsource-stream",
+            units: EVENTS,
+            work: Box::new(|| peers::eventsource(&events)),
         },
         Mode {
             name: "events, serde_json typed",
@@ -174,6 +154,11 @@ fn main() {
             work: Box::new(|| stream(&events_framed)),
         },
         Mode {
+            name: "HTTP/2 frames, heads of frames only",
+            units: EVENTS,
+            work: Box::new(|| peers::walk(&events_http2)),
+        },
+        Mode {
             name: "HTTP/2 frames, observer",
             units: EVENTS,
             work: Box::new(|| frames(&events_http2)),
@@ -187,6 +172,26 @@ fn main() {
             name: "HTTP/2 heads that refer to the table, observer",
             units: HEADS,
             work: Box::new(|| heads(&heads_http2)),
+        },
+        Mode {
+            name: "HPACK by reference, observer",
+            units: HEADS,
+            work: Box::new(|| blocks(&heads_http2)),
+        },
+        Mode {
+            name: "HPACK by reference, httlib-hpack",
+            units: HEADS,
+            work: Box::new(|| peers::blocks(&heads_http2)),
+        },
+        Mode {
+            name: "HPACK by Huffman code, observer",
+            units: HEADS,
+            work: Box::new(|| blocks(&heads_coded)),
+        },
+        Mode {
+            name: "HPACK by Huffman code, httlib-hpack",
+            units: HEADS,
+            work: Box::new(|| peers::blocks(&heads_coded)),
         },
         Mode {
             name: "padded events, serde_json typed",
@@ -219,6 +224,25 @@ fn main() {
             work: Box::new(|| asked(&small, RECORD)),
         },
         Mode {
+            name: "1 MiB request, memcpy",
+            units: 1,
+            work: Box::new(|| {
+                let copy = black_box(large_body.as_bytes()).to_vec();
+                black_box(&copy);
+                copy.len() as u64
+            }),
+        },
+        Mode {
+            name: "1 MiB request, sonic-rs typed",
+            units: 1,
+            work: Box::new(|| peers::skip_sonic(&large_body)),
+        },
+        Mode {
+            name: "1 MiB request, serde_json Value",
+            units: 1,
+            work: Box::new(|| peers::value(&large_body)),
+        },
+        Mode {
             name: "1 MiB request, serde_json typed",
             units: 1,
             work: Box::new(|| skip(&large_body)),
@@ -239,17 +263,36 @@ fn main() {
             work: Box::new(|| asked(head, RECORD)),
         },
     ];
+    for shape in &shapes {
+        for (name, size) in [(shape.name, SHAPE), (shape.twice, 2 * SHAPE)] {
+            let bytes = shape.bytes(size);
+            modes.push(Mode {
+                name,
+                units: 1,
+                work: Box::new(move || {
+                    shape.play(&bytes);
+                    1
+                }),
+            });
+        }
+    }
     let best = measure(&mut modes);
     let time = |name: &str| {
         let found = best.iter().find(|(mode, _)| *mode == name);
         found.map_or(f64::NAN, |(_, time)| *time)
     };
-    let ratios = [
+    let mut ratios = vec![
         (
             "sse framing / memcpy",
             "sse framing",
             "memcpy of the events",
             4.0,
+        ),
+        (
+            "sse framing / eventsource-stream",
+            "sse framing",
+            "sse framing, eventsource-stream",
+            1.0 / 1.5,
         ),
         (
             "events with usage / serde_json typed",
@@ -268,6 +311,24 @@ fn main() {
             "HTTP/2 frames, observer",
             "memcpy of the events",
             4.0,
+        ),
+        (
+            "HTTP/2 frames / a walk over their heads",
+            "HTTP/2 frames, observer",
+            "HTTP/2 frames, heads of frames only",
+            2.0,
+        ),
+        (
+            "HPACK by reference / httlib-hpack",
+            "HPACK by reference, observer",
+            "HPACK by reference, httlib-hpack",
+            1.0,
+        ),
+        (
+            "HPACK by Huffman code / httlib-hpack",
+            "HPACK by Huffman code, observer",
+            "HPACK by Huffman code, httlib-hpack",
+            1.0,
         ),
         (
             "events over HTTP/2 / over HTTP/1.1",
@@ -306,12 +367,35 @@ fn main() {
             1.0,
         ),
         (
+            "1 MiB request / memcpy",
+            "1 MiB request, observer",
+            "1 MiB request, memcpy",
+            40.0,
+        ),
+        (
+            "1 MiB request / sonic-rs typed",
+            "1 MiB request, observer",
+            "1 MiB request, sonic-rs typed",
+            1.0,
+        ),
+        (
+            "1 MiB request / serde_json Value",
+            "1 MiB request, observer",
+            "1 MiB request, serde_json Value",
+            1.0 / 3.0,
+        ),
+        (
             "8 x the request / the request, per byte x 8",
             "1 MiB request, observer",
             "132 kB request, observer",
             8.8,
         ),
     ];
+    ratios.extend(
+        shapes
+            .iter()
+            .map(|shape| (shape.twice, shape.twice, shape.name, TWICE)),
+    );
     let rows: Vec<serde_json::Value> = ratios
         .iter()
         .map(|(name, over, under, goal)| {
@@ -360,51 +444,6 @@ fn measure<'a>(modes: &mut [Mode<'a>]) -> Vec<(&'static str, f64)> {
         }
     }
     modes.iter().map(|mode| mode.name).zip(best).collect()
-}
-
-fn payload(event: &str) -> &str {
-    event.strip_prefix("data: ").unwrap_or_default().trim_end()
-}
-
-fn typed(events: &[String]) -> u64 {
-    let mut sum = 0;
-    for event in events {
-        let Ok(completion) = serde_json::from_str::<Completion<'_>>(payload(event)) else {
-            continue;
-        };
-        sum += completion.model.map_or(0, str::len) as u64;
-        for choice in &completion.choices {
-            sum += choice.index + choice.finish_reason.map_or(0, str::len) as u64;
-            sum += choice.delta.content.as_ref().map_or(0, |text| text.len()) as u64;
-        }
-        if let Some(usage) = completion.usage {
-            sum += usage.prompt_tokens + usage.completion_tokens;
-        }
-    }
-    sum
-}
-
-fn skip(body: &str) -> u64 {
-    serde_json::from_str::<Request<'_>>(body).map_or(0, |request| {
-        let serde::de::IgnoredAny = request.messages;
-        request.model.len() as u64
-            + u64::from(request.stream == Some(true))
-            + request.temperature.map_or(0, |value| value as u64)
-    })
-}
-
-/// A request with one long conversation.
-fn request(bytes: usize) -> String {
-    let text =
-        "The quick brown fox jumps over the lazy dog, \\\"again\\\" and again.\\n".repeat(30);
-    let message = format!(r#"{{"role":"user","content":"{text}"}}"#);
-    let messages = vec![message.as_str(); bytes / message.len()].join(",");
-    let body =
-        format!(r#"{{"model":"gpt-4o","temperature":0.5,"stream":true,"messages":[{messages}]}}"#);
-    format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nAccept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 1.99.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 1.99.0\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\nX-Stainless-Runtime-Version: 3.11.7\r\nAuthorization: Bearer sk-0123456789012345678901234567890123456789\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
 }
 
 /// Hands bytes to a connection as the agent does.
@@ -474,6 +513,20 @@ fn stream_http2(framed: &[Vec<u8>]) -> u64 {
     feed.ended
 }
 
+/// The blocks of frames that hold one each.
+fn blocks(frames: &[Vec<u8>]) -> u64 {
+    let mut decoder = hpack::Decoder::default();
+    let mut bytes = 0;
+    for frame in frames {
+        let block = frame.get(9..).unwrap_or_default();
+        let decoded = decoder.decode(block, &mut |field| {
+            bytes += field.value.map_or(0, <[u8]>::len) as u64;
+        });
+        assert!(decoded.is_ok());
+    }
+    bytes
+}
+
 /// The frames alone.
 fn frames(framed: &[Vec<u8>]) -> u64 {
     let mut connection = http::Connection::default();
@@ -493,62 +546,6 @@ fn frames(framed: &[Vec<u8>]) -> u64 {
     bytes
 }
 
-/// A connection with a request and the head of its answer.
-fn begun_http2() -> [Vec<u8>; 2] {
-    let mut head = vec![0x83];
-    for (index, value) in [(0x41, "api.openai.com"), (0x44, "/v1/chat/completions")] {
-        head.extend([index, value.len() as u8]);
-        head.extend(value.bytes());
-    }
-    let answer = b"\x88\x5f\x11text/event-stream";
-    let body = b"{\"model\":\"gpt-4o\",\"stream\":true}";
-    [
-        [
-            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
-            &frame(4, 0, 0, b""),
-            &frame(1, 4, 1, &head),
-            &frame(0, 1, 1, body),
-        ]
-        .concat(),
-        [frame(4, 0, 0, b""), frame(1, 4, 1, answer)].concat(),
-    ]
-}
-
-/// A head that adds fields to the table, and others that refer to them.
-fn heads_of(count: usize) -> Vec<Vec<u8>> {
-    let fields = [
-        (":authority", "api.openai.com"),
-        (":path", "/v1/embeddings"),
-        ("accept", "application/json"),
-        ("content-type", "application/json"),
-        ("user-agent", "OpenAI/Python 1.99.0"),
-        ("x-stainless-lang", "python"),
-        ("x-stainless-package-version", "1.99.0"),
-        ("x-stainless-os", "Linux"),
-        ("x-stainless-arch", "x64"),
-        ("x-stainless-runtime", "CPython"),
-        ("x-stainless-runtime-version", "3.11.7"),
-        (
-            "authorization",
-            "Bearer sk-0123456789012345678901234567890123456789",
-        ),
-    ];
-    let mut head = vec![0x83];
-    for (name, value) in fields {
-        head.extend([0x40, name.len() as u8]);
-        head.extend(name.bytes());
-        head.push(value.len() as u8);
-        head.extend(value.bytes());
-    }
-    let indexed: Vec<u8> = [0x83]
-        .into_iter()
-        .chain((0..fields.len() as u8).map(|index| 0x80 | (62 + index)))
-        .collect();
-    let mut heads = vec![frame(1, 5, 1, &head)];
-    heads.extend((1..count).map(|number| frame(1, 5, number as u32 * 2 + 1, &indexed)));
-    heads
-}
-
 fn heads(heads: &[Vec<u8>]) -> u64 {
     let mut feed = Feed::new();
     feed.pass(Direction::Sent, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -556,28 +553,6 @@ fn heads(heads: &[Vec<u8>]) -> u64 {
         feed.pass(Direction::Sent, head);
     }
     feed.positions[0]
-}
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len())
-        .unwrap_or(u32::MAX)
-        .to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// Events and their end as chunks of HTTP.
-fn framed(events: &[String], end: &str) -> Vec<Vec<u8>> {
-    events
-        .iter()
-        .map(String::as_str)
-        .chain([end])
-        .map(|event| format!("{:x}\r\n{event}\r\n", event.len()).into_bytes())
-        .collect()
 }
 
 fn asked(request: &str, piece: usize) -> u64 {
