@@ -12,7 +12,7 @@ use super::{
     counter_of, elements,
     fields::{About, Count, Field, Fields, Included, find},
     is_filled,
-    openai::{self, OpenAi},
+    openai::chat::{self, Chat},
     sdk::Exception,
     text,
 };
@@ -243,7 +243,7 @@ macro_rules! joined {
         const OBJECTS: &[Members] = &[
             OTHERS,
             anthropic::$content.$part.members(),
-            openai::$content.$part.members(),
+            chat::$content.$part.members(),
             bedrock::$content.$part.members(),
         ];
         static JOINED: [(&str, Select); count(OBJECTS)] = Select::joined(OBJECTS);
@@ -342,7 +342,7 @@ impl Provider for Invoke {
 
     fn is_response(&self, document: &Value) -> bool {
         Anthropic.is_response(document)
-            || OpenAi.is_response(document)
+            || Chat.is_response(document)
             || Converse.is_response(document)
             || ["embedding", "embeddings", "embeddingsByType", METRICS]
                 .iter()
@@ -362,7 +362,7 @@ impl Provider for Invoke {
             call.request_fields(document);
             bedrock::show(document, call);
         } else if document.get("messages").is_some() {
-            OpenAi.request(document, call);
+            Chat.request(document, call);
         } else {
             call.request_fields(document);
             let prompt = ["prompt", "inputText", "message"]
@@ -384,9 +384,9 @@ impl Provider for Invoke {
     fn response(&self, document: &Value, call: &mut CallBuilder) {
         if Anthropic.is_response(document) {
             Anthropic.response(document, call);
-        } else if OpenAi.is_response(document) {
-            call.read_as(&openai::FIELDS);
-            OpenAi.response(document, call);
+        } else if Chat.is_response(document) {
+            call.read_as(&chat::FIELDS);
+            Chat.response(document, call);
             choices(document, call);
         } else if document.get("output").is_some() {
             Converse.response(document, call);
@@ -408,9 +408,9 @@ impl Provider for Invoke {
             Converse.event(name, &Event::Json(event), call);
         } else if document.get("type").is_some() {
             Anthropic.event("", data, call);
-        } else if OpenAi.is_response(document) {
-            call.read_as(&openai::FIELDS);
-            OpenAi.event("", data, call);
+        } else if Chat.is_response(document) {
+            call.read_as(&chat::FIELDS);
+            Chat.event("", data, call);
             choices(document, call);
         } else {
             other(document, call);

@@ -146,8 +146,10 @@ enum Body {
     Lines(ndjson::Parser, Templates),
     /// Of a redirection, or none at all.
     Other,
-    /// Of unknown type: the first byte will tell.
-    Unknown,
+    /// The first byte will tell what it is; `foreign` if its type is named, and is none that can be read.
+    Unknown {
+        foreign: bool,
+    },
 }
 
 /// What is known of an answer while it comes.
@@ -221,7 +223,7 @@ impl Response {
                     reader.message(message);
                 }
             }),
-            Body::Other | Body::Unknown => {}
+            Body::Other | Body::Unknown { .. } => {}
         }
     }
 
@@ -254,8 +256,8 @@ impl Response {
             Body::Messages(parser) => {
                 reader.state.unparsable |= !reader.state.lost && !parser.is_between();
             }
-            Body::Other => reader.state.whole = true,
-            Body::Error { .. } | Body::Unknown => {}
+            Body::Other | Body::Unknown { foreign: true } => reader.state.whole = true,
+            Body::Error { .. } | Body::Unknown { foreign: false } => {}
         }
     }
 
@@ -286,7 +288,7 @@ impl Response {
             Body::Frames(parser, open) => parser.memory() + open.as_ref().map_or(0, Frame::memory),
             Body::Lines(parser, templates) => parser.memory() + templates.memory(),
             Body::Messages(parser) => parser.memory(),
-            Body::Other | Body::Unknown => 0,
+            Body::Other | Body::Unknown { .. } => 0,
         };
         decoder_bytes(&self.decoder) + body
     }
@@ -332,17 +334,19 @@ impl Body {
             reader.stream();
             Self::Lines(ndjson::Parser::default(), Templates::default())
         } else if head.partial && content_type.is_empty() {
-            Self::Unknown
+            Self::Unknown { foreign: false }
         } else if stream_path {
             reader.state.streamed = true;
             Self::Elements(Parser::elements(&selection.event, bounds))
-        } else {
+        } else if content_type.is_empty() || is_json(&content_type) {
             Self::Document(Parser::new(&selection.response, bounds))
+        } else {
+            Self::Unknown { foreign: true }
         }
     }
 
     /// One of unknown type, by how it begins.
-    fn guess(bytes: &[u8], reader: &mut Reader<'_>) -> Self {
+    fn guess(bytes: &[u8], foreign: bool, reader: &mut Reader<'_>) -> Self {
         let options = reader.options;
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         let selection = reader.provider.selection(options.capture_content);
@@ -353,6 +357,8 @@ impl Body {
                 Self::Frames(eventstream::Parser::default(), None)
             }
             Some(b'{') => Self::Document(Parser::new(&selection.response, bounds)),
+            // Audio, a page of a gateway: there is nothing in it to be read.
+            Some(_) if foreign => Self::Other,
             Some(b'[') => {
                 reader.stream();
                 Self::Elements(Parser::elements(&selection.event, bounds))
@@ -361,14 +367,14 @@ impl Body {
                 reader.stream();
                 Self::Events(sse::Parser::default(), Templates::default())
             }
-            None => Self::Unknown,
+            None => Self::Unknown { foreign },
         }
     }
 
     /// Takes bytes without content coding.
     fn push(&mut self, bytes: &[u8], reader: &mut Reader<'_>) {
-        if let Self::Unknown = self {
-            *self = Self::guess(bytes, reader);
+        if let Self::Unknown { foreign } = self {
+            *self = Self::guess(bytes, *foreign, reader);
         }
         match self {
             Self::Document(parser) => parser.push(bytes, &mut |_| ()),
@@ -388,7 +394,7 @@ impl Body {
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 parser.push(bytes, &mut |_| ());
             }
-            Self::Other | Self::Unknown => {}
+            Self::Other | Self::Unknown { .. } => {}
         }
     }
 }
@@ -644,6 +650,12 @@ pub(super) fn limits(options: Options, preview_chars: usize, string_chars: usize
     }
 }
 
+/// Whether a media type is JSON (RFC 6839 section 3.1, too).
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.ends_with("/json") || kind.ends_with("+json")
+}
+
 /// How the messages of gRPC are compressed that are.
 fn grpc_encoding(headers: &HeaderMap) -> &str {
     headers
@@ -672,7 +684,7 @@ fn content_encoding(headers: &HeaderMap) -> String {
 mod tests {
     use http::{HeaderValue, Method};
 
-    use super::{super::openai::OpenAi, *};
+    use super::{super::openai::chat::Chat, *};
 
     #[test]
     fn a_form_is_read_like_json() {
@@ -692,7 +704,7 @@ mod tests {
             partial: false,
             websocket: false,
         };
-        let mut request = Request::new(&OpenAi, &head, Options::default());
+        let mut request = Request::new(&Chat, &head, Options::default());
         for byte in FORM.as_bytes().chunks(1) {
             request.push(byte);
             assert!(request.memory() < 4096);

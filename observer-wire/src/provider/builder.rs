@@ -6,8 +6,8 @@ use serde_json::{Map, Number, Value};
 
 use super::{
     fields::{Count, Counts, Field, Fields, find, merge_usage},
-    preview,
-    sdk::{Exception, Sdk},
+    gateways, preview,
+    sdk::{self, Exception, Sdk},
 };
 use crate::{
     call::{Incomplete, LlmCall},
@@ -113,6 +113,10 @@ impl CallBuilder {
             if let Some(value) = find(document, places) {
                 self.field(*field, value);
             }
+        }
+        let model = self.model.as_deref().unwrap_or_default();
+        if let Some(provider) = gateways::by_model(self.start.provider, model) {
+            self.start.provider = provider;
         }
     }
 
@@ -274,6 +278,12 @@ impl CallBuilder {
             .get_or_insert_with(|| self.start.sdk.stream_error(body));
     }
 
+    /// The provider says that it failed, in an answer for which no library raises an exception.
+    pub(super) fn failed(&mut self, code: Option<&str>, message: Option<&str>) {
+        self.error
+            .get_or_insert_with(|| sdk::reported(code, message));
+    }
+
     /// Longest input preview, in code points; `None` if none is wanted.
     pub(super) fn input_limit(&self) -> Option<usize> {
         self.options
@@ -308,6 +318,11 @@ impl CallBuilder {
     /// When the request began.
     pub(super) fn started_at(&self) -> Timestamp {
         self.start.at
+    }
+
+    /// The host that the request names.
+    pub(super) fn server_address(&self) -> Option<&str> {
+        self.start.server_address.as_deref()
     }
 
     /// The client library.

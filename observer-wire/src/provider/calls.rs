@@ -103,14 +103,23 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                if hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket) {
+                let to_llm =
+                    hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket);
+                if to_llm {
                     self.judge(Verdict::Llm);
                 }
                 if head.websocket {
-                    self.begin_session(exchange, &head, at, origin);
+                    if !self.begin_session(exchange, &head, at, origin) && to_llm {
+                        let host = host.to_owned();
+                        report(CallEvent::Unread { host });
+                    }
                     return;
                 }
                 let begun = self.begin(&head, at, origin);
+                if to_llm && begun.is_empty() {
+                    let host = host.to_owned();
+                    report(CallEvent::Unread { host });
+                }
                 match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
                     // The bodies will tell.
@@ -208,14 +217,20 @@ impl Calls {
         self.sessions.get_mut(&exchange)
     }
 
-    /// A WebSocket session is asked for.
-    fn begin_session(&mut self, id: ExchangeId, head: &RequestHead, at: Timestamp, origin: Origin) {
+    /// A WebSocket session is asked for. Whether it may hold calls.
+    fn begin_session(
+        &mut self,
+        id: ExchangeId,
+        head: &RequestHead,
+        at: Timestamp,
+        origin: Origin,
+    ) -> bool {
         let found = DIALOGUES
             .iter()
             .find_map(|format| Some((*format, format.recognize(head)?)));
         let Some((format, recognized)) = found else {
             self.judge(Verdict::Other);
-            return;
+            return false;
         };
         // Elsewhere its messages will tell.
         if recognized.certainty == Certainty::Certain {
@@ -230,12 +245,14 @@ impl Calls {
         };
         let session = Session::new(&begin, format, recognized, self.options);
         self.sessions.insert(id, session);
+        true
     }
 
     fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
         let Some(active) = self.active.get_mut(&exchange) else {
             return;
         };
+        let host = active.first().and_then(Exchange::llm_host);
         active.retain_mut(|active| {
             active.request_end();
             active.certainty != Certainty::Possible || active.request_fits
@@ -244,6 +261,9 @@ impl Calls {
             [] => {
                 self.active.remove(&exchange);
                 self.judge(Verdict::Other);
+                if let Some(host) = host {
+                    report(CallEvent::Unread { host });
+                }
             }
             // Which of several it is the answer will tell.
             [active] if !active.announced => {
@@ -270,6 +290,7 @@ impl Calls {
             return;
         };
         let mut recorded = false;
+        let host = ended.first().and_then(Exchange::llm_host);
         for active in ended {
             let (call, announced, started) = (active.call, active.announced, active.started());
             let record = if recorded { None } else { active.end(end, at) };
@@ -287,6 +308,9 @@ impl Calls {
                 None if announced => report(CallEvent::Dismissed { call }),
                 None => {}
             }
+        }
+        if !recorded && let Some(host) = host {
+            report(CallEvent::Unread { host });
         }
         self.judge(if recorded {
             Verdict::Llm

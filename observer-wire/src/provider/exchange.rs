@@ -15,6 +15,7 @@ use super::{
     builder::{CallBuilder, Finish, Start},
     fields::Fields,
     gemini::percent_decoded,
+    hosts,
     sdk::Sdk,
 };
 use crate::{
@@ -174,6 +175,12 @@ impl Exchange {
             partial: head.partial,
             options,
         }
+    }
+
+    /// The host, if it is one of LLM providers.
+    pub(super) fn llm_host(&self) -> Option<String> {
+        let host = self.builder.server_address()?;
+        hosts::is_llm(host).then(|| host.to_owned())
     }
 
     /// What is reported of its beginning.

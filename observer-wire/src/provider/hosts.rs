@@ -1,5 +1,7 @@
 //! Well-known hosts of providers. A host counts with all its subdomains.
 
+use super::gateways;
+
 /// Hosts of other formats than OpenAI's, which are recognised by their paths.
 const OTHERS: &[&str] = &["aiplatform.googleapis.com", "api.anthropic.com"];
 
@@ -32,12 +34,14 @@ const HOSTS: &[(&str, &str)] = &[
     ("generativelanguage.googleapis.com", "google"),
     ("integrate.api.nvidia.com", "nvidia_nim"),
     ("models.ai.azure.com", "azure_ai"),
+    ("models.inference.ai.azure.com", "azure_ai"),
     ("models.github.ai", "github_models"),
     ("ollama.com", "ollama"),
     ("open.bigmodel.cn", "zai"),
     ("openai.azure.com", "azure_openai"),
     ("openrouter.ai", "openrouter"),
     ("router.huggingface.co", "huggingface"),
+    ("services.ai.azure.com", "azure_openai"),
 ];
 
 /// Every host of the OpenAI format with its provider, and those of Bedrock.
@@ -52,7 +56,10 @@ pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Whether a host is known to serve LLMs.
 pub(super) fn is_llm(host: &str) -> bool {
     let regional = host.ends_with("-aiplatform.googleapis.com");
-    regional || provider(host).is_some() || OTHERS.iter().any(|domain| is_within(host, domain))
+    regional
+        || provider(host).is_some()
+        || gateways::is_gateway(host)
+        || OTHERS.iter().any(|domain| is_within(host, domain))
 }
 
 /// The provider of a host of the OpenAI format, if it is well known.

@@ -11,15 +11,13 @@ mod builder;
 mod calls;
 mod exchange;
 mod fields;
+mod gateways;
 mod gemini;
 mod gemini_grpc;
 mod gemini_live;
 mod hosts;
 mod ollama;
 mod openai;
-mod openai_realtime;
-mod openai_responses;
-mod openai_responses_socket;
 mod preview;
 mod reference;
 mod repr;
@@ -49,15 +47,23 @@ const PROVIDERS: &[&dyn Provider] = &[
     &gemini::Gemini,
     &anthropic::Anthropic,
     &ollama::Ollama,
-    &openai_responses::OpenAiResponses,
-    &openai::OpenAi,
+    &openai::responses::Responses,
+    &openai::responses::Fetched,
+    &openai::completions::Completions,
+    &openai::embeddings::Embeddings,
+    &openai::images::Images,
+    &openai::audio::Audio,
+    &openai::moderations::Moderations,
+    &openai::assistants::Assistants,
+    &openai::retrieval::Retrieval,
+    &openai::chat::Chat,
 ];
 
 /// Every format of WebSocket sessions, in the order in which they are asked.
 const DIALOGUES: &[&dyn Dialogue] = &[
     &gemini_live::GeminiLive,
-    &openai_realtime::OpenAiRealtime,
-    &openai_responses_socket::OpenAiResponsesSocket,
+    &openai::realtime::Realtime,
+    &openai::responses_socket::ResponsesSocket,
 ];
 
 /// A format of requests and responses.
@@ -138,6 +144,7 @@ enum Event<'a> {
 }
 
 /// What a request head tells.
+#[derive(Debug, PartialEq)]
 struct Recognized {
     provider: &'static str,
     operation: &'static str,

@@ -379,6 +379,11 @@ impl Sdk {
     }
 }
 
+/// What a provider says of a failure.
+pub(super) fn reported(code: Option<&str>, message: Option<&str>) -> Exception {
+    (bounded(code.unwrap_or("error")), message.map(bounded))
+}
+
 /// What `websockets` 15 calls a code of a close frame (`frames.py`, `CLOSE_CODE_EXPLANATIONS`).
 fn close_code(code: u16) -> &'static str {
     match code {

@@ -3,12 +3,7 @@
 /// The bytes of one message.
 pub(crate) fn message(line: &str) -> Vec<u8> {
     if let Some(line) = line.strip_prefix("lost ") {
-        return [
-            super::super::LOST_START,
-            &message(line),
-            super::super::LOST_END,
-        ]
-        .concat();
+        return [super::LOST_START, &message(line), super::LOST_END].concat();
     }
     if let Some(line) = line.strip_prefix("corrupt ") {
         let mut bytes = message(line);

@@ -7,6 +7,10 @@ use std::io::Write as _;
 
 use flate2::{Compression, write::GzEncoder};
 
+/// Around what is lost to the observer.
+pub(crate) const LOST_START: &[u8] = b"<<lost";
+pub(crate) const LOST_END: &[u8] = b">>";
+
 /// One direction of a connection: what HPACK's encoder has put into the table.
 #[derive(Default)]
 pub(crate) struct Encoder {

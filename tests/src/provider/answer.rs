@@ -1,11 +1,12 @@
-//! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
-//! Gemini and AWS Bedrock, and those of Gemini and xAI over gRPC.
+//! What the providers answer: the wire formats of OpenAI and those that speak them (chat completions, Responses
+//! and all else), Anthropic, Gemini and AWS Bedrock, and those of Gemini and xAI over gRPC.
 
 mod anthropic;
 mod bedrock;
 mod gemini;
 mod grpc;
 mod openai;
+mod operations;
 mod responses;
 
 use serde_json::{Value, json};
@@ -66,6 +67,10 @@ pub(super) fn to(
         openai::answer(request, behaviour, &document, &completion)
     } else if post && path.ends_with("/responses") {
         responses::answer(request, behaviour, &document, &completion)
+    } else if request.method == "GET" && path.contains("/responses/") {
+        responses::fetched(request, &completion)
+    } else if post && let Some(operation) = operations::of(path) {
+        operations::answer(operation, request, behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages") {
         anthropic::answer(behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages/count_tokens") {

@@ -13,6 +13,7 @@
 //! | `early` | the answer comes before the request body is read |
 //! | `encoding=gzip\|deflate\|br\|zstd` | content coding |
 //! | `error=STATUS` | an error of that HTTP status, in the provider's form |
+//! | `error-gateway` | the error is that of Azure's gateway |
 //! | `error-text` | the error is a string, as xAI has it, in the form of OpenAI |
 //! | `events=N` | pieces of text of a stream |
 //! | `fails=N` | with `error`: only the first N attempts of an SDK that counts them fail |
