@@ -150,7 +150,8 @@ impl Talk<'_, '_> {
                     self.know(truth, begun);
                 }
                 "response.create" => {
-                    if !self.respond(&model, begun)? {
+                    let goes_on = self.respond(&model, begun)?;
+                    if !goes_on {
                         return Ok(());
                     }
                 }
