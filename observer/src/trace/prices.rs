@@ -744,7 +744,7 @@ mod tests {
         );
         let many = json!({"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX});
         let cost = prices.cost(&openai("api.openai.com", "m", None, &many));
-        assert_eq!(cost, Some(5.534_023_222_112_865_5e18));
+        assert_eq!(cost, Some(5.534_023_222_112_865e18));
         // Hostile counts may not fit.
         let table = r#"{"m": {"input_cost_per_token": 1e27}}"#;
         let prices = Prices::parse(table.as_bytes()).unwrap();
