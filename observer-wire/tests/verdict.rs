@@ -87,6 +87,18 @@ fn requests_to_a_known_host_that_are_no_calls_are_told() {
         assert_eq!(talk.3, vec!["api.openai.com"; times], "{request}");
     }
     let mut talk = Talk::new();
+    let host = "bedrock-runtime.us-east-1.amazonaws.com";
+    for (path, times) in [
+        ("/guardrail/abc/version/1/apply", 1),
+        ("/async-invoke", 2),
+        ("/model/amazon.nova-lite-v1%3A0/count-tokens", 3),
+        ("/model/amazon.nova-lite-v1%3A0/converse", 3),
+    ] {
+        talk.sent(&post(host, path, r#"{"messages":[]}"#));
+        talk.received(&answer(r#"{"stopReason":"end_turn"}"#));
+        assert_eq!(talk.3, vec![host; times], "{path}");
+    }
+    let mut talk = Talk::new();
     talk.sent("CONNECT api.openai.com:443 HTTP/1.1\r\nHost: api.openai.com\r\n\r\n");
     assert!(talk.3.is_empty());
     let mut talk = Talk::new();
