@@ -8,7 +8,7 @@
 mod frames;
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -287,6 +287,26 @@ fn a_large_request_costs_little_without_content() {
     }
 }
 
+/// The form is that of `fuzz/fuzz_targets/call.rs`. `cargo xtask fuzz` begins with them.
+#[test]
+fn every_case_is_a_seed_for_fuzzing() {
+    let folder = env::var_os("OBSERVER_WRITE_SEEDS").map(PathBuf::from);
+    for case in cases() {
+        for options in [0, 0xff] {
+            let seed = Script::read(&case).seed(options);
+            assert!(seed.len() > 1, "{}", case.display());
+            if let Some(folder) = &folder {
+                let provider = case.parent().and_then(Path::file_name).unwrap();
+                let name = case.file_stem().unwrap();
+                let name = [provider, name]
+                    .map(|part| part.to_str().unwrap())
+                    .join("-");
+                fs::write(folder.join(format!("{name}-{options}")), seed).unwrap();
+            }
+        }
+    }
+}
+
 /// One thing that happens on a connection.
 enum Step {
     Bytes {
@@ -317,6 +337,47 @@ struct Script {
 const FRAME_HEADER: usize = 9;
 
 impl Script {
+    /// A byte of options, then for each step what happens, a length of two bytes, and the bytes.
+    fn seed(&self, options: u8) -> Vec<u8> {
+        const LONGEST: usize = u16::MAX as usize;
+        let mut seed = vec![options];
+        let mut step = |what: u8, direction: Direction, length: usize, bytes: &[u8]| {
+            let length = u16::try_from(length).unwrap().to_le_bytes();
+            seed.extend([what << 1 | u8::from(direction == Direction::Sent)]);
+            seed.extend(length);
+            seed.extend(bytes);
+        };
+        for one in &self.steps {
+            match one {
+                Step::Bytes {
+                    direction, bytes, ..
+                } => {
+                    for bytes in bytes.chunks(LONGEST) {
+                        step(4, *direction, bytes.len(), bytes);
+                    }
+                }
+                Step::Lost { direction, bytes } => {
+                    step(
+                        0,
+                        *direction,
+                        usize::try_from(*bytes).unwrap().min(LONGEST),
+                        &[],
+                    );
+                }
+                Step::Close { close, .. } => {
+                    let who = match close {
+                        Close::Detached => 0,
+                        Close::Local => 1,
+                        Close::Peer { clean } => 2 + usize::from(*clean),
+                        Close::ProcessExit => 4,
+                    };
+                    step(3, Direction::Received, who, &[]);
+                }
+            }
+        }
+        seed
+    }
+
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap();
         let mut script = Self {
