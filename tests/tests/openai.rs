@@ -307,13 +307,13 @@ fn langchain() {
     let version = version(&environment("langchain"), "langchain-openai");
     let row = row("Python langchain-openai", &version, "1.1");
     for behaviour in ["events=20; token-ms=2", "tools=1"] {
-        let run = scene.cover(&row, 5, &[], &python(&scene, "langchain", behaviour));
+        let run = scene.cover(&row, 6, &[], &python(&scene, "langchain", behaviour));
         assert_no_errors(&run);
         scene.assert_truth_of(&run.calls);
     }
     // Its exceptions derive from those of openai-python, by which it calls.
     let run = scene.exec(&[], &python(&scene, "langchain", "error=429"));
-    assert_eq!(run.calls.len(), 5, "{:#?}", run.calls);
+    assert_eq!(run.calls.len(), 6, "{:#?}", run.calls);
     for (call, seen) in run.calls.iter().zip(&run.client) {
         let (class, raised) = (&call["error_type"], &seen["error_type"]);
         assert_eq!(class, "RateLimitError", "{call:#}");
