@@ -1,6 +1,10 @@
 //! OpenAI's whole API, and the libraries that speak it: each call is recorded once, with every field right.
 
-use std::{ffi::OsString, fs, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use observer_e2e::{
     clients,
@@ -59,8 +63,14 @@ fn python(scene: &Scene, folder: &str, behaviour: &str) -> Vec<OsString> {
     command
 }
 
+/// The version of openai-python in the environment of most clients.
+fn openai_version() -> String {
+    let python = clients::python().unwrap_or_else(|error| panic!("{error:#}"));
+    version(&python, "openai")
+}
+
 /// The version of a package in an environment.
-fn version(python: &PathBuf, package: &str) -> String {
+fn version(python: &Path, package: &str) -> String {
     let say = format!("import importlib.metadata as m; print(m.version('{package}'))");
     let (_, version, _) = output(python, &["-c", &say]);
     version.trim().to_owned()
@@ -70,7 +80,7 @@ fn row<'a>(runtime: &'a str, version: &'a str, http: &'a str) -> Row<'a> {
     Row {
         runtime,
         version,
-        library: "OpenSSL 3.0.19",
+        library: "OpenSSL 3.0",
         linkage: "shared",
         symbols: "dynamic symbols",
         http,
@@ -104,13 +114,14 @@ fn assert_errors(run: &Run, scene: &Scene, made: usize) {
 #[test]
 fn every_operation_by_openai_python() {
     let scene = Scene::new();
-    for (mode, http) in [(&[][..], "1.1"), (&["--asynchronous"], "1.1")] {
+    let version = openai_version();
+    let row = row("Python openai, whole API", &version, "1.1");
+    for mode in [&[][..], &["--asynchronous"]] {
         let arguments = mode
             .iter()
             .chain(&["--behaviour", "delay-ms=20; cached=5; reasoning=3"])
             .chain(OPERATIONS)
             .copied();
-        let row = row("Python openai, whole API", "3.54.0", http);
         let run = scene.cover(
             &row,
             OPERATIONS.len(),
@@ -125,11 +136,13 @@ fn every_operation_by_openai_python() {
 #[test]
 fn every_operation_over_http2() {
     let scene = Scene::new();
+    let python = environment("http2");
+    let version = version(&python, "openai");
+    let row = row("Python openai, whole API (httpx)", &version, "2");
     for mode in [&["--http2"][..], &["--http2", "--asynchronous"]] {
         let arguments = mode.iter().chain(OPERATIONS).copied();
         let mut command = scene.script("openai/calls.py", arguments);
-        command[0] = environment("http2").into();
-        let row = row("Python openai, whole API (httpx)", "2.54.0", "2");
+        command[0] = python.clone().into();
         let run = scene.cover(&row, OPERATIONS.len(), &[], &command);
         assert_no_errors(&run);
         scene.assert_truth_of(&run.calls);
@@ -164,43 +177,32 @@ fn what_is_no_call() {
 #[test]
 fn errors_of_every_operation() {
     let scene = Scene::new();
+    // The provider does not fail where a response is fetched.
+    let operations: Vec<&str> = OPERATIONS
+        .iter()
+        .copied()
+        .filter(|operation| *operation != "responses-fetch")
+        .collect();
     for behaviour in ["error=400", "error=429", "error=503"] {
         let arguments = ["--behaviour", behaviour];
-        let run = scene.exec(
-            &[],
-            &scene.script(
-                "openai/calls.py",
-                arguments.iter().chain(OPERATIONS).copied(),
-            ),
-        );
-        // It fetches nothing that fails.
-        assert_errors_but_fetched(&run, &scene);
+        let arguments = arguments.iter().chain(&operations).copied();
+        let run = scene.exec(&[], &scene.script("openai/calls.py", arguments));
+        assert_errors(&run, &scene, operations.len());
     }
-}
-
-fn assert_errors_but_fetched(run: &Run, scene: &Scene) {
-    let failed = |line: &&Value| line["error_type"].is_string();
-    let mut run_of_errors = Run {
-        status: run.status,
-        calls: run.calls.iter().filter(failed).cloned().collect(),
-        traces: Vec::new(),
-        client: run.client.iter().filter(failed).cloned().collect(),
-        raw: String::new(),
-        stderr: run.stderr.clone(),
-    };
-    run_of_errors
-        .calls
-        .sort_by_key(|call| call["start_time"].to_string());
-    assert_errors(&run_of_errors, scene, OPERATIONS.len() - 1);
 }
 
 #[test]
 fn azure_openai() {
     let scene = Scene::new();
-    for mode in [&["--azure"][..], &["--azure", "--asynchronous"]] {
+    let version = openai_version();
+    let row = row("Python openai, AzureOpenAI", &version, "1.1");
+    for mode in [
+        &["--azure", "dated"][..],
+        &["--azure", "dated", "--asynchronous"],
+        &["--azure", "v1"],
+    ] {
         let arguments = mode.iter().chain(AZURE).copied();
         let command = scene.script("openai/calls.py", arguments);
-        let row = row("Python openai, AzureOpenAI", "3.54.0", "1.1");
         let run = scene.cover(&row, AZURE.len(), &[], &command);
         assert_no_errors(&run);
         for call in &run.calls {
@@ -209,7 +211,7 @@ fn azure_openai() {
         scene.assert_truth_of(&run.calls);
     }
     for behaviour in ["error=400", "error=429; error-gateway"] {
-        let arguments = ["--azure", "--behaviour", behaviour];
+        let arguments = ["--azure", "dated", "--behaviour", behaviour];
         let arguments = arguments.iter().chain(AZURE).copied();
         let run = scene.exec(&[], &scene.script("openai/calls.py", arguments));
         assert_errors(&run, &scene, AZURE.len());
@@ -248,15 +250,79 @@ fn litellm() {
     scene.assert_truth_of(&run.calls);
 }
 
+/// litellm calls by openai-python, and makes exceptions of its own of those, with the same names.
+#[test]
+fn errors_of_litellm() {
+    let scene = Scene::new();
+    for behaviour in ["error=400", "error=401", "error=429", "error=500"] {
+        let run = scene.exec(&[], &python(&scene, "litellm", behaviour));
+        run.assert_clean();
+        assert_eq!(run.calls.len(), 4, "{:#?}", run.calls);
+        scene.assert_truth_of(&run.calls);
+        for seen in &run.client {
+            let call = &run.calls[0];
+            assert_eq!(call["error_type"], seen["error_type"], "{call:#} {seen}");
+            let message = call["error_message"].as_str().expect("a message");
+            let (_, said) = message.split_once(" - ").expect("a code and a message");
+            let shown = seen["error_message"].as_str().expect("a message");
+            assert!(shown.contains(said), "{shown} without {said}");
+        }
+    }
+}
+
+/// What breaks off, and what fails in the middle of a stream.
+#[test]
+fn streams_that_break_off() {
+    let scene = Scene::new();
+    for (behaviour, operation, incomplete) in [
+        ("stream-error=3", "completions-stream", Value::Null),
+        (
+            "cut=3; events=9",
+            "completions-stream",
+            "server_disconnected".into(),
+        ),
+        (
+            "cut=3; events=9",
+            "transcription-stream",
+            "server_disconnected".into(),
+        ),
+        ("cut=1", "images-stream", "server_disconnected".into()),
+        ("cut=5", "responses-stream", "server_disconnected".into()),
+    ] {
+        let arguments = ["--behaviour", behaviour, operation];
+        let run = scene.exec(&[], &scene.script("openai/calls.py", arguments));
+        run.assert_clean();
+        let (call, seen) = (run.only_call(), &run.client[0]);
+        assert_eq!(call["incomplete"], incomplete, "{operation}: {call:#}");
+        for field in ["error_type", "error_message"] {
+            assert!(seen[field].is_string(), "{operation}: {seen}");
+            assert_eq!(call[field], seen[field], "{operation}: {call:#}");
+        }
+    }
+}
+
 #[test]
 fn langchain() {
     let scene = Scene::new();
     let version = version(&environment("langchain"), "langchain-openai");
     let row = row("Python langchain-openai", &version, "1.1");
     for behaviour in ["events=20; token-ms=2", "tools=1"] {
-        let run = scene.cover(&row, 5, &[], &python(&scene, "langchain", behaviour));
+        let run = scene.cover(&row, 6, &[], &python(&scene, "langchain", behaviour));
         assert_no_errors(&run);
         scene.assert_truth_of(&run.calls);
+    }
+    // Its exceptions derive from those of openai-python, by which it calls.
+    let run = scene.exec(&[], &python(&scene, "langchain", "error=429"));
+    assert_eq!(run.calls.len(), 6, "{:#?}", run.calls);
+    for (call, seen) in run.calls.iter().zip(&run.client) {
+        let (class, raised) = (&call["error_type"], &seen["error_type"]);
+        assert_eq!(class, "RateLimitError", "{call:#}");
+        assert!(
+            raised
+                .as_str()
+                .is_some_and(|it| it.ends_with("RateLimitError"))
+        );
+        assert_eq!(call["error_message"], seen["error_message"], "{call:#}");
     }
 }
 
@@ -266,11 +332,13 @@ fn every_operation_by_npm() {
     let modules = clients::npm("openai-node", &["openai@7.57.0"])
         .unwrap_or_else(|error| panic!("{error:#}"))
         .join("node_modules");
-    let (_, version, _) = output("node", &["--version"]);
+    let say = "console.log(process.versions.node, process.versions.openssl)";
+    let (_, versions, _) = output("node", &["-e", say]);
+    let (version, library) = versions.trim().split_once(' ').expect("two versions");
     let row = Row {
         runtime: "Node.js (npm openai 7.57.0)",
-        version: version.trim().trim_start_matches('v'),
-        library: "OpenSSL 3.0.19",
+        version,
+        library: &format!("OpenSSL {library}"),
         linkage: "static",
         symbols: "dynamic symbols",
         http: "1.1",

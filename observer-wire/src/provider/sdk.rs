@@ -4,7 +4,7 @@
 //! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`, google-api-core `exceptions.py`; of
 //! botocore see `botocore.rs`.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
 use super::{
@@ -112,7 +112,28 @@ impl Sdk {
             {
                 Self::GoogleApiCore
             }
-            _ => Botocore::of(head, agent).map_or(Self::Unknown, Self::Botocore),
+            _ => Botocore::of(head, agent).map_or_else(
+                || Self::generated(&head.headers, agent, major),
+                Self::Botocore,
+            ),
+        }
+    }
+
+    /// One that is generated as OpenAI's and Anthropic's are, by Stainless, and has another name: its own, or that
+    /// of the program that uses it (langchain-openai with Azure).
+    fn generated(headers: &HeaderMap, agent: &str, major: u32) -> Self {
+        let language = headers
+            .get("x-stainless-lang")
+            .and_then(|value| value.to_str().ok());
+        let anthropic = headers.contains_key("anthropic-version");
+        match language {
+            Some("python") if anthropic => Self::AnthropicPython(major),
+            // Its version is no version of openai.
+            Some("python") if agent.contains("/Python") => Self::OpenAiPython(1),
+            Some("python") => Self::OpenAiPython(major),
+            Some("js") if anthropic => Self::AnthropicJs,
+            Some("js") => Self::OpenAiJs,
+            _ => Self::Unknown,
         }
     }
 
@@ -613,6 +634,40 @@ mod tests {
             };
             assert_eq!(sdk(fields), expected, "{agent}");
         }
+    }
+
+    #[test]
+    fn libraries_of_other_names_are_told_by_how_they_are_made() {
+        for (agent, lang, version, expected) in [
+            (
+                "langchain-partner-python-azure-openai",
+                "python",
+                "3.57.0",
+                Sdk::OpenAiPython(3),
+            ),
+            (
+                "Cerebras/Python 3.1.0",
+                "python",
+                "3.1.0",
+                Sdk::OpenAiPython(1),
+            ),
+            ("my-agent/1.0", "js", "7.57.0", Sdk::OpenAiJs),
+            ("my-agent/1.0", "go", "3.98.0", Sdk::Unknown),
+        ] {
+            let fields = [
+                ("user-agent", agent),
+                ("x-stainless-lang", lang),
+                ("x-stainless-package-version", version),
+            ];
+            assert_eq!(sdk(&fields), expected, "{agent}");
+        }
+        let fields = [
+            ("user-agent", "my-agent/1.0"),
+            ("x-stainless-lang", "python"),
+            ("x-stainless-package-version", "2.12.0"),
+            ("anthropic-version", "2023-06-01"),
+        ];
+        assert_eq!(sdk(&fields), Sdk::AnthropicPython(2));
     }
 
     #[test]

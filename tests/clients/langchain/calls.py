@@ -5,9 +5,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
+import resolve  # noqa: E402
 import seen  # noqa: E402
 from langchain_core.tools import tool  # noqa: E402
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings  # noqa: E402
+from langchain_openai import AzureChatOpenAI, ChatOpenAI, OpenAIEmbeddings  # noqa: E402
 
 
 @tool
@@ -48,6 +49,17 @@ def main() -> None:
     seen.call("tools", lambda case: chat(case).bind_tools([get_weather]).invoke(prompt))
     seen.call("responses", lambda case: chat(case, use_responses_api=True).invoke(prompt))
     seen.call("embeddings", embed)
+
+    azure = resolve.stand_in(url, "mine.openai.azure.com")
+
+    def chat_azure(case: str):
+        settings = options(case)
+        del settings["base_url"]
+        return AzureChatOpenAI(
+            azure_endpoint=azure, azure_deployment="my-gpt4o", api_version="2024-10-21", **settings
+        ).invoke(prompt)
+
+    seen.call("azure", chat_azure)
 
 
 main()

@@ -1,6 +1,6 @@
 """Calls operations of OpenAI's API by openai-python and prints what the client saw of each, as JSON lines.
 
-    calls.py URL [--azure] [--http2] [--asynchronous] [--behaviour …] OPERATION…
+    calls.py URL [--azure dated|v1] [--http2] [--asynchronous] [--behaviour …] OPERATION…
 """
 
 import argparse
@@ -90,6 +90,9 @@ def make_client(options):
     if options.azure:
         make = openai.AsyncAzureOpenAI if options.asynchronous else openai.AzureOpenAI
         url = resolve.stand_in(options.url, "mine.openai.azure.com")
+        if options.azure == "v1":
+            make = openai.AsyncOpenAI if options.asynchronous else openai.OpenAI
+            return make(base_url=f"{url}/openai/v1", **common)
         return make(azure_endpoint=url, api_version="2024-10-21", **common)
     make = openai.AsyncOpenAI if options.asynchronous else openai.OpenAI
     return make(base_url=f"{options.url}/v1", **common)
@@ -125,7 +128,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("operations", nargs="+")
-    parser.add_argument("--azure", action="store_true")
+    parser.add_argument("--azure", choices=["dated", "v1"], help="Azure OpenAI, by which of its kinds of URL")
     parser.add_argument("--http2", action="store_true")
     parser.add_argument("--asynchronous", action="store_true")
     parser.add_argument("--behaviour", default="")

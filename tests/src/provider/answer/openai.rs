@@ -60,7 +60,15 @@ pub(super) fn answer(
     document: &Value,
     completion: &Completion,
 ) -> Answer {
-    let model = document["model"].as_str().unwrap_or_default();
+    // Azure's path names it where the body does not.
+    let deployment = request
+        .path
+        .split_once("/deployments/")
+        .and_then(|(_, rest)| rest.split('/').next());
+    let model = document["model"]
+        .as_str()
+        .or(deployment)
+        .unwrap_or_default();
     let response_model = format!("{model}-2024-08-06");
     let stream = document["stream"] == true;
     let mut truth = json!({
