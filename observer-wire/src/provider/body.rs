@@ -27,6 +27,14 @@ const RAW_ERROR_BYTES: usize = 2048;
 /// Longest string of an error, in code points.
 const ERROR_CHARS: usize = 4096;
 
+/// Types of bodies of which each line is a document: Ollama's, Cohere's and those of others.
+const LINES: &[&str] = &[
+    "application/x-ndjson",
+    "application/stream+json",
+    "application/jsonl",
+    "application/ndjson",
+];
+
 /// The body of a request.
 pub(super) enum Request {
     Document {
@@ -297,7 +305,7 @@ impl Body {
         if content_type.starts_with("text/event-stream") {
             reader.stream();
             Self::Events(sse::Parser::default(), Templates::default())
-        } else if content_type.starts_with("application/x-ndjson") {
+        } else if LINES.iter().any(|kind| content_type.starts_with(kind)) {
             reader.stream();
             Self::Lines(ndjson::Parser::default(), Templates::default())
         } else if head.partial && content_type.is_empty() {

@@ -5,9 +5,9 @@ use std::fmt;
 use http::Method;
 
 use super::{
-    Certainty, PROVIDERS, Recognized,
+    Certainty, PROVIDERS, Provider, Recognized,
     exchange::{Begin, Exchange},
-    hosts,
+    hosts, mcp,
 };
 use crate::{
     chunk::{Origin, Timestamp},
@@ -96,7 +96,8 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                if hosts::is_llm(host) && head.method != Method::CONNECT {
+                let is_known = hosts::is_llm(host) || mcp::is_session(&head);
+                if is_known && head.method != Method::CONNECT {
                     self.judge(Verdict::Llm);
                 }
                 let begun = self.begin(exchange, &head, at, origin);
@@ -245,27 +246,7 @@ impl Calls {
         at: Timestamp,
         origin: Origin,
     ) -> Vec<Exchange> {
-        let recognized: Vec<_> =
-            if head.path.is_empty() && head.partial && head.method == Method::POST {
-                let shapes = PROVIDERS.iter().filter_map(|provider| {
-                    let (name, operation) = provider.by_shape(head)?;
-                    let recognized = Recognized {
-                        provider: name,
-                        operation,
-                        model: None,
-                        stream: false,
-                        certainty: Certainty::Possible,
-                    };
-                    Some((*provider, recognized))
-                });
-                shapes.collect()
-            } else {
-                PROVIDERS
-                    .iter()
-                    .find_map(|provider| Some((*provider, provider.recognize(head)?)))
-                    .into_iter()
-                    .collect()
-            };
+        let recognized = recognized(head);
         let exchange = |(provider, recognized)| {
             let begin = Begin {
                 id,
@@ -280,6 +261,38 @@ impl Calls {
         };
         recognized.into_iter().map(exchange).collect()
     }
+}
+
+/// The formats that a request is, or may be, in. One that the path speaks for is alone; of those of which
+/// only the bodies can tell there may be several.
+fn recognized(head: &RequestHead) -> Vec<(&'static dyn Provider, Recognized)> {
+    let mut possible = Vec::new();
+    if head.path.is_empty() && head.partial {
+        if head.method == Method::POST {
+            possible.extend(PROVIDERS.iter().filter_map(|provider| {
+                let (name, operation) = provider.by_shape(head)?;
+                let recognized = Recognized {
+                    provider: name,
+                    operation,
+                    model: None,
+                    stream: false,
+                    certainty: Certainty::Possible,
+                };
+                Some((*provider, recognized))
+            }));
+        }
+        return possible;
+    }
+    for provider in PROVIDERS {
+        match provider.recognize(head) {
+            Some(recognized) if recognized.certainty == Certainty::Possible => {
+                possible.push((*provider, recognized));
+            }
+            Some(recognized) => return vec![(*provider, recognized)],
+            None => {}
+        }
+    }
+    possible
 }
 
 impl fmt::Debug for Calls {

@@ -12,7 +12,7 @@ use super::{
     Certainty, Provider, Recognized,
     body::{NAME_CHARS, Reader, Request, Response, State},
     builder::{CallBuilder, Finish, Start},
-    gemini::percent_decoded,
+    headers, percent,
     sdk::Sdk,
 };
 use crate::{
@@ -88,7 +88,7 @@ impl Status {
         let code = field("grpc-status").and_then(|code| code.parse().ok());
         Some(Self {
             code: code.or(partial.then_some(Self::OK))?,
-            message: field("grpc-message").map(percent_decoded),
+            message: field("grpc-message").map(percent::decoded),
         })
     }
 }
@@ -195,6 +195,9 @@ impl Exchange {
         };
         if let Some(document) = request.finish() {
             self.request_fits = self.provider.is_request(&document);
+            if self.request_fits && self.provider.is_settled_by_request() {
+                self.certainty = Certainty::Certain;
+            }
             self.provider.request(&document, &mut self.builder);
         }
     }
@@ -212,6 +215,7 @@ impl Exchange {
         if self.provider.messages(false).is_some() {
             self.grpc = Status::of(&head.headers, false);
         }
+        headers::read(&head.headers, &mut self.builder);
         self.provider.response_head(head, &mut self.builder);
         let stream_path = self.stream_path;
         let (mut reader, _) = self.reader();

@@ -52,6 +52,10 @@ pub(super) enum Field {
 pub(super) enum Count {
     AudioInput,
     AudioOutput,
+    /// All input for which the provider asks money, where that is not what it counts as the prompt.
+    BilledInput,
+    /// The same of output.
+    BilledOutput,
     CacheRead,
     CacheWrite,
     Completion,
@@ -103,9 +107,11 @@ impl Field {
 }
 
 impl Count {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::AudioInput,
         Self::AudioOutput,
+        Self::BilledInput,
+        Self::BilledOutput,
         Self::CacheRead,
         Self::CacheWrite,
         Self::Completion,
@@ -120,6 +126,8 @@ impl Count {
         match self {
             Self::AudioInput => "audio_input_tokens",
             Self::AudioOutput => "audio_output_tokens",
+            Self::BilledInput => "input_tokens (instead)",
+            Self::BilledOutput => "output_tokens (instead)",
             Self::CacheRead => "cached_tokens",
             Self::CacheWrite => "cache_write_tokens",
             Self::Completion => "completion_tokens",
@@ -143,8 +151,12 @@ impl Counts {
         *known = value.or(*known);
     }
 
-    /// All input tokens, with those of caches.
+    /// All input tokens, with those of caches, or those that are billed: OpenTelemetry's
+    /// `gen_ai.usage.input_tokens`.
     pub(super) fn input(&self, fields: &Fields) -> Option<u64> {
+        if let Some(billed) = self.get(Count::BilledInput) {
+            return Some(billed);
+        }
         let mut sum = self.get(Count::Prompt)?;
         if fields.cached == Included::No {
             sum = sum
@@ -154,8 +166,11 @@ impl Counts {
         Some(sum.saturating_add(self.get(Count::ToolPrompt).unwrap_or(0)))
     }
 
-    /// All output tokens, with those that went into reasoning.
+    /// All output tokens, with those that went into reasoning, or those that are billed.
     pub(super) fn output(&self, fields: &Fields) -> Option<u64> {
+        if let Some(billed) = self.get(Count::BilledOutput) {
+            return Some(billed);
+        }
         let (completion, reasoning) = (self.get(Count::Completion), self.get(Count::Reasoning));
         let on_top = match fields.reasoning {
             Included::No => true,

@@ -2,22 +2,39 @@
 //! `PROVIDERS`.
 
 mod anthropic;
+mod anthropic_complete;
 mod anthropic_errors;
 mod body;
 mod builder;
 mod calls;
+mod cohere;
+mod cohere_embed;
+mod cohere_v1;
+mod dashscope;
 mod exchange;
 mod fields;
 mod gemini;
+mod gemini_embeddings;
 mod gemini_grpc;
+mod gemini_interactions;
+mod gemini_predict;
+mod headers;
 mod hosts;
+mod llama_cpp;
+mod mcp;
+mod mistral;
 mod ollama;
+mod ollama_embed;
 mod openai;
 mod openai_responses;
+mod percent;
 mod preview;
 mod reference;
 mod repr;
 mod sdk;
+mod tgi;
+mod vertex;
+mod watsonx;
 mod xai_grpc;
 
 pub use calls::Calls;
@@ -38,8 +55,22 @@ const PROVIDERS: &[&dyn Provider] = &[
     &gemini_grpc::VERTEX,
     &xai_grpc::XaiGrpc,
     &gemini::Gemini,
+    &gemini_embeddings::GeminiEmbeddings,
+    &gemini_predict::GeminiPredict,
+    &gemini_interactions::Interactions,
     &anthropic::Anthropic,
+    &anthropic_complete::AnthropicComplete,
+    &cohere::Cohere,
+    &cohere_v1::CohereV1,
+    &cohere_embed::CohereEmbed,
+    &mistral::Mistral,
+    &dashscope::DashScope,
+    &watsonx::Watsonx,
     &ollama::Ollama,
+    &ollama_embed::OllamaEmbed,
+    &llama_cpp::LlamaCpp,
+    &tgi::Tgi,
+    &mcp::Mcp,
     &openai_responses::OpenAiResponses,
     &openai::OpenAi,
 ];
@@ -89,6 +120,11 @@ trait Provider: Sync {
     fn error(&self, failure: &Failure<'_>, call: &CallBuilder) -> Exception {
         call.sdk()
             .status_error(failure.status, failure.body, failure.raw)
+    }
+
+    /// Whether a request of this shape is a call, whatever is answered. Asked where only the bodies tell.
+    fn is_settled_by_request(&self) -> bool {
+        false
     }
 
     /// Whether an event that comes twice, one behind the other, says nothing new the second time.

@@ -43,7 +43,7 @@ const USAGE: &[&str] = &["prompt_eval_count", "eval_count"];
 const PATHS: &[(&str, &str)] = &[("/api/chat", "chat"), ("/api/generate", "text_completion")];
 
 /// Where Ollama listens if nobody says otherwise.
-const PORT: u16 = 11434;
+pub(super) const PORT: u16 = 11434;
 
 /// How many messages are shown.
 const SHOWN: usize = 2;

@@ -9,7 +9,7 @@ use super::{
     builder::CallBuilder,
     counter, elements,
     fields::{About, Count, Field, Fields, Included},
-    hosts, is_filled, preview, text,
+    hosts, is_filled, preview, text, vertex,
 };
 use crate::{
     body::json::{Keep, Select},
@@ -34,7 +34,7 @@ pub(super) static FIELDS: Fields = Fields {
             &["frequency_penalty"],
         ),
         (Field::Parameter("presence_penalty"), &["presence_penalty"]),
-        (Field::Parameter("seed"), &["seed"]),
+        (Field::Parameter("seed"), &["seed", "random_seed"]),
         (Field::Parameter("choice_count"), &["n"]),
         (Field::Parameter("reasoning_level"), &["reasoning_effort"]),
         (Field::Parameter("service_tier"), &["service_tier"]),
@@ -99,7 +99,7 @@ const ROLES: &[&str] = &[
 ];
 
 const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
-const GROQ: Select = Select::Object(&[("usage", Select::All)]);
+const GROQ: Select = Select::Object(&[("usage", Select::All), ("error", Select::All)]);
 const FUNCTION: Select = Select::Object(&[("name", Select::Scalar)]);
 const TOOL_CALL: Select = Select::Object(&[
     ("index", Select::Scalar),
@@ -121,6 +121,7 @@ macro_rules! selection {
                 ("frequency_penalty", Select::Scalar),
                 ("presence_penalty", Select::Scalar),
                 ("seed", Select::Scalar),
+                ("random_seed", Select::Scalar),
                 ("n", Select::Scalar),
                 ("reasoning_effort", Select::Scalar),
                 ("service_tier", Select::Scalar),
@@ -189,12 +190,12 @@ const PARTS: Select = Select::Array(Keep::All, &Select::Object(&[("text", Select
 /// Mistral writes content as a list of parts.
 const CONTENT: Select = Select::Either(&Select::Scalar, &PARTS);
 
-static WITHOUT_CONTENT: Selection = selection!(
+pub(super) static WITHOUT_CONTENT: Selection = selection!(
     Select::Array(Keep::First(1), &ROLE),
     Select::Mark,
     Select::Mark
 );
-static WITH_CONTENT: Selection = selection!(
+pub(super) static WITH_CONTENT: Selection = selection!(
     Select::Array(
         Keep::Ends(SHOWN, is_shown),
         &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
@@ -212,13 +213,14 @@ impl Provider for OpenAi {
             return None;
         }
         let host = head.host.as_deref().unwrap_or_default();
-        let known = hosts::provider(host);
+        let known = hosts::of(head);
+        let on_vertex = vertex::openai(&head.path);
         let named_xai = [host, &head.path].iter().any(|place| {
             ["x.ai", "grok", "xai"]
                 .iter()
                 .any(|name| place.contains(name))
         });
-        let on_path = head.path.ends_with(PATH);
+        let on_path = on_vertex.is_some() || head.path.ends_with(PATH);
         let certainty = match (on_path, known) {
             (true, Some(_)) => Certainty::Certain,
             (true, None) => Certainty::Likely,
@@ -235,12 +237,10 @@ impl Provider for OpenAi {
             },
             operation: "chat",
             // Azure names the deployment in the path; the body may not have it.
-            model: head
-                .path
-                .split("/deployments/")
-                .nth(1)
-                .and_then(|rest| rest.split('/').next())
-                .map(str::to_owned),
+            model: on_vertex.or_else(|| {
+                let (_, rest) = head.path.split_once("/deployments/")?;
+                rest.split('/').next().map(str::to_owned)
+            }),
             stream: false,
             certainty,
         })
@@ -346,8 +346,11 @@ impl Provider for OpenAi {
                 return;
             }
         };
-        if document.get("error").is_some_and(|error| !error.is_null()) {
-            call.stream_error(document);
+        let groq = document.get("x_groq").unwrap_or(&Value::Null);
+        for document in [document, groq] {
+            if document.get("error").is_some_and(|error| !error.is_null()) {
+                call.stream_error(document);
+            }
         }
         call.answer_fields(document);
         usage(document, call);
