@@ -4,13 +4,11 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Provider, Recognized, Selection,
+    Event, Provider, Recognized, Selection,
     builder::CallBuilder,
     elements,
     fields::{About, Count, Field, Fields, Included},
-    hosts,
-    ollama::PORT,
-    text,
+    ollama, text,
 };
 use crate::{
     body::json::{Keep, Select},
@@ -73,17 +71,12 @@ impl Provider for OllamaEmbed {
         if head.method != Method::POST || !on_path {
             return None;
         }
-        let certain = head.port == Some(PORT) || hosts::of(head) == Some("ollama");
         Some(Recognized {
             provider: "ollama",
             operation: "embeddings",
             model: None,
             stream: false,
-            certainty: if certain {
-                Certainty::Certain
-            } else {
-                Certainty::Possible
-            },
+            certainty: ollama::certainty(head),
         })
     }
 

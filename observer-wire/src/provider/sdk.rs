@@ -97,11 +97,14 @@ impl Sdk {
             {
                 Self::OpenAiPython(major)
             }
-            "Anthropic" | "AsyncAnthropic" if agent.contains("/Python") => {
+            // `AnthropicVertex`, `AsyncAnthropicBedrock`, ….
+            name if name.trim_start_matches("Async").starts_with("Anthropic")
+                && agent.contains("/Python") =>
+            {
                 Self::AnthropicPython(major)
             }
             "OpenAI" | "AzureOpenAI" if agent.contains("/JS") => Self::OpenAiJs,
-            "Anthropic" if agent.contains("/JS") => Self::AnthropicJs,
+            name if name.starts_with("Anthropic") && agent.contains("/JS") => Self::AnthropicJs,
             _ if field("x-goog-api-client").contains("google-genai-sdk")
                 || agent.contains("google-genai-sdk") =>
             {
@@ -602,6 +605,11 @@ mod tests {
                 "AsyncAnthropic/Python 0.125.0",
                 "0.125.0",
                 Sdk::AnthropicPython(0),
+            ),
+            (
+                "AsyncAnthropicVertex/Python 2.12.0",
+                "2.12.0",
+                Sdk::AnthropicPython(2),
             ),
             ("OpenAI/JS 6.9.0", "6.9.0", Sdk::OpenAiJs),
             ("Anthropic/JS 0.70.0", "0.70.0", Sdk::AnthropicJs),

@@ -1,7 +1,7 @@
 //! Text generation as Hugging Face has it: TGI (huggingface/text-generation-inference, `docs/openapi.json`) and
 //! the Inference API, whose models are in the path.
 
-use http::Method;
+use http::{Method, header};
 use serde_json::Value;
 
 use super::{
@@ -103,7 +103,13 @@ impl Provider for Tgi {
             .then(|| head.path.split_once(MODELS))
             .flatten()
             .map(|(_, model)| percent::decoded(model));
-        let on_path = model.is_some() || PATHS.contains(&head.path.as_str());
+        // The library asks the root of a server of one's own, which answers both ways.
+        let by_sdk = head.headers.get(header::USER_AGENT).is_some_and(|agent| {
+            agent
+                .to_str()
+                .is_ok_and(|agent| agent.contains("hf_hub/") && head.path == "/")
+        });
+        let on_path = by_sdk || model.is_some() || PATHS.contains(&head.path.as_str());
         on_path.then(|| Recognized {
             provider: known.unwrap_or("huggingface"),
             operation: "text_completion",
@@ -123,6 +129,7 @@ impl Provider for Tgi {
         const ABOUT: About = About {
             title: "Text generation of Hugging Face",
             endpoints: &[
+                ("POST / of huggingface_hub", "text_completion"),
                 ("POST /generate", "text_completion"),
                 ("POST /generate_stream", "text_completion"),
                 ("POST …/models/MODEL", "text_completion"),

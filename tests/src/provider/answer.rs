@@ -1,11 +1,16 @@
 //! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
-//! and Gemini, also over gRPC.
+//! Gemini, also over gRPC, Cohere, Mistral, Ollama, Hugging Face, and those behind Vertex AI.
 
 mod anthropic;
+mod cohere;
 mod gemini;
 mod grpc;
+mod mistral;
+mod ollama;
 mod openai;
 mod responses;
+mod tgi;
+mod vertex;
 
 use serde_json::{Value, json};
 
@@ -73,6 +78,22 @@ pub(super) fn to(
         && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent"))
     {
         gemini::answer(request, behaviour, &document, &completion)
+    } else if post && (path.ends_with(":rawPredict") || path.ends_with(":streamRawPredict")) {
+        vertex::passed_on(path, request, behaviour, &document, &completion)
+    } else if post
+        && [":embedContent", ":batchEmbedContents", ":predict"]
+            .iter()
+            .any(|verb| path.ends_with(verb))
+    {
+        vertex::embeddings(path, &completion)
+    } else if post && let Some(kind) = cohere::Kind::of(path) {
+        cohere::answer(kind, behaviour, &document, &completion)
+    } else if post && let Some(operation) = mistral::operation(path) {
+        mistral::answer(operation, request, behaviour, &document, &completion)
+    } else if post && let Some(operation) = ollama::operation(path) {
+        ollama::answer(path, operation, behaviour, &document, &completion)
+    } else if post && path == "/" && document.get("inputs").is_some() {
+        tgi::answer(behaviour, &document, &completion)
     } else if post && path.starts_with(grpc::SERVICE) {
         grpc::answer(request, behaviour, &completion)
     } else if request.method == "HEAD" {
