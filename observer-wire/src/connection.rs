@@ -62,6 +62,11 @@ pub enum CallEvent {
         /// The call of the `Started` event.
         call: CallId,
     },
+    /// A request to a host of LLM providers is no call that is known: files, batches, lists of models.
+    Unread {
+        /// The host that it names.
+        host: String,
+    },
 }
 
 /// Plaintext in which a request must begin for the connection to be followed any further, in bytes: one

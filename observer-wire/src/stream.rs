@@ -26,7 +26,8 @@ impl Stream {
         let gap = chunk.offset.saturating_sub(expected);
         let seen = usize::try_from(expected.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
         let bytes = chunk.bytes.get(seen..).unwrap_or_default();
-        self.expected = Some(expected + gap + bytes.len() as u64);
+        let end = chunk.offset.max(expected);
+        self.expected = Some(end.saturating_add(bytes.len() as u64));
         Piece { gap, bytes }
     }
 

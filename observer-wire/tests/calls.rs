@@ -8,13 +8,14 @@
 mod frames;
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use flate2::{Compression, write::GzEncoder};
+use frames::{LOST_END, LOST_START};
 use observer_wire::{
     CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Timestamp,
 };
@@ -255,6 +256,19 @@ fn a_large_request_costs_little_without_content() {
             "/v1/chat/completions",
             json!({"model": text, "messages": many}),
         ),
+        (
+            "/model/m/converse",
+            json!({"messages": [{"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": image}}}]}]}),
+        ),
+        ("/model/m/converse", json!({"messages": many})),
+        (
+            "/model/m/invoke",
+            json!({"anthropic_version": "bedrock-2023-05-31", "system": text, "messages": many}),
+        ),
+        (
+            "/model/m/invoke",
+            json!({"inputText": text, "prompt": text}),
+        ),
     ];
     for (path, body) in bodies {
         let body = body.to_string();
@@ -287,12 +301,34 @@ fn a_large_request_costs_little_without_content() {
     }
 }
 
+/// The form is that of `fuzz/fuzz_targets/call.rs`. `cargo xtask fuzz` begins with them.
+#[test]
+fn every_case_is_a_seed_for_fuzzing() {
+    let folder = env::var_os("OBSERVER_WRITE_SEEDS").map(PathBuf::from);
+    for case in cases() {
+        for options in [0, 0xff] {
+            let seed = Script::read(&case).seed(options);
+            assert!(seed.len() > 1, "{}", case.display());
+            if let Some(folder) = &folder {
+                let provider = case.parent().and_then(Path::file_name).unwrap();
+                let name = case.file_stem().unwrap();
+                let name = [provider, name]
+                    .map(|part| part.to_str().unwrap())
+                    .join("-");
+                fs::write(folder.join(format!("{name}-{options}")), seed).unwrap();
+            }
+        }
+    }
+}
+
 /// One thing that happens on a connection.
 enum Step {
     Bytes {
         direction: Direction,
         bytes: Vec<u8>,
         at: Timestamp,
+        /// They are frames of WebSocket.
+        websocket: bool,
     },
     Close {
         close: Close,
@@ -306,7 +342,8 @@ enum Step {
 
 struct Script {
     steps: Vec<Step>,
-    /// Frames of HTTP/2 must be found again at the beginning of a write: their headers may not be split.
+    /// Frames must be found again at the beginning of a write: of HTTP/2 their headers may not be split, of
+    /// WebSocket writes.
     seeks: bool,
 }
 
@@ -314,6 +351,47 @@ struct Script {
 const FRAME_HEADER: usize = 9;
 
 impl Script {
+    /// A byte of options, then for each step what happens, a length of two bytes, and the bytes.
+    fn seed(&self, options: u8) -> Vec<u8> {
+        const LONGEST: usize = u16::MAX as usize;
+        let mut seed = vec![options];
+        let mut step = |what: u8, direction: Direction, length: usize, bytes: &[u8]| {
+            let length = u16::try_from(length).unwrap().to_le_bytes();
+            seed.extend([what << 1 | u8::from(direction == Direction::Sent)]);
+            seed.extend(length);
+            seed.extend(bytes);
+        };
+        for one in &self.steps {
+            match one {
+                Step::Bytes {
+                    direction, bytes, ..
+                } => {
+                    for bytes in bytes.chunks(LONGEST) {
+                        step(4, *direction, bytes.len(), bytes);
+                    }
+                }
+                Step::Lost { direction, bytes } => {
+                    step(
+                        0,
+                        *direction,
+                        usize::try_from(*bytes).unwrap().min(LONGEST),
+                        &[],
+                    );
+                }
+                Step::Close { close, .. } => {
+                    let who = match close {
+                        Close::Detached => 0,
+                        Close::Local => 1,
+                        Close::Peer { clean } => 2 + usize::from(*clean),
+                        Close::ProcessExit => 4,
+                    };
+                    step(3, Direction::Received, who, &[]);
+                }
+            }
+        }
+        seed
+    }
+
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap();
         let mut script = Self {
@@ -321,6 +399,10 @@ impl Script {
             seeks: false,
         };
         let mut encoders = [frames::Encoder::default(), frames::Encoder::default()];
+        let mut messages = [
+            frames::websocket::Encoder::new(false),
+            frames::websocket::Encoder::new(true),
+        ];
         let mut at = Duration::ZERO;
         for section in text.trim_end_matches('\n').split("\n=== ").skip(1) {
             let (title, message) = section.split_once('\n').unwrap_or((section, ""));
@@ -347,13 +429,19 @@ impl Script {
                     } else {
                         Direction::Received
                     };
-                    let bytes = encoders[usize::from(sent)].write(message);
+                    let websocket = message.starts_with(|first: char| first.is_lowercase())
+                        && !message.starts_with("preface");
+                    let bytes = if websocket {
+                        messages[usize::from(sent)].write(message)
+                    } else {
+                        encoders[usize::from(sent)].write(message)
+                    };
                     script.seeks |= title.contains(' ') || find(&bytes, LOST_START).is_some();
                     if title.starts_with("lost") {
                         let bytes = bytes.len() as u64;
                         script.steps.push(Step::Lost { direction, bytes });
                     } else if !title.starts_with("unseen") {
-                        script.add(direction, &bytes, timestamp(at));
+                        script.add(direction, &bytes, timestamp(at), websocket);
                         at += STEP;
                     }
                     continue;
@@ -373,7 +461,7 @@ impl Script {
                 other => panic!("{}: what is {other}?", path.display()),
             };
             for piece in pieces(message, words.next().is_none()) {
-                script.add(direction, &piece, timestamp(at));
+                script.add(direction, &piece, timestamp(at), false);
                 at += STEP;
             }
         }
@@ -381,32 +469,30 @@ impl Script {
     }
 
     /// Adds a piece without what is lost of it.
-    fn add(&mut self, direction: Direction, mut piece: &[u8], at: Timestamp) {
+    fn add(&mut self, direction: Direction, mut piece: &[u8], at: Timestamp, websocket: bool) {
         while let Some(start) = find(piece, LOST_START) {
             let end = start + find(&piece[start..], LOST_END).unwrap();
-            self.bytes(direction, &piece[..start], at);
+            self.bytes(direction, &piece[..start], at, websocket);
             self.steps.push(Step::Lost {
                 direction,
                 bytes: (end - start - LOST_START.len()) as u64,
             });
             piece = &piece[end + LOST_END.len()..];
         }
-        self.bytes(direction, piece, at);
+        self.bytes(direction, piece, at, websocket);
     }
 
-    fn bytes(&mut self, direction: Direction, bytes: &[u8], at: Timestamp) {
+    fn bytes(&mut self, direction: Direction, bytes: &[u8], at: Timestamp, websocket: bool) {
         if !bytes.is_empty() {
             self.steps.push(Step::Bytes {
                 direction,
                 bytes: bytes.to_owned(),
                 at,
+                websocket,
             });
         }
     }
 }
-
-const LOST_START: &[u8] = b"<<lost";
-const LOST_END: &[u8] = b">>";
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
@@ -433,6 +519,12 @@ fn pieces(message: &str, finished: bool) -> Vec<Vec<u8>> {
             .split("\n\n")
             .map(|event| format!("{event}\n\n").into_bytes())
             .collect(),
+        () if has("\ncontent-type: application/vnd.amazon.eventstream") => {
+            body.lines().map(frames::eventstream::message).collect()
+        }
+        () if has("\ncontent-type: multipart/form-data") => {
+            vec![body.replace('\n', "\r\n").into_bytes()]
+        }
         () if chunked => body
             .split_inclusive('\n')
             .map(|line| line.as_bytes().to_vec())
@@ -451,7 +543,8 @@ fn pieces(message: &str, finished: bool) -> Vec<Vec<u8>> {
         }
     }
     let mut first = head.replace('\n', "\r\n").into_bytes();
-    if !chunked && !has("\ncontent-length:") && !has("\nconnection: close") {
+    let framed = has("\ncontent-length:") || has("\nconnection: close") || has("\nupgrade:");
+    if !chunked && !framed {
         let length: usize = bodies.iter().map(|body| wire_length(body)).sum();
         first.extend(format!("\r\ncontent-length: {length}").bytes());
     }
@@ -501,6 +594,7 @@ fn play(
             );
             open.retain(|open| *open != call);
         }
+        CallEvent::Unread { .. } => {}
     };
     let mut offsets = [0_u64; 2];
     let mut end = Timestamp(0);
@@ -511,10 +605,16 @@ fn play(
                 direction,
                 bytes,
                 at,
+                websocket,
             } => {
                 let offset = &mut offsets[usize::from(*direction == Direction::Sent)];
                 let mut rest = bytes.as_slice();
-                for length in split(bytes.len()) {
+                let lengths = if script.seeks && *websocket {
+                    whole(bytes.len())
+                } else {
+                    split(bytes.len())
+                };
+                for length in lengths {
                     let (piece, tail) = rest.split_at(length);
                     rest = tail;
                     let chunk = Chunk {

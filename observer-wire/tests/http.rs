@@ -81,7 +81,7 @@ fn play(steps: &[Step], lost: impl Fn(usize) -> bool) -> Vec<Exchange> {
             Event::RequestGap { exchange, bytes } | Event::ResponseGap { exchange, bytes } => {
                 seen[exchange.0 as usize].missing += bytes;
             }
-            Event::RequestEnd { .. } | Event::ResponseTrailers { .. } => {}
+            Event::Message { .. } | Event::RequestEnd { .. } | Event::ResponseTrailers { .. } => {}
             Event::End { exchange, end, .. } => {
                 let end = seen[exchange.0 as usize].end.replace(end);
                 assert_eq!(end, None, "ended twice");

@@ -2,12 +2,12 @@
 
 use observer_wire::{CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp, Verdict};
 
-/// A connection, with where each direction is.
-struct Talk(Connection, u64, u64);
+/// A connection, with where each direction is, and hosts to which requests went that were no calls.
+struct Talk(Connection, u64, u64, Vec<String>);
 
 impl Talk {
     fn new() -> Self {
-        Self(Connection::new(Options::default()), 0, 0)
+        Self(Connection::new(Options::default()), 0, 0, Vec::new())
     }
 
     fn pass(&mut self, direction: Direction, bytes: &str) -> Verdict {
@@ -23,7 +23,12 @@ impl Talk {
             bytes: bytes.as_bytes(),
         };
         *position += bytes.len() as u64;
-        self.0.data(chunk, &mut |_: CallEvent| {});
+        let unread = &mut self.3;
+        self.0.data(chunk, &mut |event| {
+            if let CallEvent::Unread { host } = event {
+                unread.push(host);
+            }
+        });
         self.0.verdict()
     }
 
@@ -64,6 +69,36 @@ fn a_known_host_is_followed_whatever_is_asked() {
         let request = format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(Talk::new().sent(&request), Verdict::Llm, "{host}");
     }
+}
+
+#[test]
+fn requests_to_a_known_host_that_are_no_calls_are_told() {
+    let mut talk = Talk::new();
+    for (request, times) in [
+        (
+            "GET /v1/models HTTP/1.1\r\nHost: api.openai.com\r\n\r\n".to_owned(),
+            1,
+        ),
+        (post("api.openai.com", "/v1/files", "{}"), 2),
+        (post("api.openai.com", "/v1/chat/completions", CHAT), 2),
+    ] {
+        talk.sent(&request);
+        talk.received(&answer(CHATTED));
+        assert_eq!(talk.3, vec!["api.openai.com"; times], "{request}");
+    }
+    let mut talk = Talk::new();
+    talk.sent("CONNECT api.openai.com:443 HTTP/1.1\r\nHost: api.openai.com\r\n\r\n");
+    assert!(talk.3.is_empty());
+    let mut talk = Talk::new();
+    talk.sent("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n");
+    assert!(talk.3.is_empty());
+    // HTTP/2, once for each stream.
+    let mut talk = Talk::new();
+    talk.sent(PREFACE);
+    for stream in [1, 3] {
+        talk.sent(&headers(stream, "api.openai.com", "/v1/models"));
+    }
+    assert_eq!(talk.3, ["api.openai.com"; 2]);
 }
 
 #[test]

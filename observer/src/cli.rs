@@ -2,15 +2,16 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
     io::{self, IsTerminal as _},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use observer_wire::Options;
 use rustix::process::Signal;
 use signal_hook::{
@@ -21,12 +22,19 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    agent::{Agent, Outcome, Settings, Signals, Summary},
+    agent::{Agent, Outcome, Signals, Summary},
     attach::{Attacher, Watch, link::Rung, processes::Pid, system},
     capture::Capture,
     check,
+    engine::{Engine, Seen, Settings},
     exec::{self, Gated},
-    export::{self, Exporter, Format, Queue, terminal::count},
+    export::{
+        self, Exporter, Format, Queue,
+        terminal::{count, others_of},
+    },
+    recording::{Head, Recorder},
+    replay::Replay,
+    trace::Prices,
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -60,6 +68,17 @@ enum Command {
         #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
+    /// Turn a recording into records: everything behind the capture once more, on any machine and with no
+    /// rights
+    Replay {
+        /// The recording, made with `watch --record` or `exec --record`; `-` for standard input
+        file: PathBuf,
+        #[command(flatten)]
+        records: RecordOptions,
+        /// End a trace when its thread has made no call for this many seconds [default: as recorded]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
+        trace_idle: Option<f64>,
+    },
     /// Say what this kernel, these rights and a process allow, and what to do about it
     Check {
         /// Also look at this process
@@ -90,8 +109,9 @@ struct Target {
     all: bool,
 }
 
+/// Which records there are, and where they go.
 #[derive(Debug, Args)]
-struct WatchOptions {
+struct RecordOptions {
     /// Form of the output [default: pretty on a terminal, else jsonl]
     #[arg(long, env = "OBSERVER_FORMAT")]
     format: Option<Format>,
@@ -117,6 +137,20 @@ struct WatchOptions {
         env = "OBSERVER_PROVIDER"
     )]
     provider: Vec<String>,
+    /// Say what calls cost where the provider does not, by this table of prices in LiteLLM's format
+    /// (model_prices_and_context_window.json)
+    #[arg(long, value_name = "FILE", env = "OBSERVER_PRICES")]
+    prices: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct WatchOptions {
+    #[command(flatten)]
+    records: RecordOptions,
+    /// Keep what is captured in this new file, for `observer replay`. It holds prompts, answers and API keys
+    /// as they are: needs --capture-content
+    #[arg(long, value_name = "FILE", env = "OBSERVER_RECORD")]
+    record: Option<PathBuf>,
     /// Look into every connection, also those that are no LLM provider's
     #[arg(long, env = "OBSERVER_ALL_HOSTS")]
     all_hosts: bool,
@@ -157,6 +191,11 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Watch { target, options } => watch(&target, &options),
         Command::Exec { options, command } => run_command(&command, &options),
+        Command::Replay {
+            file,
+            records,
+            trace_idle,
+        } => replay(&file, &records, trace_idle),
         Command::Check { pid, file, format } => {
             let report = check::check(pid.map(Pid), &file);
             report
@@ -177,7 +216,9 @@ pub fn main() -> ExitCode {
 
 fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM])?;
-    let exporter = options.exporter()?;
+    let prices = options.records.prices()?;
+    let recording = options.recording()?;
+    let exporter = options.records.exporter()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -198,9 +239,10 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
         }
     }
     give_up_rights(&mut attacher, options);
-    let queue = options.queue(exporter)?;
+    let (engine, recorder) = options.engine(recording, prices)?;
+    let queue = options.records.queue(exporter)?;
     anstream::eprintln!("ready");
-    let mut agent = Agent::new(attacher, capture, queue, options.settings());
+    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
     let outcome = agent.run(&mut signals)?;
     match outcome {
         Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
@@ -212,7 +254,9 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
 
 fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
-    let exporter = options.exporter()?;
+    let prices = options.records.prices()?;
+    let recording = options.recording()?;
+    let exporter = options.records.exporter()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
     // The command keeps its rights.
     let mut gated = Gated::start(command)?;
@@ -220,10 +264,11 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     attacher.add(&[gated.pid()])?;
     attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
-    let queue = options.queue(exporter)?;
+    let (engine, recorder) = options.engine(recording, prices)?;
+    let queue = options.records.queue(exporter)?;
     anstream::eprintln!("ready");
     gated.release()?;
-    let mut agent = Agent::new(attacher, capture, queue, options.settings());
+    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
     let status = loop {
         let outcome = agent.run(&mut signals)?;
         match outcome {
@@ -258,6 +303,19 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     Ok(exec::exit_code(status))
 }
 
+fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyhow::Result<u8> {
+    let prices = options.prices()?;
+    let replay = Replay::open(file)?;
+    let exporter = options.exporter()?;
+    let queue = options.queue(exporter)?;
+    let mut head = replay.head().clone();
+    if let Some(seconds) = trace_idle {
+        head.trace_idle = Duration::from_secs_f64(seconds);
+    }
+    summarize(&replay.run(options.settings(&head, prices), queue)?);
+    Ok(0)
+}
+
 /// The command may run as another user by now, and the right to signal it is given up.
 fn pass_on(gated: &Gated, signal: Signal) {
     if let Err(error) = gated.signal(signal) {
@@ -267,23 +325,34 @@ fn pass_on(gated: &Gated, signal: Signal) {
 
 fn summarize(summary: &Summary) {
     let Summary {
-        calls,
-        traces,
-        bytes,
+        seen:
+            Seen {
+                calls,
+                traces,
+                others,
+                bytes,
+            },
         losses,
         dropped,
     } = summary;
     let calls = count(*calls, "call");
     let traces = count(*traces, "trace");
+    let others = match others {
+        0 => String::new(),
+        others => format!(", {}", others_of(*others)),
+    };
+    let losses = losses.map_or("losses unknown".to_owned(), |losses| losses.to_string());
     let dropped = match dropped {
         0 => String::new(),
         dropped => format!(", {} not written in time", count(*dropped, "record")),
     };
-    anstream::eprintln!("observer: {calls}, {traces}, {bytes} bytes captured, {losses}{dropped}");
+    anstream::eprintln!(
+        "observer: {calls}, {traces}{others}, {bytes} bytes captured, {losses}{dropped}"
+    );
 }
 
-impl WatchOptions {
-    fn settings(&self) -> Settings {
+impl RecordOptions {
+    fn settings(&self, head: &Head, prices: Option<Prices>) -> Settings {
         Settings {
             wire: Options {
                 capture_content: self.capture_content,
@@ -295,14 +364,15 @@ impl WatchOptions {
                 .iter()
                 .map(|name| name.to_lowercase())
                 .collect(),
-            all_hosts: self.all_hosts,
-            trace_idle: Duration::from_secs_f64(self.trace_idle),
+            all_hosts: head.all_hosts,
+            trace_idle: head.trace_idle,
+            seed: head.seed,
+            prices,
         }
     }
 
-    /// System calls cost everybody more, so the whole machine pays for plain HTTP only if it is asked to.
-    fn watches_plaintext(&self, watch: Watch) -> bool {
-        !self.no_plaintext && (self.plaintext || watch == Watch::Processes)
+    fn prices(&self) -> anyhow::Result<Option<Prices>> {
+        self.prices.as_deref().map(Prices::read).transpose()
     }
 
     fn exporter(&self) -> anyhow::Result<Box<dyn Exporter>> {
@@ -311,6 +381,53 @@ impl WatchOptions {
 
     fn queue(&self, exporter: Box<dyn Exporter>) -> anyhow::Result<Queue> {
         Queue::start(exporter, self.output.as_deref()).context("cannot start the export thread")
+    }
+}
+
+impl WatchOptions {
+    /// Creates the file of the recording.
+    fn recording(&self) -> anyhow::Result<Option<File>> {
+        let Some(path) = &self.record else {
+            return Ok(None);
+        };
+        if !self.records.capture_content {
+            Cli::command()
+                .error(
+                    ErrorKind::MissingRequiredArgument,
+                    "--record keeps prompts, answers and credentials as they are: \
+                     it needs --capture-content, which says that this is wanted",
+                )
+                .exit();
+        }
+        let file = Recorder::create(path)?;
+        anstream::eprintln!(
+            "observer: warning: {} will hold prompts, answers and credentials such as API keys as they are",
+            path.display()
+        );
+        Ok(Some(file))
+    }
+
+    fn engine(
+        &self,
+        recording: Option<File>,
+        prices: Option<Prices>,
+    ) -> anyhow::Result<(Engine, Option<Recorder>)> {
+        let head = Head {
+            observer: env!("CARGO_PKG_VERSION").to_owned(),
+            seed: fastrand::u64(..),
+            all_hosts: self.all_hosts,
+            trace_idle: Duration::from_secs_f64(self.trace_idle),
+        };
+        let recorder = match (recording, &self.record) {
+            (Some(file), Some(path)) => Some(Recorder::start(file, path, &head)?),
+            _ => None,
+        };
+        Ok((Engine::new(self.records.settings(&head, prices)), recorder))
+    }
+
+    /// System calls cost everybody more, so the whole machine pays for plain HTTP only if it is asked to.
+    fn watches_plaintext(&self, watch: Watch) -> bool {
+        !self.no_plaintext && (self.plaintext || watch == Watch::Processes)
     }
 
     fn attach(&self, watch: Watch) -> anyhow::Result<(Attacher, Capture)> {
@@ -365,8 +482,6 @@ fn ring(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -2,44 +2,30 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp as Utc;
 use observer_wire::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// How long one comparison of the clocks holds: `CLOCK_REALTIME` is adjusted now and then.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
 
-/// Maps `CLOCK_BOOTTIME` to UTC.
-#[derive(Debug)]
+/// Compares `CLOCK_BOOTTIME` with UTC from time to time.
+#[derive(Debug, Default)]
 pub struct Clock {
-    /// UTC minus boot time, in nanoseconds.
-    offset: i128,
-    checked: Timestamp,
+    compared: Option<Timestamp>,
 }
 
 impl Clock {
-    /// Compares the clocks of this machine.
-    pub fn new() -> Self {
-        Self {
-            offset: offset(),
-            checked: now(),
-        }
-    }
-
-    /// The UTC time of `at`.
-    pub fn utc(&mut self, at: Timestamp) -> Utc {
+    /// UTC minus boot time in nanoseconds, if it is time to compare the clocks, as it is at first.
+    pub fn compare(&mut self) -> Option<i64> {
         let now = now();
-        if now.since(self.checked) > CHECK_EVERY {
-            self.offset = offset();
-            self.checked = now;
+        if self
+            .compared
+            .is_some_and(|compared| now.since(compared) <= CHECK_EVERY)
+        {
+            return None;
         }
-        Utc::from_nanosecond(i128::from(at.0) + self.offset).unwrap_or(Utc::UNIX_EPOCH)
-    }
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self::new()
+        self.compared = Some(now);
+        Some(offset())
     }
 }
 
@@ -48,11 +34,11 @@ pub fn now() -> Timestamp {
     Timestamp(u64::try_from(nanoseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0))
 }
 
-fn offset() -> i128 {
+fn offset() -> i64 {
     let before = nanoseconds(clock_gettime(ClockId::Boottime));
     let utc = nanoseconds(clock_gettime(ClockId::Realtime));
     let after = nanoseconds(clock_gettime(ClockId::Boottime));
-    utc - (before + after) / 2
+    i64::try_from(utc - (before + after) / 2).unwrap_or(0)
 }
 
 fn nanoseconds(time: Timespec) -> i128 {
@@ -61,12 +47,17 @@ fn nanoseconds(time: Timespec) -> i128 {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp as Utc;
+
     use super::*;
 
     #[test]
     fn now_maps_to_the_current_utc_time() {
-        let mut clock = Clock::new();
-        let error = clock.utc(now()).duration_since(Utc::now()).unsigned_abs();
+        let mut clock = Clock::default();
+        let offset = clock.compare().unwrap();
+        let utc = Utc::from_nanosecond(i128::from(now().0) + i128::from(offset)).unwrap();
+        let error = utc.duration_since(Utc::now()).unsigned_abs();
         assert!(error < Duration::from_millis(50), "{error:?}");
+        assert_eq!(clock.compare(), None);
     }
 }

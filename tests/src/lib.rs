@@ -11,4 +11,5 @@ pub mod golang;
 pub mod guest;
 pub mod harness;
 pub mod provider;
+pub mod proxy;
 pub mod sites;

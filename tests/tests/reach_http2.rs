@@ -249,3 +249,49 @@ fn grpc_errors() {
         }
     }
 }
+
+#[test]
+fn grpc_by_xai_sdk() {
+    let scene = Scene::new();
+    let row = Row {
+        runtime: "Python grpcio (xai-sdk)",
+        version: "1.83",
+        library: "BoringSSL",
+        linkage: "static",
+        symbols: "stripped",
+        http: "2 (gRPC)",
+    };
+    for (mode, behaviour) in [
+        ("sync", "cached=4; reasoning=2"),
+        ("sync", "tools=2"),
+        ("stream", "events=30; token-ms=3; cached=4; reasoning=2"),
+        ("stream", "events=5; tools=2"),
+    ] {
+        let arguments = [
+            "--mode",
+            mode,
+            "--count",
+            "3",
+            "--behaviour",
+            behaviour,
+            "--temperature",
+            "0.7",
+        ];
+        let run = scene.cover(&row, 3, &[], &python(&scene, "xai_grpc", &arguments));
+        assert_eq!(texts(&run.client).len(), 3);
+        scene.assert_truth_of(&run.calls);
+    }
+    for (mode, behaviour) in [("sync", "error=429"), ("stream", "error=400")] {
+        let arguments = ["--mode", mode, "--behaviour", behaviour];
+        let run = scene.exec(&[], &python(&scene, "xai_grpc", &arguments));
+        let call = run.only_call();
+        assert_eq!(call["error_type"], run.client[0]["error_type"], "{call:#}");
+        let (said, whole) = (&call["error_message"], &run.client[0]["error_message"]);
+        // The exception's text holds the state of the library too.
+        let said = said.as_str().unwrap();
+        assert!(
+            whole.as_str().unwrap().contains(said),
+            "{said:?} of {whole}"
+        );
+    }
+}

@@ -187,6 +187,23 @@ fn the_http_client_of_the_jdk() {
 }
 
 #[test]
+fn the_http_client_of_the_jdk_over_http2() {
+    let scene = Scene::new();
+    let library = format!("JSSE (JDK {})", release());
+    let row = Row {
+        runtime: "Java HttpClient",
+        version: &release(),
+        library: &library,
+        linkage: "runtime",
+        symbols: "Java agent",
+        http: "2",
+    };
+    let arguments = ["http,http-async,http-lines", "--http2", "--threads", "20"];
+    let command = client(&scene, &[], &arguments);
+    scene.cover(&row, 60, &[JAVA_AGENT], &command);
+}
+
+#[test]
 fn https_url_connection() {
     cover(
         "Java HttpsURLConnection",

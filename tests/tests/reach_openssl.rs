@@ -143,6 +143,32 @@ fn node_with_every_sdk() {
 }
 
 #[test]
+fn node_over_http2() {
+    let node = Node::of_npm(NODES[4]);
+    let scene = Scene::new();
+    let arguments = [
+        "--sdk",
+        "http2",
+        "--mode",
+        "both",
+        "--count",
+        "3",
+        "--concurrent",
+        "20",
+        "--behaviour",
+        "events=10; token-ms=2",
+    ];
+    let command = node.command(&scene, &sdks(), &arguments);
+    let row = Row {
+        http: "2",
+        ..node.row()
+    };
+    let run = scene.cover(&row, 120, &[], &command);
+    assert_no_error(&run);
+    scene.assert_truth_of(&run.calls);
+}
+
+#[test]
 fn twenty_calls_of_node_at_once() {
     let modules = sdks();
     let node = Node::of_npm(NODES[4]);

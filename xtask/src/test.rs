@@ -93,9 +93,23 @@ pub(crate) fn fuzz(seconds: u64) -> anyhow::Result<()> {
         .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
         .collect();
     targets.sort();
+    let corpus_of = |name: &str| folder.join("corpus").join(name);
+    for name in &targets {
+        fs::create_dir_all(corpus_of(name))?;
+    }
+    let mut seeds = cargo_command([
+        "test",
+        "--package",
+        "observer-wire",
+        "--test",
+        "calls",
+        "seed",
+    ]);
+    command(seeds.env("OBSERVER_WRITE_SEEDS", corpus_of("call")))?;
     for name in targets {
-        let corpus = folder.join("corpus").join(&name);
-        fs::create_dir_all(&corpus)?;
+        let corpus = corpus_of(&name);
+        // Those of whole connections are the recorded exchanges.
+        let seeds = folder.join("seeds").join(&name);
         command(
             Command::new("rustup")
                 .args(["run", "nightly"])
@@ -103,8 +117,8 @@ pub(crate) fn fuzz(seconds: u64) -> anyhow::Result<()> {
                 .args(["run", "--sanitizer", "none", "--fuzz-dir"])
                 .arg(&folder)
                 .arg(&name)
-                .arg(corpus)
-                .arg(folder.join("seeds").join(&name))
+                .arg(&corpus)
+                .args(seeds.exists().then_some(seeds))
                 .args([
                     "--",
                     &format!("-max_total_time={seconds}"),

@@ -33,7 +33,8 @@ fuzz_target!(|data: &[u8]| {
         | Event::ResponseHead { exchange, .. }
         | Event::ResponseBody { exchange, .. }
         | Event::ResponseGap { exchange, .. }
-        | Event::ResponseTrailers { exchange, .. } => assert!(open.contains(&exchange)),
+        | Event::ResponseTrailers { exchange, .. }
+        | Event::Message { exchange, .. } => assert!(open.contains(&exchange)),
         Event::End { exchange, .. } => assert!(open.remove(&exchange)),
     };
     let at = Timestamp(0);

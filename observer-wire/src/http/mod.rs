@@ -8,12 +8,13 @@ pub mod h1;
 pub mod h2;
 mod redact;
 mod version;
+pub mod websocket;
 
 pub use version::Connection;
 
 use ::http::{HeaderMap, Method, StatusCode};
 
-use crate::chunk::{Origin, Timestamp};
+use crate::chunk::{Direction, Origin, Timestamp};
 
 /// Whether bytes begin a request: of HTTP/1, or the preface of HTTP/2 (RFC 9113 section 3.4).
 pub(crate) fn begins_request(bytes: &[u8]) -> bool {
@@ -43,6 +44,8 @@ pub struct RequestHead {
     /// Whether there were fields that are unknown: HTTP/2 refers to earlier heads, which may have passed
     /// unseen.
     pub partial: bool,
+    /// Whether it asks for a WebSocket session (RFC 6455 section 4.1, RFC 8441 section 5).
+    pub websocket: bool,
 }
 
 /// The head of a final (not 1xx) response.
@@ -70,7 +73,7 @@ impl ResponseHead {
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The client closed before the response was complete.
+    /// The client closed before the response was complete, or closed the WebSocket session.
     ClientClosed,
     /// Request and response are complete.
     Complete,
@@ -82,9 +85,10 @@ pub enum End {
     Malformed,
     /// The process exited or was killed before the response was complete.
     ProcessExit,
-    /// The server closed before the response was complete, or without any.
+    /// The server closed before the response was complete, or without any, or closed the WebSocket
+    /// session.
     ServerClosed,
-    /// The connection changed to another protocol (101, or 2xx to CONNECT).
+    /// The connection changed to another protocol than WebSocket (101, or 2xx to CONNECT).
     Upgraded,
 }
 
@@ -161,6 +165,18 @@ pub enum Event<'a> {
         /// As in a head.
         partial: bool,
         /// When they were complete.
+        at: Timestamp,
+    },
+    /// A part of a message of the WebSocket session to which the exchange has changed with its response.
+    /// Messages of one direction come one after the other, those of the two directions interleave.
+    Message {
+        /// The exchange it belongs to.
+        exchange: ExchangeId,
+        /// Who sends the message, as the client sees it.
+        direction: Direction,
+        /// The part.
+        part: websocket::Part<'a>,
+        /// When it was handed over (sent) or the process got it (received); of a begin, the first byte.
         at: Timestamp,
     },
     /// Nothing more will come of this exchange.

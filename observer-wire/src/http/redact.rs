@@ -3,12 +3,13 @@
 use http::HeaderName;
 
 /// Header fields that carry credentials: RFC 9110 section 11, RFC 6265, and the providers' own
-/// (Anthropic `x-api-key`, Azure `api-key`, Google `x-goog-api-key`, AWS session tokens, gateways).
+/// (Anthropic `x-api-key`, OpenAI's keys of browsers in `sec-websocket-protocol`, Azure `api-key`, Google `x-goog-api-key`, AWS session tokens, gateways).
 const FIELDS: &[&str] = &[
     "authorization",
     "proxy-authorization",
     "cookie",
     "set-cookie",
+    "sec-websocket-protocol",
     "cf-aig-authorization",
     "helicone-auth",
 ];
@@ -24,7 +25,12 @@ const FIELD_PARTS: &[&str] = &[
 ];
 
 /// Fields that have such a part in their name and are no credentials: rate limits and usage.
-const HARMLESS_PREFIXES: &[&str] = &["x-ratelimit-", "anthropic-ratelimit-", "fireworks-"];
+const HARMLESS_PREFIXES: &[&str] = &[
+    "anthropic-ratelimit-",
+    "fireworks-",
+    "x-amzn-bedrock-",
+    "x-ratelimit-",
+];
 
 /// Query parameters that carry credentials: Google's `key`, OAuth (RFC 6750), signed URLs.
 const PARAMETERS: &[&str] = &[
@@ -87,6 +93,7 @@ mod tests {
         for name in [
             "content-type",
             "x-request-id",
+            "x-amzn-bedrock-input-token-count",
             "x-ratelimit-remaining-tokens",
             "x-stainless-retry-count",
         ] {

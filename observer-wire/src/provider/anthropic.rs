@@ -121,12 +121,12 @@ macro_rules! selection {
     };
 }
 
-static WITHOUT_CONTENT: Selection = selection!(
+pub(super) static WITHOUT_CONTENT: Selection = selection!(
     Select::Mark,
     Select::Array(Keep::First(1), &ROLE),
     Select::Mark
 );
-static WITH_CONTENT: Selection = selection!(
+pub(super) static WITH_CONTENT: Selection = selection!(
     Select::All,
     Select::Array(
         Keep::Last(2),
@@ -299,19 +299,17 @@ impl Provider for Anthropic {
 
 /// Who serves a request in this format: other hosts do, too.
 pub(super) fn provider(head: &RequestHead) -> &'static str {
-    match hosts::of(head) {
-        // The models of others on Azure.
-        Some("azure_openai") => "azure_ai",
-        Some(provider) => provider,
-        None if head.port == Some(ollama::PORT) => "ollama",
-        None => "anthropic",
-    }
+    hosts::of(head).unwrap_or(if head.port == Some(ollama::PORT) {
+        "ollama"
+    } else {
+        "anthropic"
+    })
 }
 
 /// Whether nobody else asks so.
 pub(super) fn is_certain(head: &RequestHead) -> bool {
-    let host = head.host.as_deref().unwrap_or_default();
-    head.headers.contains_key("anthropic-version") || hosts::provider(host) == Some("anthropic")
+    head.headers.contains_key("anthropic-version")
+        || matches!(hosts::of(head), Some("anthropic" | "aws_bedrock"))
 }
 
 fn tool(index: u64, block: &Value, call: &mut CallBuilder) {

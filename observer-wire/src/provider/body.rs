@@ -1,28 +1,29 @@
 //! Bodies of requests and answers, and how a format gets what they hold.
 
 use http::{HeaderMap, header};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Event, Failure, Provider, builder::CallBuilder, sdk::Exception};
 use crate::{
     body::{
+        base64,
         encoding::Decoder,
-        grpc,
+        eventstream, grpc,
         json::{Limits, Parser, Select, Status, Taken, Template},
-        ndjson, sse,
+        multipart, ndjson, sse,
     },
     connection::Options,
     http::{RequestHead, ResponseHead},
 };
 
 /// Bytes that are kept of one body, beside previews.
-const KEPT_BYTES: usize = 48 * 1024;
+pub(super) const KEPT_BYTES: usize = 48 * 1024;
 
 /// Longest string that is kept while no content is, in code points: model names and the like.
 pub(super) const NAME_CHARS: usize = 256;
 
 /// Bytes of an error body that are kept in case it is no JSON.
-const RAW_ERROR_BYTES: usize = 2048;
+pub(super) const RAW_ERROR_BYTES: usize = 2048;
 
 /// Longest string of an error, in code points.
 const ERROR_CHARS: usize = 4096;
@@ -41,6 +42,11 @@ pub(super) enum Request {
         decoder: Decoder,
         parser: Parser,
     },
+    /// A form of several parts.
+    Form {
+        decoder: Decoder,
+        parser: multipart::Parser,
+    },
     Messages {
         parser: grpc::Parser,
         first: Option<Value>,
@@ -57,10 +63,16 @@ impl Request {
                 first: None,
             };
         }
-        let selection = provider.selection(options.capture_content);
+        let select = &provider.selection(options.capture_content).request;
+        let decoder = Decoder::new(&content_encoding(&head.headers));
+        let content_type = content_type(&head.headers);
+        if multipart::is_form(content_type) {
+            let parser = multipart::Parser::new(content_type, select, bounds);
+            return Self::Form { decoder, parser };
+        }
         Self::Document {
-            decoder: Decoder::new(&content_encoding(&head.headers)),
-            parser: Parser::new(&selection.request, bounds),
+            decoder,
+            parser: Parser::new(select, bounds),
         }
     }
 
@@ -69,6 +81,14 @@ impl Request {
             Self::Document { decoder, parser } => {
                 if decoder
                     .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
+                    .is_err()
+                {
+                    parser.gap();
+                }
+            }
+            Self::Form { decoder, parser } => {
+                if decoder
+                    .push(bytes, &mut |bytes| parser.push(bytes))
                     .is_err()
                 {
                     parser.gap();
@@ -85,6 +105,7 @@ impl Request {
     pub(super) fn gap(&mut self, bytes: u64) {
         match self {
             Self::Document { parser, .. } => parser.gap(),
+            Self::Form { parser, .. } => parser.gap(),
             Self::Messages { parser, .. } => parser.gap(bytes, &mut |_| ()),
         }
     }
@@ -93,6 +114,7 @@ impl Request {
     pub(super) fn finish(self) -> Option<Value> {
         match self {
             Self::Document { mut parser, .. } => parser.finish(&mut |_| ()).0,
+            Self::Form { mut parser, .. } => parser.finish().0,
             Self::Messages { first, .. } => first,
         }
     }
@@ -100,6 +122,7 @@ impl Request {
     pub(super) fn memory(&self) -> usize {
         match self {
             Self::Document { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
+            Self::Form { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
             Self::Messages { parser, .. } => parser.memory(),
         }
     }
@@ -124,13 +147,17 @@ enum Body {
         raw: Vec<u8>,
     },
     Events(sse::Parser, Templates),
+    /// An AWS event stream.
+    Frames(eventstream::Parser, Option<Frame>),
     /// Of gRPC.
     Messages(grpc::Parser),
     Lines(ndjson::Parser, Templates),
     /// Of a redirection, or none at all.
     Other,
-    /// Of unknown type: the first byte will tell.
-    Unknown,
+    /// The first byte will tell what it is; `foreign` if its type is named, and is none that can be read.
+    Unknown {
+        foreign: bool,
+    },
 }
 
 /// What is known of an answer while it comes.
@@ -193,6 +220,10 @@ impl Response {
                 parser.gap()
             }
             Body::Events(parser, _) => parser.gap(),
+            Body::Frames(parser, open) => {
+                // What is missing is said elsewhere.
+                parser.gap(bytes, &mut |_| *open = None);
+            }
             Body::Lines(parser, _) => parser.gap(),
             Body::Messages(parser) => parser.gap(bytes, &mut |message| {
                 // What is missing is said elsewhere.
@@ -200,7 +231,7 @@ impl Response {
                     reader.message(message);
                 }
             }),
-            Body::Other | Body::Unknown => {}
+            Body::Other | Body::Unknown { .. } => {}
         }
     }
 
@@ -223,6 +254,9 @@ impl Response {
                 parser.finish(&mut |event| reader.event(event, templates));
                 reader.state.lost |= parser.dropped() > 0;
             }
+            Body::Frames(parser, _) => {
+                reader.state.unparsable |= !reader.state.lost && !parser.is_between();
+            }
             Body::Lines(parser, templates) => {
                 parser.finish(&mut |line| reader.line(line, templates));
                 reader.state.lost |= parser.dropped() > 0;
@@ -230,8 +264,8 @@ impl Response {
             Body::Messages(parser) => {
                 reader.state.unparsable |= !reader.state.lost && !parser.is_between();
             }
-            Body::Other => reader.state.whole = true,
-            Body::Error { .. } | Body::Unknown => {}
+            Body::Other | Body::Unknown { foreign: true } => reader.state.whole = true,
+            Body::Error { .. } | Body::Unknown { foreign: false } => {}
         }
     }
 
@@ -259,9 +293,10 @@ impl Response {
             Body::Document(parser) | Body::Elements(parser) => parser.memory(),
             Body::Error { parser, raw, .. } => parser.memory() + raw.capacity(),
             Body::Events(parser, templates) => parser.memory() + templates.memory(),
+            Body::Frames(parser, open) => parser.memory() + open.as_ref().map_or(0, Frame::memory),
             Body::Lines(parser, templates) => parser.memory() + templates.memory(),
             Body::Messages(parser) => parser.memory(),
-            Body::Other | Body::Unknown => 0,
+            Body::Other | Body::Unknown { .. } => 0,
         };
         decoder_bytes(&self.decoder) + body
     }
@@ -270,12 +305,7 @@ impl Response {
 impl Body {
     fn new(head: &ResponseHead, stream_path: bool, reader: &mut Reader<'_>) -> Self {
         let options = reader.options;
-        let content_type = head
-            .headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_ascii_lowercase();
+        let content_type = content_type(&head.headers).to_ascii_lowercase();
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         if head.status.is_some_and(|status| status.as_u16() >= 400) {
             let bounds = Limits {
@@ -308,23 +338,35 @@ impl Body {
         } else if LINES.iter().any(|kind| content_type.starts_with(kind)) {
             reader.stream();
             Self::Lines(ndjson::Parser::default(), Templates::default())
+        } else if content_type.starts_with("application/vnd.amazon.eventstream") {
+            reader.stream();
+            Self::Frames(eventstream::Parser::default(), None)
         } else if head.partial && content_type.is_empty() {
-            Self::Unknown
+            Self::Unknown { foreign: false }
         } else if stream_path {
             reader.state.streamed = true;
             Self::Elements(Parser::elements(&selection.event, bounds))
-        } else {
+        } else if content_type.is_empty() || is_json(&content_type) {
             Self::Document(Parser::new(&selection.response, bounds))
+        } else {
+            Self::Unknown { foreign: true }
         }
     }
 
     /// One of unknown type, by how it begins.
-    fn guess(bytes: &[u8], reader: &mut Reader<'_>) -> Self {
+    fn guess(bytes: &[u8], foreign: bool, reader: &mut Reader<'_>) -> Self {
         let options = reader.options;
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         let selection = reader.provider.selection(options.capture_content);
         match bytes.trim_ascii_start().first() {
+            // The length of a message.
+            Some(0 | 1) => {
+                reader.stream();
+                Self::Frames(eventstream::Parser::default(), None)
+            }
             Some(b'{') => Self::Document(Parser::new(&selection.response, bounds)),
+            // Audio, a page of a gateway: there is nothing in it to be read.
+            Some(_) if foreign => Self::Other,
             Some(b'[') => {
                 reader.stream();
                 Self::Elements(Parser::elements(&selection.event, bounds))
@@ -333,20 +375,23 @@ impl Body {
                 reader.stream();
                 Self::Events(sse::Parser::default(), Templates::default())
             }
-            None => Self::Unknown,
+            None => Self::Unknown { foreign },
         }
     }
 
     /// Takes bytes without content coding.
     fn push(&mut self, bytes: &[u8], reader: &mut Reader<'_>) {
-        if let Self::Unknown = self {
-            *self = Self::guess(bytes, reader);
+        if let Self::Unknown { foreign } = self {
+            *self = Self::guess(bytes, *foreign, reader);
         }
         match self {
             Self::Document(parser) => parser.push(bytes, &mut |_| ()),
             Self::Elements(parser) => parser.push(bytes, &mut |element| reader.element(&element)),
             Self::Events(parser, templates) => {
                 parser.push(bytes, &mut |event| reader.event(event, templates));
+            }
+            Self::Frames(parser, open) => {
+                parser.push(bytes, &mut |part| reader.part(&part, open));
             }
             Self::Lines(parser, templates) => {
                 parser.push(bytes, &mut |line| reader.line(line, templates));
@@ -357,7 +402,7 @@ impl Body {
                 raw.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 parser.push(bytes, &mut |_| ());
             }
-            Self::Other | Self::Unknown => {}
+            Self::Other | Self::Unknown { .. } => {}
         }
     }
 }
@@ -421,6 +466,51 @@ impl Reader<'_> {
         self.event(event, templates);
     }
 
+    /// A part of an AWS event stream.
+    fn part(&mut self, part: &eventstream::Part<'_>, open: &mut Option<Frame>) {
+        match part {
+            eventstream::Part::Begin(headers) => *open = Some(Frame::new(headers, self)),
+            eventstream::Part::Payload(bytes) => {
+                if let Some(frame) = open {
+                    frame.push(bytes);
+                }
+            }
+            eventstream::Part::End => {
+                if let Some(frame) = open.take() {
+                    self.frame(frame);
+                }
+            }
+            eventstream::Part::Broken => {
+                *open = None;
+                self.state.unparsable = true;
+            }
+        }
+    }
+
+    fn frame(&mut self, mut frame: Frame) {
+        let (document, status) = frame.parser.finish(&mut |_| ());
+        if let Some(message) = frame.failure {
+            let message = message.or_else(|| {
+                let body = document.as_ref()?;
+                let message = body.get("message").or_else(|| body.get("Message"))?;
+                Some(message.as_str()?.to_owned())
+            });
+            self.state.fits = true;
+            self.builder.stream_error(&json!({
+                "type": "error",
+                "error": {"type": frame.name, "message": message.unwrap_or_default()},
+            }));
+            return;
+        }
+        let broken = frame.wrapped.is_some_and(|wrapped| wrapped.is_broken());
+        self.state.unparsable |= broken || status != Status::Complete;
+        if let Some(document) = document {
+            self.state.fits |= self.provider.is_response(&document);
+            self.provider
+                .event(&frame.name, &Event::Json(&document), self.builder);
+        }
+    }
+
     fn message(&mut self, message: Option<Value>) {
         match message {
             Some(message) if self.state.streamed => self.element(&message),
@@ -436,6 +526,58 @@ impl Reader<'_> {
     fn element(&mut self, element: &Value) {
         self.state.fits |= self.provider.is_response(element);
         self.provider.event("", &Event::Json(element), self.builder);
+    }
+}
+
+/// A message of an AWS event stream.
+struct Frame {
+    /// The type of its event, or of its exception.
+    name: String,
+    /// It says that the call failed, and may say more of that.
+    failure: Option<Option<String>>,
+    /// The event is in base64.
+    wrapped: Option<base64::Parser>,
+    parser: Parser,
+}
+
+impl Frame {
+    fn new(headers: &eventstream::Headers<'_>, reader: &Reader<'_>) -> Self {
+        let text = |name: &str, most: usize| -> Option<String> {
+            Some(headers.text(name)?.chars().take(most).collect())
+        };
+        let (kind, failure) = match headers.text(":message-type") {
+            Some("error") => (":error-code", Some(text(":error-message", ERROR_CHARS))),
+            Some("exception") => (":exception-type", Some(None)),
+            _ => (":event-type", None),
+        };
+        let options = reader.options;
+        let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
+        let (wrapped, select) = if failure.is_some() {
+            (None, &Select::All)
+        } else {
+            (
+                reader.provider.wrapped().map(base64::Parser::new),
+                &reader.provider.selection(options.capture_content).event,
+            )
+        };
+        Self {
+            name: text(kind, NAME_CHARS).unwrap_or_default(),
+            failure,
+            wrapped,
+            parser: Parser::new(select, bounds),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let parser = &mut self.parser;
+        match &mut self.wrapped {
+            Some(wrapped) => wrapped.push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ())),
+            None => parser.push(bytes, &mut |_| ()),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.name.capacity() + self.parser.memory()
     }
 }
 
@@ -501,7 +643,7 @@ fn decoder_bytes(decoder: &Decoder) -> usize {
 
 /// Bounds of a body whose preview is `preview_chars` long and whose other strings are at most
 /// `string_chars` long.
-fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits {
+pub(super) fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits {
     if options.capture_content {
         Limits {
             // A character more than is shown, so that the cut is marked.
@@ -516,10 +658,23 @@ fn limits(options: Options, preview_chars: usize, string_chars: usize) -> Limits
     }
 }
 
+/// Whether a media type is JSON (RFC 6839 section 3.1, too).
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.ends_with("/json") || kind.ends_with("+json")
+}
+
 /// How the messages of gRPC are compressed that are.
 fn grpc_encoding(headers: &HeaderMap) -> &str {
     headers
         .get("grpc-encoding")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers
+        .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default()
 }
@@ -531,4 +686,41 @@ fn content_encoding(headers: &HeaderMap) -> String {
         .filter_map(|value| value.to_str().ok())
         .collect();
     codings.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method};
+
+    use super::{super::openai::chat::Chat, *};
+
+    #[test]
+    fn a_form_is_read_like_json() {
+        const FORM: &str = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\nRIFF\r\n\
+            --x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n\
+            --x\r\nContent-Disposition: form-data; name=\"temperature\"\r\n\r\n0.2\r\n--x--\r\n";
+        let mut headers = HeaderMap::new();
+        let content_type = HeaderValue::from_static("multipart/form-data; boundary=x");
+        headers.insert(header::CONTENT_TYPE, content_type);
+        let head = RequestHead {
+            method: Method::POST,
+            path: "/v1/audio/transcriptions".to_owned(),
+            query: String::new(),
+            host: None,
+            port: None,
+            headers,
+            partial: false,
+            websocket: false,
+        };
+        let mut request = Request::new(&Chat, &head, Options::default());
+        for byte in FORM.as_bytes().chunks(1) {
+            request.push(byte);
+            assert!(request.memory() < 4096);
+        }
+        let document = request.finish().unwrap();
+        assert_eq!(
+            document.to_string(),
+            r#"{"model":"whisper-1","temperature":0.2}"#
+        );
+    }
 }

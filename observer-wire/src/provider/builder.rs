@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Map, Number, Value};
 
 use super::{
-    counter_of,
     fields::{Count, Counts, Field, Fields, find, merge_usage},
-    preview,
-    sdk::{Exception, Sdk, bounded},
+    gateways, preview,
+    sdk::{self, Exception, Sdk},
 };
 use crate::{
     call::{Incomplete, LlmCall},
@@ -26,6 +25,7 @@ const PARAMETER_BYTES: usize = 64;
 const LISTED: usize = 128;
 
 /// What is known before the bodies are read.
+#[derive(Clone)]
 pub(super) struct Start {
     pub(super) provider: &'static str,
     pub(super) operation: &'static str,
@@ -120,6 +120,10 @@ impl CallBuilder {
                 self.field(*field, value);
             }
         }
+        let model = self.model.as_deref().unwrap_or_default();
+        if let Some(provider) = gateways::by_model(self.start.provider, model) {
+            self.start.provider = provider;
+        }
     }
 
     /// Reads the fields of an answer, or of an event, that stand in one place.
@@ -155,15 +159,30 @@ impl CallBuilder {
             return;
         }
         merge_usage(&mut self.usage, usage);
-        for (count, places) in self.start.fields.usage {
-            let value = find(usage, places).and_then(counter_of);
-            self.counts.set(*count, value);
-        }
+        self.counts.read(usage, self.start.fields);
         for (place, parts) in self.start.fields.cost {
             if let Some(cost) = find(usage, &[place]).and_then(Value::as_f64) {
                 self.cost(cost / parts);
             }
         }
+    }
+
+    /// The same, by another table, and only of what was said nowhere else.
+    pub(super) fn usage_unless_known(&mut self, usage: &Value, fields: &Fields) {
+        let known = self.counts;
+        merge_usage(&mut self.usage, usage);
+        self.counts.read(usage, fields);
+        self.counts.update(&known);
+    }
+
+    /// The answer turns out to be in a format with a table of its own.
+    pub(super) fn read_as(&mut self, fields: &'static Fields) {
+        self.start.fields = fields;
+    }
+
+    /// The bodies tell what the operation is.
+    pub(super) fn operation(&mut self, operation: &'static str) {
+        self.start.operation = operation;
     }
 
     /// What the call cost by the provider's own account, in US dollars.
@@ -278,17 +297,16 @@ impl CallBuilder {
         self.terminal || self.error.is_some()
     }
 
-    /// The answer is an error, whatever its status is. The first counts.
-    pub(super) fn failed(&mut self, error: Exception) {
-        let (class, message) = error;
-        self.error
-            .get_or_insert_with(|| (name(&class), message.map(|message| bounded(&message))));
-    }
-
     /// An error came in the middle of a stream.
     pub(super) fn stream_error(&mut self, body: &Value) {
         self.error
             .get_or_insert_with(|| self.start.sdk.stream_error(body));
+    }
+
+    /// The provider says that it failed, in an answer for which no library raises an exception.
+    pub(super) fn failed(&mut self, code: Option<&str>, message: Option<&str>) {
+        self.error
+            .get_or_insert_with(|| sdk::reported(code, message));
     }
 
     /// Longest input preview, in code points; `None` if none is wanted.
@@ -338,6 +356,11 @@ impl CallBuilder {
     /// When the request began.
     pub(super) fn started_at(&self) -> Timestamp {
         self.start.at
+    }
+
+    /// The host that the request names.
+    pub(super) fn server_address(&self) -> Option<&str> {
+        self.start.server_address.as_deref()
     }
 
     /// The client library.

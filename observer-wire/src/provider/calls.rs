@@ -1,13 +1,14 @@
 //! From HTTP exchanges to calls.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use http::Method;
 
 use super::{
-    Certainty, PROVIDERS, Provider, Recognized,
+    Certainty, DIALOGUES, PROVIDERS, Provider, Recognized,
     exchange::{Begin, Exchange},
     hosts, mcp,
+    session::Session,
 };
 use crate::{
     chunk::{Origin, Timestamp},
@@ -26,7 +27,10 @@ pub struct Calls {
     options: Options,
     /// Where a request names no port.
     usual_port: u16,
-    active: Vec<Exchange>,
+    /// An exchange whose head leaves doubt is read in several formats.
+    active: BTreeMap<ExchangeId, Vec<Exchange>>,
+    /// WebSocket sessions, whose messages give calls.
+    sessions: BTreeMap<ExchangeId, Session>,
     next: u64,
     verdict: Verdict,
     seen_request: bool,
@@ -49,7 +53,8 @@ impl Calls {
         Self {
             options,
             usual_port,
-            active: Vec::new(),
+            active: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             next: 0,
             verdict: Verdict::Undecided,
             seen_request: false,
@@ -61,7 +66,9 @@ impl Calls {
     pub fn verdict(&self) -> Verdict {
         match self.verdict {
             // One that may be a call is under way.
-            Verdict::Other if !self.active.is_empty() => Verdict::Undecided,
+            Verdict::Other if !self.active.is_empty() || !self.sessions.is_empty() => {
+                Verdict::Undecided
+            }
             verdict => verdict,
         }
     }
@@ -96,22 +103,34 @@ impl Calls {
                 self.seen_request = true;
                 let host = head.host.as_deref().unwrap_or_default();
                 // What follows a CONNECT is another connection, most likely by TLS.
-                let is_known = hosts::is_llm(host) || mcp::is_session(&head);
-                if is_known && head.method != Method::CONNECT {
+                let to_llm =
+                    hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket);
+                if to_llm || mcp::is_session(&head) {
                     self.judge(Verdict::Llm);
                 }
-                let begun = self.begin(exchange, &head, at, origin);
+                if head.websocket {
+                    if !self.begin_session(exchange, &head, at, origin) && to_llm {
+                        let host = host.to_owned();
+                        report(CallEvent::Unread { host });
+                    }
+                    return;
+                }
+                let begun = self.begin(&head, at, origin);
+                if to_llm && begun.is_empty() {
+                    let host = host.to_owned();
+                    report(CallEvent::Unread { host });
+                }
                 match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
                     // The bodies will tell.
                     Some(Certainty::Likely | Certainty::Possible) => {}
                     None => self.judge(Verdict::Other),
                 }
-                for active in begun {
-                    if active.announced {
-                        report(active.started());
-                    }
-                    self.active.push(active);
+                for active in begun.iter().filter(|active| active.announced) {
+                    report(active.started());
+                }
+                if !begun.is_empty() {
+                    self.active.insert(exchange, begun);
                 }
             }
             Event::RequestBody {
@@ -133,6 +152,9 @@ impl Calls {
                 for active in self.find(exchange) {
                     active.response_head(&head, at);
                 }
+                if let Some(session) = self.session(exchange) {
+                    session.response_head(&head);
+                }
             }
             Event::ResponseBody {
                 exchange,
@@ -141,6 +163,9 @@ impl Calls {
             } => {
                 for active in self.find(exchange) {
                     active.response_body(bytes, at);
+                }
+                if let Some(session) = self.session(exchange) {
+                    session.response_body(bytes);
                 }
             }
             Event::ResponseGap { exchange, bytes } => {
@@ -158,40 +183,90 @@ impl Calls {
                     active.response_trailers(&headers, partial, at);
                 }
             }
+            Event::Message {
+                exchange,
+                direction,
+                part,
+                at,
+            } => {
+                let (before, mut next) = (self.next, self.next);
+                if let Some(session) = self.session(exchange) {
+                    session.message(direction, part, at, &mut next, report);
+                }
+                self.next = next;
+                if next > before {
+                    self.judge(Verdict::Llm);
+                }
+            }
             Event::End { exchange, end, at } => self.end(exchange, end, at, report),
         }
     }
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
-        self.active.iter().map(Exchange::memory).sum()
+        let exchanges = self.active.values().flatten().map(Exchange::memory);
+        let sessions = self.sessions.values().map(Session::memory);
+        exchanges.chain(sessions).sum()
     }
 
-    /// An exchange whose head leaves doubt is read in several formats.
     fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Exchange> {
-        self.active
-            .iter_mut()
-            .filter(move |active| active.id == exchange)
+        self.active.get_mut(&exchange).into_iter().flatten()
+    }
+
+    fn session(&mut self, exchange: ExchangeId) -> Option<&mut Session> {
+        self.sessions.get_mut(&exchange)
+    }
+
+    /// A WebSocket session is asked for. Whether it may hold calls.
+    fn begin_session(
+        &mut self,
+        id: ExchangeId,
+        head: &RequestHead,
+        at: Timestamp,
+        origin: Origin,
+    ) -> bool {
+        let found = DIALOGUES
+            .iter()
+            .find_map(|format| Some((*format, format.recognize(head)?)));
+        let Some((format, recognized)) = found else {
+            self.judge(Verdict::Other);
+            return false;
+        };
+        // Elsewhere its messages will tell.
+        if recognized.certainty == Certainty::Certain {
+            self.judge(Verdict::Llm);
+        }
+        let begin = Begin {
+            call: CallId(self.next),
+            head,
+            at,
+            origin,
+            usual_port: self.usual_port,
+        };
+        let session = Session::new(&begin, format, recognized, self.options);
+        self.sessions.insert(id, session);
+        true
     }
 
     fn request_end(&mut self, exchange: ExchangeId, report: &mut dyn FnMut(CallEvent)) {
-        let before = self.active.len();
-        self.active.retain_mut(|active| {
-            if active.id != exchange {
-                return true;
-            }
+        let Some(active) = self.active.get_mut(&exchange) else {
+            return;
+        };
+        let host = active.first().and_then(Exchange::llm_host);
+        active.retain_mut(|active| {
             active.request_end();
             active.certainty != Certainty::Possible || active.request_fits
         });
-        let removed = self.active.len() < before;
-        let mut left = self.find(exchange);
-        match (left.next(), left.next()) {
-            (None, _) if removed => {
-                drop(left);
+        match active.as_mut_slice() {
+            [] => {
+                self.active.remove(&exchange);
                 self.judge(Verdict::Other);
+                if let Some(host) = host {
+                    report(CallEvent::Unread { host });
+                }
             }
             // Which of several it is the answer will tell.
-            (Some(active), None) if !active.announced => {
+            [active] if !active.announced => {
                 active.announced = true;
                 report(active.started());
             }
@@ -206,14 +281,16 @@ impl Calls {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
-        let (ended, left) = std::mem::take(&mut self.active)
-            .into_iter()
-            .partition::<Vec<_>, _>(|active| active.id == exchange);
-        self.active = left;
-        if ended.is_empty() {
+        if let Some(session) = self.sessions.remove(&exchange) {
+            let spoke = session.end(end, at, &mut self.next, report);
+            self.judge(if spoke { Verdict::Llm } else { Verdict::Other });
             return;
         }
+        let Some(ended) = self.active.remove(&exchange) else {
+            return;
+        };
         let mut recorded = false;
+        let host = ended.first().and_then(Exchange::llm_host);
         for active in ended {
             let (call, announced, started) = (active.call, active.announced, active.started());
             let record = if recorded { None } else { active.end(end, at) };
@@ -232,6 +309,9 @@ impl Calls {
                 None => {}
             }
         }
+        if !recorded && let Some(host) = host {
+            report(CallEvent::Unread { host });
+        }
         self.judge(if recorded {
             Verdict::Llm
         } else {
@@ -239,17 +319,10 @@ impl Calls {
         });
     }
 
-    fn begin(
-        &mut self,
-        id: ExchangeId,
-        head: &RequestHead,
-        at: Timestamp,
-        origin: Origin,
-    ) -> Vec<Exchange> {
+    fn begin(&mut self, head: &RequestHead, at: Timestamp, origin: Origin) -> Vec<Exchange> {
         let recognized = recognized(head);
         let exchange = |(provider, recognized)| {
             let begin = Begin {
-                id,
                 call: CallId(self.next),
                 head,
                 at,

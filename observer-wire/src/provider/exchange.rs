@@ -11,15 +11,17 @@ use http::{HeaderMap, StatusCode};
 use super::{
     Certainty, Provider, Recognized,
     body::{NAME_CHARS, Reader, Request, Response, State},
+    botocore,
     builder::{CallBuilder, Finish, Start},
-    headers, percent,
+    fields::Fields,
+    headers, hosts, percent,
     sdk::Sdk,
 };
 use crate::{
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
     connection::{CallEvent, CallId, Options},
-    http::{End, ExchangeId, RequestHead, ResponseHead},
+    http::{End, RequestHead, ResponseHead},
 };
 
 /// Longest path of a record, in bytes of UTF-8.
@@ -44,7 +46,6 @@ const RATE_LIMIT_BYTES: usize = 64;
 
 /// An exchange that is, or may be, a call.
 pub(super) struct Exchange {
-    pub(super) id: ExchangeId,
     pub(super) call: CallId,
     provider: &'static dyn Provider,
     pub(super) certainty: Certainty,
@@ -95,13 +96,42 @@ impl Status {
 
 /// A request that was recognised.
 pub(super) struct Begin<'a> {
-    pub(super) id: ExchangeId,
     pub(super) call: CallId,
     pub(super) head: &'a RequestHead,
     pub(super) at: Timestamp,
     pub(super) origin: Origin,
     /// The port of a request that names none.
     pub(super) usual_port: u16,
+}
+
+impl Begin<'_> {
+    /// What is known of a call before its bodies are read.
+    pub(super) fn start(&self, recognized: Recognized, fields: &'static Fields) -> Start {
+        let head = self.head;
+        Start {
+            provider: recognized.provider,
+            operation: recognized.operation,
+            fields,
+            model: recognized.model,
+            at: self.at,
+            origin: self.origin,
+            attempts: head
+                .headers
+                .get("x-stainless-retry-count")
+                .and_then(|count| count.to_str().ok()?.parse::<u32>().ok())
+                .map(|count| count.saturating_add(1))
+                .or_else(|| botocore::attempt(&head.headers)),
+            server_address: head.host.clone(),
+            server_port: head
+                .host
+                .as_ref()
+                .map(|_| head.port.unwrap_or(self.usual_port)),
+            url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
+                .filter(|path| !path.is_empty())
+                .map(str::to_owned),
+            sdk: Sdk::of(head),
+        }
+    }
 }
 
 impl Exchange {
@@ -114,37 +144,18 @@ impl Exchange {
     ) -> Self {
         let head = begin.head;
         let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let start = Start {
-            provider: recognized.provider,
-            operation: recognized.operation,
-            fields: provider.about().fields,
-            model: recognized.model,
-            at: begin.at,
-            origin: begin.origin,
-            attempts: field("x-stainless-retry-count")
-                .and_then(|count| count.parse::<u32>().ok())
-                .map(|count| count.saturating_add(1)),
-            server_address: head.host.clone(),
-            server_port: head
-                .host
-                .as_ref()
-                .map(|_| head.port.unwrap_or(begin.usual_port)),
-            url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
-                .filter(|path| !path.is_empty())
-                .map(str::to_owned),
-            sdk: Sdk::of(&head.headers),
-        };
+        let (stream, certainty) = (recognized.stream, recognized.certainty);
+        let start = begin.start(recognized, provider.about().fields);
         let mut builder = CallBuilder::new(start, options);
-        builder.stream(recognized.stream);
+        builder.stream(stream);
         Self {
-            id: begin.id,
             call: begin.call,
             provider,
-            certainty: recognized.certainty,
+            certainty,
             builder,
             request: Some(Request::new(provider, head, options)),
             request_fits: false,
-            stream_path: recognized.stream,
+            stream_path: stream,
             read_timeout: field("x-stainless-read-timeout")
                 .or_else(|| field("x-stainless-timeout"))
                 .and_then(|seconds| seconds.parse::<f64>().ok())
@@ -155,7 +166,7 @@ impl Exchange {
             rate_limit: BTreeMap::new(),
             response: None,
             state: State::default(),
-            announced: recognized.certainty != Certainty::Possible,
+            announced: certainty != Certainty::Possible,
             last_byte: begin.at,
             origin: begin.origin,
             fingerprint: fingerprint(head),
@@ -163,6 +174,12 @@ impl Exchange {
             partial: head.partial,
             options,
         }
+    }
+
+    /// The host, if it is one of LLM providers.
+    pub(super) fn llm_host(&self) -> Option<String> {
+        let host = self.builder.server_address()?;
+        hosts::is_llm(host).then(|| host.to_owned())
     }
 
     /// What is reported of its beginning.
@@ -206,10 +223,7 @@ impl Exchange {
         self.last_byte = at;
         self.status = head.status;
         self.partial |= head.partial;
-        self.request_id = REQUEST_ID
-            .iter()
-            .find_map(|name| head.headers.get(*name)?.to_str().ok())
-            .map(|id| id.chars().take(NAME_CHARS).collect());
+        self.request_id = request_id(&head.headers);
         self.rate_limit = rate_limit(&head.headers);
         // An answer of gRPC without a body has its status at once.
         if self.provider.messages(false).is_some() {
@@ -342,8 +356,16 @@ impl Exchange {
     }
 }
 
+/// The provider's id of a request.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
+    REQUEST_ID
+        .iter()
+        .find_map(|name| headers.get(*name)?.to_str().ok())
+        .map(|id| id.chars().take(NAME_CHARS).collect())
+}
+
 /// A hash of a request's head, without its credentials.
-fn fingerprint(head: &RequestHead) -> u64 {
+pub(super) fn fingerprint(head: &RequestHead) -> u64 {
     let mut hasher = DefaultHasher::new();
     (head.method.as_str(), &head.path, &head.query).hash(&mut hasher);
     (&head.host, head.port).hash(&mut hasher);
@@ -354,7 +376,7 @@ fn fingerprint(head: &RequestHead) -> u64 {
 }
 
 /// The fields that tell how much more may be asked for.
-fn rate_limit(headers: &HeaderMap) -> BTreeMap<String, String> {
+pub(super) fn rate_limit(headers: &HeaderMap) -> BTreeMap<String, String> {
     headers
         .iter()
         .filter(|(name, _)| {

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use super::counter_of;
+
 /// A format, for those who read about it.
 pub(super) struct About {
     /// What people call it.
@@ -151,6 +153,20 @@ impl Counts {
         *known = value.or(*known);
     }
 
+    /// The provider says what a call used.
+    pub(super) fn read(&mut self, usage: &Value, fields: &Fields) {
+        for (count, places) in fields.usage {
+            self.set(*count, find(usage, places).and_then(counter_of));
+        }
+    }
+
+    /// Takes over every count that the provider gave elsewhere.
+    pub(super) fn update(&mut self, other: &Self) {
+        for (known, value) in self.0.iter_mut().zip(other.0) {
+            *known = value.or(*known);
+        }
+    }
+
     /// All input tokens, with those of caches, or those that are billed: OpenTelemetry's
     /// `gen_ai.usage.input_tokens`.
     pub(super) fn input(&self, fields: &Fields) -> Option<u64> {
@@ -198,9 +214,22 @@ pub(super) fn find<'a>(document: &'a Value, places: &[&str]) -> Option<&'a Value
     places.iter().find_map(|place| {
         place
             .split('.')
-            .try_fold(document, |value, name| value.get(name))
+            .try_fold(document, member)
             .filter(|value| !value.is_null())
     })
+}
+
+/// Members up to which looking at each is faster than hashing a name.
+const FEW: usize = 12;
+
+/// As [`Value::get`].
+fn member<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
+    let members = value.as_object()?;
+    if members.len() > FEW {
+        return members.get(name);
+    }
+    let found = members.iter().find(|(known, _)| *known == name)?;
+    Some(found.1)
 }
 
 /// Deepest nesting, most members of an object and longest string of usage that is kept as it is.
@@ -215,11 +244,19 @@ pub(super) fn merge_usage(raw: &mut Map<String, Value>, usage: &Value) {
         return;
     };
     for (name, value) in usage {
-        let room = raw.len() < RAW_MEMBERS || raw.contains_key(name);
-        if !room || value.is_null() || name.len() > RAW_CHARS || raw.get(name) == Some(value) {
+        if value.is_null() {
             continue;
         }
-        if let Some(value) = plain(value, RAW_DEPTH) {
+        if let Some((_, known)) = raw.iter_mut().find(|(known, _)| *known == name) {
+            if *known != *value
+                && let Some(value) = plain(value, RAW_DEPTH)
+            {
+                *known = value;
+            }
+        } else if raw.len() < RAW_MEMBERS
+            && name.len() <= RAW_CHARS
+            && let Some(value) = plain(value, RAW_DEPTH)
+        {
             raw.insert(name.clone(), value);
         }
     }

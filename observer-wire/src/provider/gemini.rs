@@ -123,7 +123,7 @@ pub(super) static FIELDS: Fields = Fields {
     reasoning: Included::No,
 };
 
-const CONFIG: Select = Select::Object(&[
+pub(super) const CONFIG: Select = Select::Object(&[
     ("temperature", Select::Scalar),
     ("maxOutputTokens", Select::Scalar),
     ("max_output_tokens", Select::Scalar),
@@ -391,7 +391,7 @@ pub(super) fn provider(head: &RequestHead) -> &'static str {
 }
 
 /// Whether a `ModalityTokenCount` counts audio; the generated REST transport writes its number.
-fn is_audio(details: &Value) -> bool {
+pub(super) fn is_audio(details: &Value) -> bool {
     const AUDIO: u64 = 4;
     match details.get("modality") {
         Some(Value::String(name)) => name == "AUDIO",

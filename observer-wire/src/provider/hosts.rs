@@ -1,5 +1,6 @@
 //! Well-known hosts of providers. A host counts with all its subdomains.
 
+use super::gateways;
 use crate::http::RequestHead;
 
 /// Host suffix and provider. The names are those that OpenTelemetry or the vendors use. Many of them are in litellm
@@ -61,15 +62,15 @@ const HOSTS: &[(&str, &str)] = &[
     ("llm.chutes.ai", "chutes"),
     ("ml.cloud.ibm.com", "watsonx"),
     ("models.ai.azure.com", "azure_ai"),
-    ("models.github.ai", "github_models"),
     ("models.inference.ai.azure.com", "azure_ai"),
+    ("models.github.ai", "github_models"),
     ("nano-gpt.com", "nano_gpt"),
     ("ollama.com", "ollama"),
     ("open.bigmodel.cn", "zai"),
     ("openai.azure.com", "azure_openai"),
     ("openrouter.ai", "openrouter"),
     ("router.huggingface.co", "huggingface"),
-    ("services.ai.azure.com", "azure_ai"),
+    ("services.ai.azure.com", "azure_openai"),
 ];
 
 /// Workers AI of Cloudflare, among all else that is asked of this host.
@@ -77,12 +78,16 @@ const CLOUDFLARE: &str = "api.cloudflare.com";
 
 /// Every host with its provider.
 pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-    HOSTS.iter().copied()
+    HOSTS.iter().copied().chain([
+        ("bedrock-mantle.REGION.api.aws", "aws_bedrock"),
+        ("bedrock-runtime-fips.REGION.amazonaws.com", "aws_bedrock"),
+        ("bedrock-runtime.REGION.amazonaws.com", "aws_bedrock"),
+    ])
 }
 
 /// Whether a host is known to serve LLMs.
 pub(super) fn is_llm(host: &str) -> bool {
-    provider(host).is_some()
+    provider(host).is_some() || gateways::is_gateway(host)
 }
 
 /// The provider of a host, if it is well known.
@@ -94,16 +99,42 @@ pub(super) fn provider(host: &str) -> Option<&'static str> {
         .iter()
         .find(|(suffix, _)| is_within(host, suffix))
         .map(|&(_, provider)| provider)
+        .or_else(|| is_bedrock(host).then_some("aws_bedrock"))
 }
 
-/// The provider that a request goes to, if its host is well known.
+/// Whether a host is one of AWS Bedrock's that models answer on: `bedrock-runtime.REGION.amazonaws.com`, also
+/// `-fips`, in China, with two stacks (`api.aws`), behind an endpoint of a VPC, or `bedrock-mantle`.
+pub(super) fn is_bedrock(host: &str) -> bool {
+    const SERVICES: &[&str] = &["bedrock-mantle", "bedrock-runtime", "bedrock-runtime-fips"];
+    const DOMAINS: &[&str] = &[
+        "amazonaws.com",
+        "amazonaws.com.cn",
+        "api.amazonwebservices.com.cn",
+        "api.aws",
+    ];
+    host.split('.').any(|label| SERVICES.contains(&label))
+        && DOMAINS.iter().any(|domain| is_within(host, domain))
+}
+
+/// The provider that a request goes to, if its host is well known or a gateway names it.
 pub(super) fn of(head: &RequestHead) -> Option<&'static str> {
     let host = head.host.as_deref().unwrap_or_default();
-    provider(host).or_else(|| {
-        // `/client/v4/accounts/ACCOUNT/ai/…`
-        let service = head.path.split('/').nth(5);
-        (is_within(host, CLOUDFLARE) && service == Some("ai")).then_some("cloudflare")
-    })
+    match gateways::provider(head).or_else(|| provider(host)) {
+        // One resource serves all three; these are Azure AI inference and the models of Anthropic.
+        Some("azure_openai")
+            if ["/models/", "/anthropic/"]
+                .iter()
+                .any(|begin| head.path.starts_with(begin)) =>
+        {
+            Some("azure_ai")
+        }
+        None if is_within(host, CLOUDFLARE) => {
+            // `/client/v4/accounts/ACCOUNT/ai/…`
+            let service = head.path.split('/').nth(5);
+            (service == Some("ai")).then_some("cloudflare")
+        }
+        known => known,
+    }
 }
 
 /// Whether `host` is `domain` or a subdomain of it.
@@ -133,7 +164,7 @@ mod tests {
         for (host, expected) in [
             ("api.openai.com", Some("openai")),
             ("eu.api.openai.com", Some("openai")),
-            ("my.services.ai.azure.com", Some("azure_ai")),
+            ("my.services.ai.azure.com", Some("azure_openai")),
             ("us-central1-aiplatform.googleapis.com", Some("vertex_ai")),
             ("aiplatform.eu.rep.googleapis.com", Some("vertex_ai")),
             ("aiplatform.mtls.googleapis.com", Some("vertex_ai")),
@@ -176,8 +207,33 @@ mod tests {
                 port: None,
                 headers: HeaderMap::new(),
                 partial: false,
+                websocket: false,
             };
             assert_eq!(of(&head), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_bedrock() {
+        for host in [
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "bedrock-runtime-fips.us-gov-west-1.amazonaws.com",
+            "bedrock-runtime.cn-north-1.amazonaws.com.cn",
+            "bedrock-runtime.eu-central-1.api.aws",
+            "vpce-0a1b2c-3d4e.bedrock-runtime.us-west-2.vpce.amazonaws.com",
+            "bedrock-mantle.us-east-1.api.aws",
+        ] {
+            assert_eq!(provider(host), Some("aws_bedrock"), "{host}");
+            assert!(is_llm(host), "{host}");
+        }
+        for host in [
+            "bedrock.us-east-1.amazonaws.com",
+            "bedrock-agent-runtime.us-east-1.amazonaws.com",
+            "bedrock-runtime.us-east-1.amazonaws.com.evil.example",
+            "bedrock-runtime.example.com",
+            "s3.us-east-1.amazonaws.com",
+        ] {
+            assert!(!is_bedrock(host), "{host}");
         }
     }
 }

@@ -171,14 +171,15 @@ impl Provider for Mcp {
                 continue;
             }
             if let Some(error) = message.get("error").filter(|error| error.is_object()) {
-                call.failed(failure(error));
+                let (code, message) = failure(error);
+                call.failed(Some(&code), message.as_deref());
             }
             let Some(result) = message.get("result") else {
                 continue;
             };
             if result.get("isError") == Some(&Value::Bool(true)) {
                 // What the tool says of it is content.
-                call.failed((TOOL_ERROR.to_owned(), None));
+                call.failed(Some(TOOL_ERROR), None);
             }
             for part in elements(result, "content") {
                 call.output(text(part, "text").unwrap_or_default());

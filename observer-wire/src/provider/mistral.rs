@@ -9,7 +9,7 @@ use super::{
     builder::CallBuilder,
     fields::{About, Field, Fields},
     hosts,
-    openai::{self, OpenAi},
+    openai::chat::{self, Chat},
     text,
 };
 use crate::{
@@ -33,7 +33,7 @@ static FIELDS: Fields = Fields {
         (Field::Parameter("seed"), &["random_seed"]),
         (Field::Parameter("choice_count"), &["n"]),
     ],
-    ..openai::FIELDS
+    ..chat::FIELDS
 };
 
 /// Ends of paths, with operations. OCR counts pages and is no call.
@@ -63,7 +63,7 @@ macro_rules! request {
 
 static WITHOUT_CONTENT: Selection = Selection {
     request: request!(Select::Mark, Select::Mark),
-    ..openai::WITHOUT_CONTENT
+    ..chat::WITHOUT_CONTENT
 };
 static WITH_CONTENT: Selection = Selection {
     request: request!(
@@ -73,7 +73,7 @@ static WITH_CONTENT: Selection = Selection {
             &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
         )
     ),
-    ..openai::WITH_CONTENT
+    ..chat::WITH_CONTENT
 };
 
 /// See the module.
@@ -135,21 +135,21 @@ impl Provider for Mistral {
     }
 
     fn is_response(&self, document: &Value) -> bool {
-        OpenAi.is_response(document)
+        Chat.is_response(document)
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        OpenAi.request(document, call);
+        Chat.request(document, call);
         if let Some(prompt) = text(document, "prompt") {
             call.input(prompt);
         }
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
-        OpenAi.response(document, call);
+        Chat.response(document, call);
     }
 
     fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder) {
-        OpenAi.event(name, data, call);
+        Chat.event(name, data, call);
     }
 }

@@ -4,7 +4,10 @@
 mod anthropic;
 mod anthropic_complete;
 mod anthropic_errors;
+mod bedrock;
+mod bedrock_invoke;
 mod body;
+mod botocore;
 mod builder;
 mod calls;
 mod cohere;
@@ -13,10 +16,12 @@ mod cohere_v1;
 mod dashscope;
 mod exchange;
 mod fields;
+mod gateways;
 mod gemini;
 mod gemini_embeddings;
 mod gemini_grpc;
 mod gemini_interactions;
+mod gemini_live;
 mod gemini_predict;
 mod headers;
 mod hosts;
@@ -26,12 +31,12 @@ mod mistral;
 mod ollama;
 mod ollama_embed;
 mod openai;
-mod openai_responses;
 mod percent;
 mod preview;
 mod reference;
 mod repr;
 mod sdk;
+mod session;
 mod tgi;
 mod vertex;
 mod watsonx;
@@ -43,7 +48,7 @@ pub use reference::reference;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use self::{builder::CallBuilder, fields::About, sdk::Exception};
+use self::{builder::CallBuilder, fields::About, sdk::Exception, session::Dialogue};
 use crate::{
     body::{json::Select, protobuf::Message},
     http::{RequestHead, ResponseHead},
@@ -54,6 +59,8 @@ const PROVIDERS: &[&dyn Provider] = &[
     &gemini_grpc::GEMINI,
     &gemini_grpc::VERTEX,
     &xai_grpc::XaiGrpc,
+    &bedrock::Converse,
+    &bedrock_invoke::Invoke,
     &gemini::Gemini,
     &gemini_embeddings::GeminiEmbeddings,
     &gemini_predict::GeminiPredict,
@@ -71,8 +78,23 @@ const PROVIDERS: &[&dyn Provider] = &[
     &llama_cpp::LlamaCpp,
     &tgi::Tgi,
     &mcp::Mcp,
-    &openai_responses::OpenAiResponses,
-    &openai::OpenAi,
+    &openai::responses::Responses,
+    &openai::responses::Fetched,
+    &openai::completions::Completions,
+    &openai::embeddings::Embeddings,
+    &openai::images::Images,
+    &openai::audio::Audio,
+    &openai::moderations::Moderations,
+    &openai::assistants::Assistants,
+    &openai::retrieval::Retrieval,
+    &openai::chat::Chat,
+];
+
+/// Every format of WebSocket sessions, in the order in which they are asked.
+const DIALOGUES: &[&dyn Dialogue] = &[
+    &gemini_live::GeminiLive,
+    &openai::realtime::Realtime,
+    &openai::responses_socket::ResponsesSocket,
 ];
 
 /// A format of requests and responses.
@@ -109,8 +131,8 @@ trait Provider: Sync {
     /// Reads a response that came in one piece, or as much of it as came.
     fn response(&self, document: &Value, call: &mut CallBuilder);
 
-    /// Reads one event of a streamed response: an event of SSE, or an element of an array. `data` is
-    /// not always JSON.
+    /// Reads one event of a streamed response: an event of SSE or of an AWS event stream, or an element of
+    /// an array. `data` is not always JSON.
     fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder);
 
     /// Reads the head of the answer, where a format says something there.
@@ -127,6 +149,12 @@ trait Provider: Sync {
         false
     }
 
+    /// The member of a message of an AWS event stream that holds the event in base64, where it is not the
+    /// message itself.
+    fn wrapped(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether an event that comes twice, one behind the other, says nothing new the second time.
     fn is_idempotent(&self) -> bool {
         true
@@ -136,7 +164,6 @@ trait Provider: Sync {
 /// An answer whose status is an error.
 struct Failure<'a> {
     status: StatusCode,
-    #[expect(dead_code, reason = "only AWS says something there")]
     headers: &'a HeaderMap,
     /// Its body, if it is JSON.
     body: Option<&'a Value>,
@@ -153,6 +180,7 @@ enum Event<'a> {
 }
 
 /// What a request head tells.
+#[derive(Debug, PartialEq)]
 struct Recognized {
     provider: &'static str,
     operation: &'static str,

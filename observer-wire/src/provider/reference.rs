@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    PROVIDERS,
+    DIALOGUES, PROVIDERS,
     fields::{About, Included},
     hosts,
 };
@@ -13,6 +13,9 @@ pub fn reference() -> String {
     let mut out = String::from(INTRODUCTION);
     for provider in PROVIDERS {
         format(provider.about(), &mut out);
+    }
+    for dialogue in DIALOGUES {
+        format(dialogue.about(), &mut out);
     }
     out.push_str(HOSTS);
     for (host, provider) in hosts::all() {

@@ -3,20 +3,22 @@
 //! Sources: openai-python 3.54 and 2.54 `_exceptions.py`/`_client.py`, anthropic-sdk-python 2.12 and
 //! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`, google-api-core `exceptions.py`,
 //! cohere 7.3 `core/api_error.py`, mistralai 3.7 `client/errors`, ollama 0.6 `_types.py`, huggingface_hub 2.4
-//! `utils/_http.py` and `inference/_common.py`.
+//! `utils/_http.py` and `inference/_common.py`; of botocore see `botocore.rs`.
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use super::{
     anthropic_errors,
+    botocore::Botocore,
     preview::{cut, mask},
     repr::repr,
     text,
 };
+use crate::http::RequestHead;
 
 /// Longest error message, in code points.
-const MESSAGE_CHARS: usize = 4096;
+pub(super) const MESSAGE_CHARS: usize = 4096;
 
 /// A client library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(super) enum Sdk {
     AnthropicJs,
     /// `anthropic` of PyPI with its major version.
     AnthropicPython(u32),
+    /// `boto3` of PyPI, or another library on `botocore`.
+    Botocore(Botocore),
     /// `cohere` of PyPI.
     CoherePython,
     /// Libraries of PyPI on `google-api-core`, such as `google-generativeai`.
@@ -73,7 +77,8 @@ pub(super) type Exception = (String, Option<String>);
 
 impl Sdk {
     /// The library that sent a request.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn of(head: &RequestHead) -> Self {
+        let headers = &head.headers;
         let field = |name: &str| {
             headers
                 .get(name)
@@ -97,7 +102,7 @@ impl Sdk {
             {
                 Self::OpenAiPython(major)
             }
-            // `AnthropicVertex`, `AsyncAnthropicBedrock`, ….
+            // Also `AnthropicBedrock` and the like.
             name if name.trim_start_matches("Async").starts_with("Anthropic")
                 && agent.contains("/Python") =>
             {
@@ -122,7 +127,7 @@ impl Sdk {
             {
                 Self::GoogleApiCore
             }
-            _ => Self::Unknown,
+            _ => Botocore::of(head, agent).map_or(Self::Unknown, Self::Botocore),
         }
     }
 
@@ -253,7 +258,7 @@ impl Sdk {
                 let message = format!("{code} {message}");
                 (api_core_class(code).to_owned(), Some(message))
             }
-            Self::Unknown | Self::XaiPython => {
+            Self::Botocore(_) | Self::Unknown | Self::XaiPython => {
                 let class = body
                     .and_then(error_type)
                     .map_or_else(|| format!("http_{code}"), str::to_owned);
@@ -278,6 +283,12 @@ impl Sdk {
                     message
                 };
                 ("APIError".to_owned(), Some(message.to_owned()))
+            }
+            Self::Botocore(botocore) => {
+                return botocore.stream_error(
+                    error_type(body).unwrap_or_default(),
+                    message.unwrap_or_default(),
+                );
             }
             Self::AnthropicPython(_) => {
                 ("APIStatusError".to_owned(), Some(repr(body, MESSAGE_CHARS)))
@@ -340,12 +351,76 @@ impl Sdk {
                 "RemoteProtocolError",
                 "Server disconnected without sending a response.",
             ),
-            // What it says depends on the moment.
+            // What they say depends on the moment.
+            Self::Botocore(botocore) => return (botocore.disconnected(answered, stream), None),
             Self::GoogleApiCore => return ("ServiceUnavailable".to_owned(), None),
             Self::XaiPython => return self.grpc_error(14, None, stream),
             Self::Unknown => ("connection_error", "the server closed the connection"),
         };
         (class.to_owned(), Some(message.to_owned()))
+    }
+
+    /// The exception when the server refuses a WebSocket session with this HTTP status. Those of Python leave
+    /// it to `websockets` 15, those of npm to `ws` 8.
+    pub(super) fn session_refused(
+        self,
+        status: StatusCode,
+        body: Option<&Value>,
+        raw: &str,
+    ) -> Exception {
+        let code = status.as_u16();
+        let (class, message) = match self {
+            Self::GoogleGenAi | Self::OpenAiPython(_) => (
+                "InvalidStatus",
+                format!("server rejected WebSocket connection: HTTP {code}"),
+            ),
+            Self::AnthropicJs | Self::OpenAiJs => {
+                ("Error", format!("Unexpected server response: {code}"))
+            }
+            _ => return self.status_error(status, body, raw),
+        };
+        (class.to_owned(), Some(message))
+    }
+
+    /// The exception when the server ends a WebSocket session in the middle, with this code and reason or
+    /// without a word.
+    pub(super) fn session_closed(self, code: Option<u16>, reason: &str) -> Exception {
+        /// No close frame (RFC 6455 section 7.1.5).
+        const ABNORMAL: u16 = 1006;
+        let (class, message) = match (self, code) {
+            (Self::GoogleGenAi, code) => {
+                let code = code.unwrap_or(ABNORMAL);
+                let class = match code {
+                    400..500 => "ClientError",
+                    500..600 => "ServerError",
+                    _ => "APIError",
+                };
+                (class, format!("{code} None. {reason}"))
+            }
+            (Self::OpenAiPython(_), None) => (
+                "ConnectionClosedError",
+                "no close frame received or sent".to_owned(),
+            ),
+            (Self::OpenAiPython(_), Some(code)) => {
+                let class = if matches!(code, 1000 | 1001) {
+                    "ConnectionClosedOK"
+                } else {
+                    "ConnectionClosedError"
+                };
+                let known = close_code(code);
+                let received = match reason {
+                    "" => format!("{code} ({known})"),
+                    reason => format!("{code} ({known}) {reason}"),
+                };
+                (class, format!("received {received}; then sent {received}"))
+            }
+            (_, Some(code)) => ("connection_error", format!("closed with {code} {reason}")),
+            (_, None) => (
+                "connection_error",
+                "the server closed the connection".to_owned(),
+            ),
+        };
+        (class.to_owned(), Some(bounded(message.trim_end())))
     }
 
     /// The exception when the client has waited for as long as it would.
@@ -359,6 +434,7 @@ impl Sdk {
                  or request cancellation. See https://docs.anthropic.com/en/api/errors#long-requests for more \
                  details.",
             ),
+            Self::Botocore(_) => return ("ReadTimeoutError".to_owned(), None),
             Self::CoherePython | Self::GoogleGenAi | Self::MistralPython | Self::OllamaPython => {
                 ("ReadTimeout", "timed out")
             }
@@ -374,8 +450,36 @@ impl Sdk {
     }
 }
 
-/// A message as it is recorded: without keys, and not too long.
-pub(super) fn bounded(message: &str) -> String {
+/// What a provider says of a failure.
+pub(super) fn reported(code: Option<&str>, message: Option<&str>) -> Exception {
+    (bounded(code.unwrap_or("error")), message.map(bounded))
+}
+
+/// What `websockets` 15 calls a code of a close frame (`frames.py`, `CLOSE_CODE_EXPLANATIONS`).
+fn close_code(code: u16) -> &'static str {
+    match code {
+        1000 => "OK",
+        1001 => "going away",
+        1002 => "protocol error",
+        1003 => "unsupported data",
+        1005 => "no status received [internal]",
+        1006 => "abnormal closure [internal]",
+        1007 => "invalid frame payload data",
+        1008 => "policy violation",
+        1009 => "message too big",
+        1010 => "mandatory extension",
+        1011 => "internal error",
+        1012 => "service restart",
+        1013 => "try again later",
+        1014 => "bad gateway",
+        1015 => "TLS failure [internal]",
+        3000..4000 => "registered",
+        4000..5000 => "private use",
+        _ => "unknown",
+    }
+}
+
+fn bounded(message: &str) -> String {
     cut(&mask(message), MESSAGE_CHARS)
 }
 
@@ -576,7 +680,7 @@ mod tests {
     use super::*;
 
     fn sdk(fields: &[(&'static str, &'static str)]) -> Sdk {
-        let headers: HeaderMap = fields
+        let headers = fields
             .iter()
             .map(|(name, value)| {
                 (
@@ -585,7 +689,16 @@ mod tests {
                 )
             })
             .collect();
-        Sdk::of(&headers)
+        Sdk::of(&RequestHead {
+            method: http::Method::POST,
+            path: "/model/m/converse".to_owned(),
+            query: String::new(),
+            host: None,
+            port: None,
+            headers,
+            partial: false,
+            websocket: false,
+        })
     }
 
     #[test]
@@ -601,6 +714,11 @@ mod tests {
             ),
             ("Groq/Python 1.7.0", "1.7.0", Sdk::OpenAiPython(1)),
             ("Anthropic/Python 2.12.0", "2.12.0", Sdk::AnthropicPython(2)),
+            (
+                "AsyncAnthropicBedrock/Python 2.12.0",
+                "2.12.0",
+                Sdk::AnthropicPython(2),
+            ),
             (
                 "AsyncAnthropic/Python 0.125.0",
                 "0.125.0",

@@ -9,7 +9,7 @@ use super::{
     builder::CallBuilder,
     fields::{About, Field, Fields},
     hosts,
-    openai::{self, OpenAi},
+    openai::chat::{self, Chat},
 };
 use crate::{
     body::json::{Keep, Select},
@@ -34,7 +34,7 @@ static FIELDS: Fields = Fields {
         (Field::Parameter("seed"), &["seed"]),
         (Field::Parameter("choice_count"), &["n"]),
     ],
-    ..openai::FIELDS
+    ..chat::FIELDS
 };
 
 /// Ends of paths, and whether a stream is asked for.
@@ -62,14 +62,14 @@ macro_rules! request {
 
 static WITHOUT_CONTENT: Selection = Selection {
     request: request!(Select::Mark),
-    ..openai::WITHOUT_CONTENT
+    ..chat::WITHOUT_CONTENT
 };
 static WITH_CONTENT: Selection = Selection {
     request: request!(Select::Array(
         Keep::Last(2),
         &Select::Object(&[("role", Select::Scalar), ("content", Select::All)])
     )),
-    ..openai::WITH_CONTENT
+    ..chat::WITH_CONTENT
 };
 
 /// See the module.
@@ -125,18 +125,18 @@ impl Provider for Watsonx {
     }
 
     fn is_response(&self, document: &Value) -> bool {
-        OpenAi.is_response(document)
+        Chat.is_response(document)
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        OpenAi.request(document, call);
+        Chat.request(document, call);
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
-        OpenAi.response(document, call);
+        Chat.response(document, call);
     }
 
     fn event(&self, name: &str, data: &Event<'_>, call: &mut CallBuilder) {
-        OpenAi.event(name, data, call);
+        Chat.event(name, data, call);
     }
 }

@@ -1,8 +1,15 @@
 //! HTTP/2 as text, and what it is on the wire; `exchanges/README.md` has the form.
 
+pub(crate) mod eventstream;
+pub(crate) mod websocket;
+
 use std::io::Write as _;
 
 use flate2::{Compression, write::GzEncoder};
+
+/// Around what is lost to the observer.
+pub(crate) const LOST_START: &[u8] = b"<<lost";
+pub(crate) const LOST_END: &[u8] = b">>";
 
 /// One direction of a connection: what HPACK's encoder has put into the table.
 #[derive(Default)]
@@ -161,6 +168,12 @@ fn data(content: &[&str], words: &[&str]) -> Vec<u8> {
         framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
         framed.extend(message);
         return framed;
+    }
+    if has("eventstream") {
+        return content
+            .iter()
+            .flat_map(|line| eventstream::message(line))
+            .collect();
     }
     let mut body = content.join("\n").into_bytes();
     if has("event") {

@@ -21,9 +21,29 @@ impl Losses {
         Self { counts, malformed }
     }
 
+    /// From counts as [`counts`](Self::counts) gives them. What is missing is 0.
+    pub fn from_counts(given: &[(u64, u64)], malformed: u64) -> Self {
+        let mut counts = [(0, 0); Loss::ALL.len()];
+        for (count, given) in counts.iter_mut().zip(given) {
+            *count = *given;
+        }
+        Self { counts, malformed }
+    }
+
+    /// Events and bytes by cause, in the order of [`Loss::ALL`].
+    pub fn counts(&self) -> &[(u64, u64)] {
+        &self.counts
+    }
+
+    /// Records that could not be understood.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
     /// Lost events of all causes.
     pub fn events(&self) -> u64 {
-        self.counts.iter().map(|(events, _)| events).sum::<u64>() + self.malformed
+        let events = self.counts.iter().map(|(events, _)| events);
+        events.fold(self.malformed, |sum, events| sum.saturating_add(*events))
     }
 }
 

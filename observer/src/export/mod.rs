@@ -43,6 +43,15 @@ pub trait Exporter: Send {
     /// The record cannot be written.
     fn trace(&mut self, trace: &TraceRecord) -> io::Result<()>;
 
+    /// How many requests to hosts of LLM providers were no calls; comes last, if there were any.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    fn others(&mut self, _count: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Writes out what is buffered.
     ///
     /// # Errors
@@ -74,6 +83,8 @@ pub enum Format {
 pub enum Record {
     /// A call.
     Call(Box<CallRecord>),
+    /// [`Exporter::others`].
+    Others(u64),
     /// A trace.
     Trace(Box<TraceRecord>),
 }
@@ -144,6 +155,13 @@ impl Queue {
         }
     }
 
+    /// Hands a record over, and waits for room. Returns whether there will be any.
+    pub fn send_patiently(&self, record: Record) -> bool {
+        self.sender
+            .as_ref()
+            .is_some_and(|sender| sender.send(record).is_ok())
+    }
+
     /// Whether writing has failed; [`finish`](Self::finish) says why.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
@@ -201,6 +219,7 @@ fn write_all(exporter: &mut dyn Exporter, records: &mpsc::Receiver<Record>) -> i
         };
         match record {
             Record::Call(call) => exporter.call(&call)?,
+            Record::Others(count) => exporter.others(count)?,
             Record::Trace(trace) => exporter.trace(&trace)?,
         }
         unflushed = true;

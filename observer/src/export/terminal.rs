@@ -36,6 +36,11 @@ struct Totals {
     input: u64,
     output: u64,
     latency: Duration,
+    /// Calls whose cost is known, and the sum in US dollars.
+    priced: u64,
+    cost: f64,
+    /// Requests to hosts of LLM providers that were no calls.
+    others: u64,
 }
 
 impl Pretty {
@@ -95,6 +100,9 @@ impl Exporter for Pretty {
             call.time_to_first_token_ns
                 .map_or(UNKNOWN.to_owned(), |ns| duration(Duration::from_nanos(ns))),
         )?;
+        if let Some(usd) = call.cost_usd {
+            write!(self.writer, "  {DIM}{}{DIM:#}", dollars(usd))?;
+        }
         if !call.tool_calls.is_empty() {
             write!(
                 self.writer,
@@ -134,15 +142,29 @@ impl Exporter for Pretty {
         Ok(())
     }
 
+    fn others(&mut self, count: u64) -> io::Result<()> {
+        self.totals.others = count;
+        Ok(())
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
 
     fn finish(&mut self) -> io::Result<()> {
         let totals = &self.totals;
+        let cost = match totals.priced {
+            0 => String::new(),
+            all if all == totals.calls => format!(" · {}", dollars(totals.cost)),
+            some => format!(" · {} for {some} of them", dollars(totals.cost)),
+        };
+        let others = match totals.others {
+            0 => String::new(),
+            others => format!(" · {}", others_of(others)),
+        };
         writeln!(
             self.writer,
-            "{BOLD}{} · {} · {} · {} tokens in, {} out · {}{BOLD:#}",
+            "{BOLD}{} · {} · {} · {} tokens in, {} out · {}{cost}{others}{BOLD:#}",
             count(totals.calls, "call"),
             count(totals.errors, "error"),
             count(totals.traces, "trace"),
@@ -161,11 +183,21 @@ impl Totals {
         self.input += call.prompt_tokens.unwrap_or(0);
         self.output += call.completion_tokens.unwrap_or(0);
         self.latency += Duration::from_nanos(call.latency_ns);
+        self.priced += u64::from(call.cost_usd.is_some());
+        self.cost += call.cost_usd.unwrap_or(0.0);
     }
 }
 
 fn number(value: Option<u64>) -> String {
     value.map_or(UNKNOWN.to_owned(), |value| value.to_string())
+}
+
+/// To the millionth: a call may cost less than a cent by far.
+fn dollars(usd: f64) -> String {
+    let text = format!("{usd:.6}");
+    let cents = text.len().saturating_sub(4);
+    let (cents, rest) = text.split_at(cents);
+    format!("${cents}{}", rest.trim_end_matches('0'))
 }
 
 fn duration(duration: Duration) -> String {
@@ -182,6 +214,11 @@ fn duration(duration: Duration) -> String {
 /// A number with its noun, in the plural unless it is one.
 pub fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// What is said of requests to hosts of LLM providers that were no calls.
+pub fn others_of(n: u64) -> String {
+    format!("{} to LLM hosts", count(n, "other request"))
 }
 
 /// Strings come from other programs and from the net: no control character may reach the terminal.
@@ -251,6 +288,31 @@ mod tests {
             ..call()
         };
         insta::assert_snapshot!(shown(&[call(), failed_call(), cancelled, previews]));
+    }
+
+    #[test]
+    fn costs_are_shown_where_they_are_known() {
+        let priced = CallRecord {
+            cost_usd: Some(0.000_345),
+            cost_source: Some("prices"),
+            ..call()
+        };
+        let screen = shown(&[priced.clone(), call()]);
+        assert!(screen.contains("210 ms  $0.000345"), "{screen}");
+        assert!(screen.contains(" · $0.000345 for 1 of them"), "{screen}");
+        let screen = shown(&[priced.clone(), priced]);
+        assert!(screen.trim_end().ends_with(" · $0.00069"), "{screen}");
+        assert_eq!([0.0, 12.5, 1e-9].map(dollars), ["$0.00", "$12.50", "$0.00"]);
+    }
+
+    #[test]
+    fn requests_that_are_no_calls_are_counted() {
+        let screen = Screen::default();
+        let mut pretty = Pretty::with_zone(Box::new(screen.clone()), TimeZone::UTC);
+        pretty.others(3).unwrap();
+        pretty.finish().unwrap();
+        let text = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains(" · 3 other requests to LLM hosts"), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, mem, time::Duration};
 
+use fastrand::Rng;
 use jiff::Timestamp as Utc;
 use observer_wire::{LlmCall, Timestamp};
 
@@ -32,6 +33,7 @@ pub struct CallContext {
 pub struct Traces {
     idle_gap: Duration,
     open: HashMap<(Pid, u32), OpenTrace>,
+    ids: Rng,
 }
 
 #[derive(Debug)]
@@ -54,11 +56,12 @@ struct OpenTrace {
 }
 
 impl Traces {
-    /// No traces yet; a trace ends `idle_gap` after its last call.
-    pub fn new(idle_gap: Duration) -> Self {
+    /// No traces yet; a trace ends `idle_gap` after its last call. `seed` decides about the ids.
+    pub fn new(idle_gap: Duration, seed: u64) -> Self {
         Self {
             idle_gap,
             open: HashMap::new(),
+            ids: Rng::with_seed(seed),
         }
     }
 
@@ -80,7 +83,7 @@ impl Traces {
             ended.extend(self.open.remove(&thread).and_then(OpenTrace::into_record));
         }
         let trace = self.open.entry(thread).or_insert_with(|| OpenTrace {
-            trace_id: random_hex(2),
+            trace_id: random_hex(&mut self.ids, 2),
             start: at,
             start_utc: utc,
             end: at,
@@ -97,7 +100,7 @@ impl Traces {
         trace.in_flight += 1;
         CallContext {
             trace_id: trace.trace_id.clone(),
-            span_id: random_hex(1),
+            span_id: random_hex(&mut self.ids, 1),
             source: SOURCE,
             thread,
         }
@@ -149,23 +152,23 @@ impl Traces {
     pub fn expire(&mut self, now: Timestamp, ended: &mut Vec<TraceRecord>) {
         let gap = self.idle_gap;
         let idle = |trace: &OpenTrace| trace.in_flight == 0 && now.since(trace.end) > gap;
-        ended.extend(
-            self.open
-                .extract_if(|_, trace| idle(trace))
-                .filter_map(|(_, trace)| trace.into_record()),
-        );
+        let over = self.open.extract_if(|_, trace| idle(trace)).collect();
+        conclude(over, ended);
     }
 
     /// Ends all traces.
     pub fn finish(&mut self, ended: &mut Vec<TraceRecord>) {
-        let mut traces: Vec<OpenTrace> = mem::take(&mut self.open).into_values().collect();
-        traces.sort_by_key(|trace| trace.start);
-        ended.extend(traces.into_iter().filter_map(OpenTrace::into_record));
+        conclude(mem::take(&mut self.open).into_iter().collect(), ended);
     }
 
     /// Whether any trace is open.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// Whether a trace of a process is open.
+    pub fn concern(&self, pid: Pid) -> bool {
+        self.open.keys().any(|thread| thread.0 == pid)
     }
 
     fn settle(
@@ -197,8 +200,17 @@ impl Traces {
             trace.thread_gone |= gone;
             gone && trace.in_flight == 0
         });
-        ended.extend(over.filter_map(|(_, trace)| trace.into_record()));
+        conclude(over.collect(), ended);
     }
+}
+
+/// Ends traces in the order in which they began: that of a table is another in each run.
+fn conclude(mut over: Vec<((Pid, u32), OpenTrace)>, ended: &mut Vec<TraceRecord>) {
+    over.sort_unstable_by_key(|(thread, trace)| (trace.start, *thread));
+    ended.extend(
+        over.into_iter()
+            .filter_map(|(_, trace)| trace.into_record()),
+    );
 }
 
 impl OpenTrace {
@@ -249,9 +261,9 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// `words` random 64-bit numbers, none of them 0 (all-zero ids are invalid in W3C Trace Context).
-fn random_hex(words: usize) -> String {
+fn random_hex(ids: &mut Rng, words: usize) -> String {
     (0..words)
-        .map(|_| format!("{:016x}", fastrand::u64(1..)))
+        .map(|_| format!("{:016x}", ids.u64(1..)))
         .collect()
 }
 
@@ -312,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_gap_ends_a_trace_and_a_call_in_flight_keeps_it() {
-        let mut traces = Traces::new(Duration::from_secs(10));
+        let mut traces = Traces::new(Duration::from_secs(10), 1);
         let mut ended = Vec::new();
         let first = start(&mut traces, 1, 0, &mut ended);
         // It takes longer than the gap.
@@ -334,7 +346,7 @@ mod tests {
 
     #[test]
     fn threads_have_traces_of_their_own_and_end_them() {
-        let mut traces = Traces::new(Duration::from_secs(10));
+        let mut traces = Traces::new(Duration::from_secs(10), 1);
         let mut ended = Vec::new();
         let one = start(&mut traces, 1, 0, &mut ended);
         let two = start(&mut traces, 2, 0, &mut ended);
@@ -351,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_trace_of_dismissed_calls_leaves_no_record() {
-        let mut traces = Traces::new(Duration::from_secs(10));
+        let mut traces = Traces::new(Duration::from_secs(10), 1);
         let mut ended = Vec::new();
         let context = start(&mut traces, 1, 0, &mut ended);
         traces.call_dismissed(&context, &mut ended);

@@ -161,9 +161,9 @@ impl<T> Ends<T> {
         settled
     }
 
-    /// Whether a call of a server's has yet to be decided about.
-    pub fn is_holding(&self) -> bool {
-        self.servers.iter().any(|server| server.end.is_some())
+    /// Whether no call is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.servers.is_empty()
     }
 
     fn is_elsewhere(&mut self, server: &Server<T>, end: Timestamp) -> bool {
@@ -236,9 +236,9 @@ mod tests {
         let other = ends.started(CLIENT, Role::Client, 8, ms(99));
         ends.ended(other, ms(130), "other");
         ends.ended(server, ms(120), "server");
-        assert!(ends.settle(Some(ms(250))).is_empty() && ends.is_holding());
+        assert!(ends.settle(Some(ms(250))).is_empty() && ends.servers.len() == 1);
         assert_eq!(ends.settle(Some(ms(321))), [("server", Side::Alone)]);
-        assert!(!ends.is_holding());
+        assert!(ends.servers.is_empty());
     }
 
     #[test]

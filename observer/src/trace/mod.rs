@@ -2,7 +2,9 @@
 
 pub mod attribution;
 pub mod ends;
+pub mod prices;
 pub mod record;
 
 pub use attribution::{CallContext, Traces};
+pub use prices::Prices;
 pub use record::{CallRecord, LlmUsage, TraceRecord};

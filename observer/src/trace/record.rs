@@ -42,6 +42,8 @@ pub struct CallRecord {
     pub usage: Option<Map<String, Value>>,
     /// What the call cost, in US dollars.
     pub cost_usd: Option<f64>,
+    /// Who says so: `provider`, or `prices` (`--prices`).
+    pub cost_source: Option<&'static str>,
     /// The temperature that was asked for.
     pub temperature: Option<Number>,
     /// What else was asked for: `max_tokens`, `top_p`, `seed`, ….
@@ -183,6 +185,7 @@ pub(crate) mod tests {
             output_tokens: Some(0),
             usage: None,
             cost_usd: None,
+            cost_source: None,
             parameters: Map::new(),
             temperature: Some(Number::from(0)),
             stream: true,

@@ -31,7 +31,7 @@ import javax.net.ssl.X509TrustManager;
  * Makes calls with the HTTP clients of the JDK, with OkHttp and with an SDK:
  * {@code Client URL MODE,... [--tls VERSION] [--threads N] [--rounds N] [--lines] [--virtual] [--behaviour TEXT]}.
  * With {@code --lines} each line of standard input is one round; with {@code --virtual} the threads are
- * virtual ones (Java 21).
+ * virtual ones (Java 21); with {@code --http2} the modes of HttpClient speak that.
  */
 public final class Client {
     private static String url;
@@ -42,6 +42,7 @@ public final class Client {
     private static boolean virtual;
     private static SSLContext tls;
     private static X509TrustManager trust;
+    private static HttpClient.Version http = HttpClient.Version.HTTP_1_1;
     private static HttpClient shared;
 
     /** One way to make a call. */
@@ -66,6 +67,7 @@ public final class Client {
                 case "--behaviour": behaviour = arguments[++i]; break;
                 case "--lines": lines = true; break;
                 case "--virtual": virtual = true; break;
+                case "--http2": http = HttpClient.Version.HTTP_2; break;
                 default: throw new IllegalArgumentException(arguments[i]);
             }
         }
@@ -172,7 +174,7 @@ public final class Client {
     private static synchronized HttpClient client() {
         if (shared == null) {
             HttpClient.Builder builder =
-                    HttpClient.newBuilder().sslContext(tls).version(HttpClient.Version.HTTP_1_1);
+                    HttpClient.newBuilder().sslContext(tls).version(http);
             if (version != null) {
                 builder.sslParameters(new SSLParameters(null, new String[] {version}));
             }

@@ -5,6 +5,7 @@
 
 "use strict";
 
+const http2 = require("node:http2");
 const https = require("node:https");
 const { createRequire } = require("node:module");
 const { join } = require("node:path");
@@ -125,6 +126,32 @@ const SDKS = {
           response.on("data", (part) => parts.push(part));
           response.on("error", reject);
           response.on("end", () => resolve(textOf(Buffer.concat(parts).toString(), stream)));
+        });
+        request.end(JSON.stringify(chat(stream)));
+      });
+  },
+
+  http2() {
+    const session = http2.connect(options.url);
+    // Only open calls keep the program alive.
+    let open = 0;
+    session.unref();
+    return (name, stream) =>
+      new Promise((resolve, reject) => {
+        const request = session.request({
+          ":method": "POST",
+          ":path": CHAT,
+          ...headers,
+          "x-test-case": name,
+          "content-type": "application/json",
+        });
+        if (open++ === 0) session.ref();
+        const parts = [];
+        request.on("error", reject);
+        request.on("data", (part) => parts.push(part));
+        request.on("end", () => {
+          if (--open === 0) session.unref();
+          resolve(textOf(Buffer.concat(parts).toString(), stream));
         });
         request.end(JSON.stringify(chat(stream)));
       });

@@ -1,5 +1,6 @@
-//! What the providers answer: the wire formats of OpenAI and xAI (chat completions, Responses), Anthropic,
-//! Gemini, also over gRPC, Cohere, Mistral, Ollama, Hugging Face, and those behind Vertex AI.
+//! What the providers answer: the wire formats of OpenAI and those that speak them (chat completions, Responses
+//! and all else), Anthropic, Gemini, Cohere, Mistral, Ollama, Hugging Face, those behind Vertex AI, and those of
+//! Gemini and xAI over gRPC.
 
 mod anthropic;
 mod cohere;
@@ -8,6 +9,7 @@ mod grpc;
 mod mistral;
 mod ollama;
 mod openai;
+mod operations;
 mod responses;
 mod tgi;
 mod vertex;
@@ -70,6 +72,10 @@ pub(super) fn to(
         openai::answer(request, behaviour, &document, &completion)
     } else if post && path.ends_with("/responses") {
         responses::answer(request, behaviour, &document, &completion)
+    } else if request.method == "GET" && path.contains("/responses/") {
+        responses::fetched(request, &completion)
+    } else if post && let Some(operation) = operations::of(path) {
+        operations::answer(operation, request, behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages") {
         anthropic::answer(behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages/count_tokens") {
@@ -94,8 +100,10 @@ pub(super) fn to(
         ollama::answer(path, operation, behaviour, &document, &completion)
     } else if post && path == "/" && document.get("inputs").is_some() {
         tgi::answer(behaviour, &document, &completion)
-    } else if post && path.starts_with(grpc::SERVICE) {
-        grpc::answer(request, behaviour, &completion)
+    } else if post && path.starts_with(grpc::GEMINI) {
+        grpc::gemini(request, behaviour, &completion)
+    } else if post && path.starts_with(grpc::XAI) {
+        grpc::xai(request, behaviour, &completion)
     } else if request.method == "HEAD" {
         Answer {
             body: Body::None,
@@ -115,6 +123,9 @@ pub(super) fn to(
         answer.body = Body::Whole(b"{\"choices\": [ this is no JSON".to_vec());
     }
     answer.truth["text"] = json!(completion.text());
+    if behaviour.has("redirect") && !request.path.contains('?') {
+        return redirection(request, answer.truth);
+    }
     answer
 }
 
@@ -213,6 +224,33 @@ fn plain(document: &Value) -> Answer {
         declared_length: None,
         trailers: Vec::new(),
         truth: json!({"llm_call": false}),
+    }
+}
+
+/// Sends the client to the same path with a query.
+fn redirection(request: &Request, mut truth: Value) -> Answer {
+    const STATUS: u16 = 307;
+    for field in [
+        "response_model",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "reasoning_tokens",
+        "request_id",
+    ] {
+        truth[field] = Value::Null;
+    }
+    truth["status_code"] = json!(STATUS);
+    for field in ["finish_reasons", "tool_calls"] {
+        truth[field] = json!([]);
+    }
+    Answer {
+        status: STATUS,
+        headers: vec![("location".to_owned(), format!("{}?again", request.path))],
+        body: Body::Whole(b"elsewhere".to_vec()),
+        declared_length: None,
+        trailers: Vec::new(),
+        truth,
     }
 }
 

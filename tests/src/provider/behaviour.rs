@@ -13,14 +13,17 @@
 //! | `early` | the answer comes before the request body is read |
 //! | `encoding=gzip\|deflate\|br\|zstd` | content coding |
 //! | `error=STATUS` | an error of that HTTP status, in the provider's form |
+//! | `error-gateway` | the error is that of Azure's gateway |
 //! | `error-text` | the error is a string, as xAI has it, in the form of OpenAI |
 //! | `events=N` | pieces of text of a stream |
 //! | `fails=N` | with `error`: only the first N attempts of an SDK that counts them fail |
 //! | `framing=chunked\|length\|close` | how the end of the body is told |
 //! | `hang` | no answer at all |
 //! | `html` | the error's body is HTML |
+//! | `interim` | 102 and 103 before the head (HTTP/1.1) |
 //! | `malformed` | the body is no JSON |
 //! | `pause-ms=N` | a pause in the middle of a stream |
+//! | `redirect` | 307 to the same path with a query |
 //! | `rekey` | the keys are updated in the middle of the body (TLS 1.3) |
 //! | `reset=N` | HTTP/2: the stream is reset after N pieces of the body |
 //! | `stream-error=N` | an error event after N events |

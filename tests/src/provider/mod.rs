@@ -99,6 +99,11 @@ impl Provider {
         self.folder.join("ca.pem")
     }
 
+    /// What it shows to clients that speak HTTP/1.1.
+    pub(crate) fn tls(&self) -> Arc<rustls::ServerConfig> {
+        Arc::clone(&self.shared.tls.http1)
+    }
+
     /// The truth about the exchanges so far, in the order in which they ended.
     pub fn truth(&self) -> Vec<Value> {
         self.shared

@@ -13,6 +13,15 @@ use rustls::{
 /// The protocol's name in ALPN (RFC 9113 section 3.2).
 const HTTP2: &[u8] = b"h2";
 
+/// Names under which clients look for it, some of them by a resolver of their own.
+const NAMES: [&str; 5] = [
+    "localhost",
+    "api.groq.com",
+    "api.x.ai",
+    "mine.openai.azure.com",
+    "127.0.0.1",
+];
+
 /// Longest first message of a client that is looked at.
 const CLIENT_HELLO_BYTES: usize = 16 * 1024;
 
@@ -37,11 +46,7 @@ pub(super) fn server_configs(ca: &Path) -> anyhow::Result<Configs> {
     let issuer = Issuer::new(ca_params, ca_key);
 
     let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(
-        ["localhost", "api.x.ai", "127.0.0.1"]
-            .map(str::to_owned)
-            .to_vec(),
-    )?;
+    let mut params = CertificateParams::new(NAMES.map(str::to_owned).to_vec())?;
     params
         .distinguished_name
         .push(DnType::CommonName, "localhost");

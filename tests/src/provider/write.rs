@@ -93,6 +93,12 @@ fn write(
         _ => head.push_str("transfer-encoding: chunked\r\n"),
     }
     head.push_str("\r\n");
+    if behaviour.has("interim") {
+        head.insert_str(
+            0,
+            "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n",
+        );
+    }
     pieces(stream, head.as_bytes(), random)?;
     let cut = ["cut", "cut-clean", "cut-reset"]
         .iter()

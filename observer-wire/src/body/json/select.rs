@@ -46,7 +46,49 @@ pub struct Limits {
 }
 
 impl Select {
-    pub(super) fn takes_scalars(&self) -> bool {
+    /// The members of an object.
+    pub(crate) const fn members(&self) -> &'static [(&'static str, Select)] {
+        match self {
+            Self::Object(members) => members,
+            _ => &[],
+        }
+    }
+
+    /// The members of several objects as those of one. Of members of one name the first counts. `N` is how
+    /// many there are.
+    pub(crate) const fn joined<const N: usize>(
+        objects: &[&'static [(&'static str, Select)]],
+    ) -> [(&'static str, Select); N] {
+        let mut joined = [("", Self::Mark); N];
+        let mut count = 0;
+        let mut object = 0;
+        while object < objects.len() {
+            let members = objects[object];
+            let mut member = 0;
+            while member < members.len() {
+                joined[count] = members[member];
+                count += 1;
+                member += 1;
+            }
+            object += 1;
+        }
+        assert!(count == N);
+        joined
+    }
+
+    /// What is selected of a member of an object.
+    pub(in crate::body) fn member(&self, name: &str) -> Option<&'static Select> {
+        match self {
+            Self::Object(members) => members
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, select)| select),
+            Self::Either(one, other) => one.member(name).or_else(|| other.member(name)),
+            Self::All | Self::Array(..) | Self::Mark | Self::Scalar => None,
+        }
+    }
+
+    pub(in crate::body) fn takes_scalars(&self) -> bool {
         match self {
             Self::All | Self::Scalar => true,
             Self::Either(one, other) => one.takes_scalars() || other.takes_scalars(),
@@ -54,7 +96,7 @@ impl Select {
         }
     }
 
-    pub(super) fn is_mark(&self) -> bool {
+    pub(in crate::body) fn is_mark(&self) -> bool {
         match self {
             Self::Mark => true,
             Self::Either(one, other) => one.is_mark() || other.is_mark(),

@@ -5,6 +5,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use super::super::{
     RequestHead, ResponseHead,
     fields::{FIELDS, HEAD_BYTES, append, split_authority, split_target},
+    websocket::is_upgrade,
 };
 
 /// Length of request lines that every server takes (RFC 9112 section 3), in bytes.
@@ -141,6 +142,7 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
             query,
             host,
             port,
+            websocket: is_upgrade(&headers),
             headers,
             partial: false,
         },

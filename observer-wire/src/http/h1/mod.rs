@@ -17,7 +17,10 @@ use self::{
     body::{Body, Chunked, Step},
     head::{HeadBuffer, Length, Progress},
 };
-use super::{End, Event, ExchangeId};
+use super::{
+    End, Event, ExchangeId,
+    websocket::{self, Session},
+};
 use crate::chunk::{Close, Direction, Origin, Timestamp};
 
 /// Most requests that may wait for their responses; beyond, the connection is not understood.
@@ -31,6 +34,8 @@ pub struct Connection {
     /// Exchanges whose response is not complete, in the order of their requests.
     open: VecDeque<Open>,
     next: u64,
+    /// The WebSocket session to which the first open exchange has changed.
+    session: Option<Box<Session>>,
     /// The connection speaks something else from here on.
     opaque: bool,
 }
@@ -40,6 +45,7 @@ pub struct Connection {
 struct Open {
     exchange: ExchangeId,
     method: Method,
+    websocket: bool,
 }
 
 /// Where the parser is in the bytes that the client sends.
@@ -84,9 +90,13 @@ impl Connection {
         if self.opaque {
             return;
         }
+        if let Some(session) = &mut self.session {
+            let ended = session.data(direction, at, origin, bytes, sink);
+            return self.end_session(ended, at, sink);
+        }
         match direction {
             Direction::Sent => self.sent(at, origin, bytes, sink),
-            Direction::Received => self.received(at, bytes, sink),
+            Direction::Received => self.received(at, origin, bytes, sink),
         }
     }
 
@@ -100,6 +110,10 @@ impl Connection {
     ) {
         if self.opaque || bytes == 0 {
             return;
+        }
+        if let Some(session) = &mut self.session {
+            let ended = session.gap(direction, bytes, at, sink);
+            return self.end_session(ended, at, sink);
         }
         match direction {
             Direction::Sent => {
@@ -154,6 +168,9 @@ impl Connection {
             Close::Peer { .. } => End::ServerClosed,
             Close::ProcessExit => End::ProcessExit,
         };
+        if let Some(session) = self.session.take() {
+            self.end_session(Some(session.end(end)), at, sink);
+        }
         self.end_all(end, at, sink);
         self.requests = Requests::Seeking;
         self.responses = Responses::Seeking;
@@ -174,7 +191,12 @@ impl Connection {
             Responses::Head(buffer) => buffer.memory(),
             _ => 0,
         };
-        size_of::<Self>() + requests + responses + self.open.capacity() * size_of::<Open>()
+        let session = self.session.as_ref().map_or(0, |session| session.memory());
+        size_of::<Self>()
+            + session
+            + requests
+            + responses
+            + self.open.capacity() * size_of::<Open>()
     }
 
     fn sent(
@@ -301,6 +323,7 @@ impl Connection {
         self.open.push_back(Open {
             exchange,
             method: head.method.clone(),
+            websocket: head.websocket,
         });
         sink(Event::RequestHead {
             exchange,
@@ -325,8 +348,17 @@ impl Connection {
         }
     }
 
-    fn received(&mut self, at: Timestamp, mut bytes: &[u8], sink: &mut dyn FnMut(Event<'_>)) {
+    fn received(
+        &mut self,
+        at: Timestamp,
+        origin: Origin,
+        mut bytes: &[u8],
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
         while !bytes.is_empty() && !self.opaque {
+            if self.session.is_some() {
+                return self.data(Direction::Received, at, origin, bytes, sink);
+            }
             let Some(open) = self.open.front() else {
                 self.responses = Responses::Seeking;
                 return;
@@ -339,8 +371,8 @@ impl Connection {
                     Progress::TooLong => return self.malformed(at, sink),
                     Progress::Complete(head, used) => {
                         bytes = &bytes[used..];
-                        let method = open.method.clone();
-                        self.response_head(&head, exchange, &method, at, sink);
+                        let (method, websocket) = (open.method.clone(), open.websocket);
+                        self.response_head(&head, exchange, &method, websocket, at, sink);
                     }
                 },
                 Responses::Body(body) => match body.step(bytes) {
@@ -372,6 +404,7 @@ impl Connection {
         bytes: &[u8],
         exchange: ExchangeId,
         method: &Method,
+        websocket: bool,
         at: Timestamp,
         sink: &mut dyn FnMut(Event<'_>),
     ) {
@@ -382,7 +415,20 @@ impl Connection {
             self.responses = Responses::Head(HeadBuffer::default());
             return;
         }
+        let accepted = websocket
+            && status == StatusCode::SWITCHING_PROTOCOLS
+            && websocket::is_upgrade(&head.headers);
+        let session = accepted
+            .then(|| Session::accepted(exchange, &head.headers))
+            .flatten();
         sink(Event::ResponseHead { exchange, head, at });
+        if let Some(session) = session {
+            let first = self.open.pop_front();
+            self.end_all(End::Lost, at, sink);
+            self.open.extend(first);
+            self.session = Some(Box::new(session));
+            return;
+        }
         let tunnel = method == Method::CONNECT && status.is_success();
         if status == StatusCode::SWITCHING_PROTOCOLS || tunnel {
             self.end_first(End::Upgraded, at, sink);
@@ -399,6 +445,15 @@ impl Connection {
             Length::Chunked => self.responses = Responses::Body(Body::Chunked(Chunked::START)),
             Length::Known(length) => self.responses = Responses::Body(Body::Length(length)),
             Length::Unstated => self.responses = Responses::Body(Body::UntilClose),
+        }
+    }
+
+    /// The session has ended, if so; nobody says what follows.
+    fn end_session(&mut self, end: Option<End>, at: Timestamp, sink: &mut dyn FnMut(Event<'_>)) {
+        if let Some(end) = end {
+            self.session = None;
+            self.end_all(end, at, sink);
+            self.opaque = true;
         }
     }
 

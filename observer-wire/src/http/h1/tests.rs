@@ -38,7 +38,7 @@ impl Log {
             Event::ResponseBody {
                 exchange, bytes, ..
             } => self.at(exchange).response.extend(bytes),
-            Event::ResponseTrailers { .. } => {}
+            Event::Message { .. } | Event::ResponseTrailers { .. } => {}
             Event::End { exchange, end, .. } => self.at(exchange).end = Some(format!("{end:?}")),
         }
     }

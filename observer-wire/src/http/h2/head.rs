@@ -17,6 +17,8 @@ pub(super) struct Fields {
     authority: Option<String>,
     path: Option<String>,
     status: Option<StatusCode>,
+    /// To which protocol a CONNECT leads (RFC 8441 section 4).
+    protocol: Option<String>,
     pub(super) headers: HeaderMap,
     /// Whether there are fields whose name or value is unknown.
     pub(super) unknown: bool,
@@ -52,6 +54,7 @@ impl Fields {
             b":authority" => self.authority = text(),
             b":method" => self.method = Method::from_bytes(value).ok(),
             b":path" => self.path = text(),
+            b":protocol" => self.protocol = text(),
             b":status" => self.status = StatusCode::from_bytes(value).ok(),
             [b':', ..] => {}
             _ => append(&mut self.headers, name, value),
@@ -80,11 +83,12 @@ impl Fields {
             .map(split_authority)
             .unwrap_or_default();
         Some(RequestHead {
-            method,
             path,
             query,
             host,
             port,
+            websocket: method == Method::CONNECT && self.protocol.as_deref() == Some("websocket"),
+            method,
             headers: self.headers,
             partial: self.unknown,
         })

@@ -20,17 +20,19 @@ const ENTRY_BYTES: usize = 32;
 
 /// A field; what is not known is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Field<'a> {
-    pub(super) name: Option<&'a [u8]>,
-    pub(super) value: Option<&'a [u8]>,
+pub struct Field<'a> {
+    /// Its name, in lower case.
+    pub name: Option<&'a [u8]>,
+    /// Its value.
+    pub value: Option<&'a [u8]>,
 }
 
 /// A block that says nothing from some place on. The decoder does not know its table any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// The state of one direction.
-pub(super) struct Decoder {
+pub struct Decoder {
     /// The newest first.
     entries: VecDeque<Entry>,
     size: usize,
@@ -70,7 +72,7 @@ impl Default for Decoder {
 
 impl Decoder {
     /// In the middle of a connection.
-    pub(super) fn joined() -> Self {
+    pub fn joined() -> Self {
         Self {
             limit: TABLE_BYTES,
             complete: false,
@@ -79,12 +81,12 @@ impl Decoder {
     }
 
     /// Blocks are missing.
-    pub(super) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         *self = Self::joined();
     }
 
     /// Hands over the fields of a block, in order.
-    pub(super) fn decode(
+    pub fn decode(
         &mut self,
         block: &[u8],
         field: &mut dyn FnMut(Field<'_>),
@@ -97,7 +99,7 @@ impl Decoder {
     }
 
     /// Bytes held, roughly.
-    pub(super) fn memory(&self) -> usize {
+    pub fn memory(&self) -> usize {
         self.size
             + self.entries.capacity() * size_of::<Entry>()
             + self.name.capacity()

@@ -7,7 +7,7 @@
 
 mod frame;
 mod head;
-mod hpack;
+pub mod hpack;
 mod huffman;
 
 use std::{collections::BTreeMap, mem};
@@ -18,7 +18,7 @@ use self::{
     head::Fields,
     hpack::Decoder,
 };
-use super::{End, Event, ExchangeId, ResponseHead, fields::HEAD_BYTES};
+use super::{End, Event, ExchangeId, ResponseHead, fields::HEAD_BYTES, websocket::Session};
 use crate::chunk::{Close, Direction, Origin, Timestamp};
 
 /// With what a client begins (RFC 9113 section 3.4).
@@ -49,6 +49,18 @@ struct Stream {
     response: Side,
     /// Bytes are missing that may be its.
     lost: bool,
+    tunnel: Tunnel,
+}
+
+/// What the body of a stream carries.
+#[derive(Debug)]
+enum Tunnel {
+    /// The body of a request or response.
+    None,
+    /// A WebSocket session (RFC 8441), if the response accepts it.
+    Asked,
+    /// Such a session.
+    Session(Box<Session>),
 }
 
 /// How far one direction of a stream has come.
@@ -199,7 +211,7 @@ impl Connection {
                     let (piece, rest) = bytes.split_at(length);
                     bytes = rest;
                     let ends = length == left as usize;
-                    if !self.payload(direction, at, piece, sink) {
+                    if !self.payload(direction, at, origin, piece, sink) {
                         self.out_of_step(direction, at, sink);
                         return;
                     }
@@ -238,7 +250,7 @@ impl Connection {
                 block.lost = true;
             }
             if matches!(header.kind, Kind::Continuation | Kind::Data | Kind::Headers) {
-                self.lose(direction, Some(header.stream), bytes, sink);
+                self.lose(direction, Some(header.stream), bytes, at, sink);
             }
             if ends {
                 self.end_frame(direction, at, sink);
@@ -247,7 +259,7 @@ impl Connection {
         }
         half.lose_step();
         // It may have been the end of any of them, or a part of it.
-        self.lose(direction, None, bytes, sink);
+        self.lose(direction, None, bytes, at, sink);
     }
 
     /// Ends every exchange: no bytes will follow, or none that could be understood.
@@ -260,8 +272,12 @@ impl Connection {
         };
         for stream in mem::take(&mut self.streams).into_values() {
             let exchange = stream.exchange;
-            // Its end may have passed unseen.
-            let end = if stream.lost { End::Lost } else { end };
+            let end = match stream.tunnel {
+                Tunnel::Session(session) => session.end(end),
+                // Its end may have passed unseen.
+                _ if stream.lost => End::Lost,
+                _ => end,
+            };
             sink(Event::End { exchange, end, at });
         }
         self.sent.lose_step();
@@ -280,7 +296,16 @@ impl Connection {
 
     /// Bytes held, roughly.
     pub fn memory(&self) -> usize {
+        let sessions: usize = self
+            .streams
+            .values()
+            .map(|stream| match &stream.tunnel {
+                Tunnel::Session(session) => session.memory(),
+                Tunnel::Asked | Tunnel::None => 0,
+            })
+            .sum();
         size_of::<Self>()
+            + sessions
             + self.streams.len() * size_of::<(u32, Stream)>()
             + self.sent.memory()
             + self.received.memory()
@@ -298,6 +323,7 @@ impl Connection {
         &mut self,
         direction: Direction,
         at: Timestamp,
+        origin: Origin,
         mut bytes: &[u8],
         sink: &mut dyn FnMut(Event<'_>),
     ) -> bool {
@@ -338,7 +364,7 @@ impl Connection {
                     return true;
                 }
                 if header.kind == Kind::Data {
-                    self.body(direction, header.stream, bytes, at, sink);
+                    self.body(direction, header.stream, bytes, at, origin, sink);
                 } else if let Some(block) = &mut half.block {
                     block.push(bytes);
                 }
@@ -452,6 +478,11 @@ impl Connection {
                 request: Side::Body,
                 response: Side::Head,
                 lost: false,
+                tunnel: if head.websocket {
+                    Tunnel::Asked
+                } else {
+                    Tunnel::None
+                },
             },
         );
         sink(Event::RequestHead {
@@ -490,6 +521,12 @@ impl Connection {
             Some(head) if head.status.is_some_and(|status| status.is_informational()) => {}
             Some(head) => {
                 stream.response = Side::Body;
+                let accepted = head.status.is_some_and(|status| status.is_success());
+                stream.tunnel = match stream.tunnel {
+                    Tunnel::Asked if accepted => Session::accepted(exchange, &head.headers)
+                        .map_or(Tunnel::None, |session| Tunnel::Session(Box::new(session))),
+                    _ => Tunnel::None,
+                };
                 sink(Event::ResponseHead { exchange, head, at });
             }
             // What follows may tell.
@@ -501,15 +538,22 @@ impl Connection {
     fn body(
         &mut self,
         direction: Direction,
-        stream: u32,
+        number: u32,
         bytes: &[u8],
         at: Timestamp,
+        origin: Origin,
         sink: &mut dyn FnMut(Event<'_>),
     ) {
-        let Some(stream) = self.streams.get_mut(&stream) else {
+        let Some(stream) = self.streams.get_mut(&number) else {
             return;
         };
         let exchange = stream.exchange;
+        if let Tunnel::Session(session) = &mut stream.tunnel {
+            if let Some(end) = session.data(direction, at, origin, bytes, sink) {
+                self.end(number, end, at, sink);
+            }
+            return;
+        }
         match direction {
             Direction::Sent if stream.request == Side::Body => sink(Event::RequestBody {
                 exchange,
@@ -544,7 +588,13 @@ impl Connection {
             return;
         };
         match direction {
-            Direction::Received => self.end(number, End::Complete, at, sink),
+            Direction::Received => {
+                let end = match &stream.tunnel {
+                    Tunnel::Session(session) => session.end(End::ServerClosed),
+                    Tunnel::Asked | Tunnel::None => End::Complete,
+                };
+                self.end(number, end, at, sink);
+            }
             Direction::Sent if stream.request == Side::Body => {
                 stream.request = Side::Done;
                 let exchange = stream.exchange;
@@ -567,14 +617,24 @@ impl Connection {
         direction: Direction,
         number: Option<u32>,
         bytes: u64,
+        at: Timestamp,
         sink: &mut dyn FnMut(Event<'_>),
     ) {
         let touched = self
             .streams
             .iter_mut()
             .filter(|(other, _)| number.is_none_or(|number| number == **other));
-        for (_, stream) in touched {
+        let mut ended = Vec::new();
+        for (other, stream) in touched {
             let exchange = stream.exchange;
+            if let Tunnel::Session(session) = &mut stream.tunnel {
+                ended.extend(
+                    session
+                        .gap(direction, bytes, at, sink)
+                        .map(|end| (*other, end)),
+                );
+                continue;
+            }
             match direction {
                 Direction::Received => {
                     stream.lost |= number.is_none();
@@ -586,6 +646,9 @@ impl Connection {
                 }
                 Direction::Sent => {}
             }
+        }
+        for (number, end) in ended {
+            self.end(number, end, at, sink);
         }
     }
 

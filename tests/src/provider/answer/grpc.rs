@@ -1,5 +1,5 @@
-//! Gemini's GenerateContent and StreamGenerateContent over gRPC (`google.ai.generativelanguage.v1beta`),
-//! with protobuf made by hand.
+//! Services of gRPC, with protobuf made by hand: Gemini's GenerateContent and StreamGenerateContent
+//! (`google.ai.generativelanguage.v1beta`), and xAI's GetCompletion and GetCompletionChunk (`xai_api`).
 
 use std::io::{Read as _, Write as _};
 
@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use super::{Answer, Body, Completion, call, gemini};
 use crate::provider::{behaviour::Behaviour, http::Request};
 
-/// The path of the service, without its version.
-pub(super) const SERVICE: &str = "/google.ai.generativelanguage.";
+/// The path of Gemini's service, without its version.
+pub(super) const GEMINI: &str = "/google.ai.generativelanguage.";
+
+/// The path of xAI's service.
+pub(super) const XAI: &str = "/xai_api.Chat/";
 
 const CONTENT_TYPE: &str = "application/grpc";
 
@@ -25,7 +28,7 @@ const CODES: &[(u64, u32)] = &[
     (503, 14),
 ];
 
-pub(super) fn answer(request: &Request, behaviour: &Behaviour, completion: &Completion) -> Answer {
+pub(super) fn gemini(request: &Request, behaviour: &Behaviour, completion: &Completion) -> Answer {
     let message = message(request).unwrap_or_default();
     let model = field(&message, 1).map_or_else(String::new, |value| value.text());
     let model = model.rsplit('/').next().unwrap_or_default();
@@ -33,28 +36,91 @@ pub(super) fn answer(request: &Request, behaviour: &Behaviour, completion: &Comp
         .and_then(|config| field(config.bytes, 5).and_then(|value| value.float()));
     let stream = request.path.ends_with("/StreamGenerateContent");
     let mut truth = gemini::truth(model, temperature.unwrap_or(Value::Null), stream);
-    if let Some(status) = behaviour.number("error") {
-        let code = CODES.iter().find(|(known, _)| *known == status);
-        let code = code.map_or(2, |(_, code)| *code);
-        let mut answer = call(
-            200,
-            CONTENT_TYPE,
-            gemini::ID_HEADER,
-            completion,
-            Body::None,
-            truth,
-        );
-        let text = format!("It's refused with {status}: naïve 100%");
-        answer.headers.extend(status_fields(code, &text));
-        answer.truth["error_body"] = json!({"code": code, "message": text});
-        return answer;
+    if let Some(refused) = refuse(behaviour, completion, &truth) {
+        return refused;
     }
     let version = format!("{model}-001");
     gemini::succeed(&mut truth, &version, completion);
-    let gzip = behaviour.get("encoding") == Some("gzip");
-    let mut messages: Vec<Vec<u8>> = gemini::chunks(&version, stream, completion)
+    let messages = gemini::chunks(&version, stream, completion)
         .iter()
-        .map(|chunk| framed(&response(chunk), gzip))
+        .map(gemini_response)
+        .collect();
+    succeed(messages, stream, behaviour, completion, truth)
+}
+
+pub(super) fn xai(request: &Request, behaviour: &Behaviour, completion: &Completion) -> Answer {
+    let message = message(request).unwrap_or_default();
+    let model = field(&message, 2).map_or_else(String::new, |value| value.text());
+    let stream = request.path.ends_with("Chunk");
+    let mut truth = json!({
+        "provider": "xai", "operation": "chat", "model": model, "stream": stream,
+        "temperature": field(&message, 14).and_then(|value| value.float()),
+        "prompt_tokens": null, "completion_tokens": null, "cached_tokens": null, "reasoning_tokens": null,
+        "response_model": null, "finish_reasons": [], "tool_calls": [],
+    });
+    if let Some(refused) = refuse(behaviour, completion, &truth) {
+        return refused;
+    }
+    let reason = if completion.tools.is_empty() {
+        "REASON_STOP"
+    } else {
+        "REASON_TOOL_CALLS"
+    };
+    truth["response_model"] = json!(format!("{model}-0709"));
+    truth["prompt_tokens"] = json!(completion.prompt_tokens);
+    truth["completion_tokens"] = json!(completion.completion_tokens);
+    truth["cached_tokens"] = json!(completion.cached);
+    truth["reasoning_tokens"] = json!(completion.reasoning);
+    truth["finish_reasons"] = json!([reason]);
+    truth["tool_calls"] = json!(completion.tools);
+    let messages = if stream {
+        let last = xai_message(completion, &model, "", true, true);
+        let words = completion.words.iter();
+        words
+            .map(|word| xai_message(completion, &model, word, false, true))
+            .chain([last])
+            .collect()
+    } else {
+        vec![xai_message(
+            completion,
+            &model,
+            &completion.text(),
+            true,
+            false,
+        )]
+    };
+    succeed(messages, stream, behaviour, completion, truth)
+}
+
+fn refuse(behaviour: &Behaviour, completion: &Completion, truth: &Value) -> Option<Answer> {
+    let status = behaviour.number("error")?;
+    let code = CODES.iter().find(|(known, _)| *known == status);
+    let code = code.map_or(2, |(_, code)| *code);
+    let mut answer = call(
+        200,
+        CONTENT_TYPE,
+        gemini::ID_HEADER,
+        completion,
+        Body::None,
+        truth.clone(),
+    );
+    let text = format!("It's refused with {status}: naïve 100%");
+    answer.headers.extend(status_fields(code, &text));
+    answer.truth["error_body"] = json!({"code": code, "message": text});
+    Some(answer)
+}
+
+fn succeed(
+    messages: Vec<Vec<u8>>,
+    stream: bool,
+    behaviour: &Behaviour,
+    completion: &Completion,
+    mut truth: Value,
+) -> Answer {
+    let gzip = behaviour.get("encoding") == Some("gzip");
+    let mut messages: Vec<Vec<u8>> = messages
+        .iter()
+        .map(|message| framed(message, gzip))
         .collect();
     let mut trailers = status_fields(0, "");
     if let Some(after) = completion.error_after
@@ -124,8 +190,63 @@ fn framed(message: &[u8], gzip: bool) -> Vec<u8> {
     [&[u8::from(gzip)][..], &length.to_be_bytes(), &packed].concat()
 }
 
+/// `GetChatCompletionResponse` or `GetChatCompletionChunk`.
+fn xai_message(
+    completion: &Completion,
+    model: &str,
+    text: &str,
+    last: bool,
+    chunk: bool,
+) -> Vec<u8> {
+    let mut said = Vec::new();
+    bytes(&mut said, 1, text.as_bytes());
+    integer(&mut said, 2, 2);
+    for tool in completion.tools.iter().filter(|_| last) {
+        let (mut function, mut call) = (Vec::new(), Vec::new());
+        bytes(&mut function, 1, tool.as_bytes());
+        bytes(&mut function, 2, b"{}");
+        bytes(&mut call, 10, &function);
+        bytes(&mut said, 3, &call);
+    }
+    // Number of: message, reason, index.
+    let numbers = if chunk { [1, 3, 4] } else { [3, 1, 2] };
+    let mut output = Vec::new();
+    bytes(&mut output, numbers[0], &said);
+    if last {
+        let reason = if completion.tools.is_empty() { 3 } else { 4 };
+        integer(&mut output, numbers[1], reason);
+    }
+    integer(&mut output, numbers[2], 0);
+    let mut message = Vec::new();
+    bytes(&mut message, 1, completion.id.as_bytes());
+    bytes(&mut message, 2, &output);
+    bytes(
+        &mut message,
+        if chunk { 4 } else { 6 },
+        format!("{model}-0709").as_bytes(),
+    );
+    if last {
+        let mut usage = Vec::new();
+        let sum = completion.prompt_tokens + completion.completion_tokens;
+        let reasoning = completion.reasoning.unwrap_or(0);
+        for (number, count) in [
+            (1, Some(completion.completion_tokens)),
+            (2, Some(completion.prompt_tokens)),
+            (3, Some(sum + reasoning)),
+            (6, completion.reasoning),
+            (7, completion.cached),
+        ] {
+            if let Some(count) = count {
+                integer(&mut usage, number, count);
+            }
+        }
+        bytes(&mut message, if chunk { 6 } else { 9 }, &usage);
+    }
+    message
+}
+
 /// `GenerateContentResponse`.
-fn response(chunk: &Value) -> Vec<u8> {
+fn gemini_response(chunk: &Value) -> Vec<u8> {
     let mut message = Vec::new();
     for candidate in chunk["candidates"].as_array().into_iter().flatten() {
         let mut content = Vec::new();

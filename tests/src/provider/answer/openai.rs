@@ -5,7 +5,54 @@ use serde_json::{Value, json};
 use super::{Answer, Body, Completion, break_off, call, error, event};
 use crate::provider::{behaviour::Behaviour, http::Request};
 
-const ID_HEADER: &str = "x-request-id";
+/// Hosts and their providers; tests have their names stand for the address of the provider.
+const HOSTS: &[(&str, &str)] = &[
+    ("api.groq.com", "groq"),
+    ("openai.azure.com", "azure_openai"),
+];
+
+/// Whom a request asks.
+pub(super) fn provider(request: &Request) -> &'static str {
+    let host = request.header("host").unwrap_or_default();
+    let host = host.split(':').next().unwrap_or_default();
+    if let Some((_, provider)) = HOSTS.iter().find(|(domain, _)| host.ends_with(domain)) {
+        return provider;
+    }
+    let xai = ["x.ai", "grok", "xai"]
+        .iter()
+        .any(|name| request.path.contains(name));
+    if xai || host.contains("x.ai") {
+        "xai"
+    } else {
+        "openai"
+    }
+}
+
+/// The provider's name for the header with the request's id.
+pub(super) fn id_header(request: &Request) -> &'static str {
+    match provider(request) {
+        "azure_openai" => "apim-request-id",
+        _ => "x-request-id",
+    }
+}
+
+/// An error of an HTTP status.
+pub(super) fn error_body(status: u64, behaviour: &Behaviour) -> Value {
+    let (kind, code) = match status {
+        401 => ("invalid_request_error", "invalid_api_key"),
+        429 => ("tokens", "rate_limit_exceeded"),
+        500.. => ("server_error", "server_error"),
+        _ => ("invalid_request_error", "invalid_value"),
+    };
+    let message = format!("It's refused with {status}: naïve \"quote\"");
+    if behaviour.has("error-text") {
+        json!({"code": code, "error": message})
+    } else if behaviour.has("error-gateway") {
+        json!({"statusCode": status, "message": message})
+    } else {
+        json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
+    }
+}
 
 pub(super) fn answer(
     request: &Request,
@@ -15,15 +62,9 @@ pub(super) fn answer(
 ) -> Answer {
     let model = document["model"].as_str().unwrap_or_default();
     let response_model = format!("{model}-2024-08-06");
-    let xai = ["x.ai", "grok", "xai"]
-        .iter()
-        .any(|name| request.path.contains(name))
-        || request
-            .header("host")
-            .is_some_and(|host| host.contains("x.ai"));
     let stream = document["stream"] == true;
     let mut truth = json!({
-        "provider": if xai { "xai" } else { "openai" },
+        "provider": provider(request),
         "operation": "chat",
         "model": model,
         "temperature": document["temperature"],
@@ -32,21 +73,10 @@ pub(super) fn answer(
         "response_model": null, "finish_reasons": [], "tool_calls": [],
     });
     if let Some(status) = behaviour.number("error") {
-        let (kind, code) = match status {
-            401 => ("invalid_request_error", "invalid_api_key"),
-            429 => ("tokens", "rate_limit_exceeded"),
-            500.. => ("server_error", "server_error"),
-            _ => ("invalid_request_error", "invalid_value"),
-        };
-        let message = format!("It's refused with {status}: naïve \"quote\"");
-        let body = if behaviour.has("error-text") {
-            json!({"code": code, "error": message})
-        } else {
-            json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
-        };
+        let body = error_body(status, behaviour);
         return error(
             u16::try_from(status).unwrap_or(500),
-            ID_HEADER,
+            id_header(request),
             behaviour,
             completion,
             &body,
@@ -71,14 +101,22 @@ pub(super) fn answer(
     truth["finish_reasons"] = json!(vec![reason; completion.choices]);
     let id = format!("chatcmpl-{}", completion.id);
     let body = if stream {
-        Body::Stream(events(
+        let mut events = events(
             &id,
             &response_model,
             reason,
             usage_wanted,
             completion,
             &mut truth,
-        ))
+        );
+        if provider(request) == "azure_openai" {
+            // What the filter says of the prompt comes first.
+            let filter = json!([{"prompt_index": 0, "content_filter_results": {}}]);
+            let first = json!({"choices": [], "created": 0, "id": "", "model": "", "object": "",
+                               "prompt_filter_results": filter});
+            events.insert(0, event(None, &first));
+        }
+        Body::Stream(events)
     } else {
         Body::Whole(
             whole(&id, &response_model, reason, completion)
@@ -91,7 +129,14 @@ pub(super) fn answer(
     } else {
         "application/json"
     };
-    call(200, content_type, ID_HEADER, completion, body, truth)
+    call(
+        200,
+        content_type,
+        id_header(request),
+        completion,
+        body,
+        truth,
+    )
 }
 
 fn usage(completion: &Completion) -> Value {

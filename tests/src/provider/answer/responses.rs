@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Body, Completion, break_off, call, error, event};
+use super::{Answer, Body, Completion, break_off, call, error, event, openai};
 use crate::provider::{behaviour::Behaviour, http::Request};
 
-const ID_HEADER: &str = "x-request-id";
+/// The model of responses that are fetched: their request does not name it.
+const FETCHED_MODEL: &str = "gpt-5-2026-03-05";
 
 pub(super) fn answer(
     request: &Request,
@@ -16,11 +17,8 @@ pub(super) fn answer(
     let model = document["model"].as_str().unwrap_or_default();
     let response_model = format!("{model}-2026-03-05");
     let stream = document["stream"] == true;
-    let xai = request
-        .header("host")
-        .is_some_and(|host| host.contains("x.ai"));
     let mut truth = json!({
-        "provider": if xai { "xai" } else { "openai" },
+        "provider": openai::provider(request),
         "operation": "chat",
         "model": model,
         "temperature": document["temperature"],
@@ -29,12 +27,10 @@ pub(super) fn answer(
         "response_model": null, "finish_reasons": [], "tool_calls": [],
     });
     if let Some(status) = behaviour.number("error") {
-        let message = format!("It's refused with {status}: naïve \"quote\"");
-        let body = json!({"error": {"message": message, "type": "invalid_request_error",
-                                    "param": null, "code": "invalid_value"}});
+        let body = openai::error_body(status, behaviour);
         return error(
             u16::try_from(status).unwrap_or(500),
-            ID_HEADER,
+            openai::id_header(request),
             behaviour,
             completion,
             &body,
@@ -42,6 +38,12 @@ pub(super) fn answer(
         );
     }
     truth["response_model"] = json!(response_model);
+    if document["background"] == true {
+        let queued = response(&response_model, "queued", &[], completion);
+        let body = Body::Whole(queued.to_string().into_bytes());
+        let id_header = openai::id_header(request);
+        return call(200, "application/json", id_header, completion, body, truth);
+    }
     truth["finish_reasons"] = json!(["completed"]);
     truth["tool_calls"] = json!(completion.tools);
     if completion.usage {
@@ -65,7 +67,34 @@ pub(super) fn answer(
     } else {
         "application/json"
     };
-    call(200, content_type, ID_HEADER, completion, body, truth)
+    call(
+        200,
+        content_type,
+        openai::id_header(request),
+        completion,
+        body,
+        truth,
+    )
+}
+
+/// A response that ran in the background, with its tokens, which belong to the call that asked for it.
+pub(super) fn fetched(request: &Request, completion: &Completion) -> Answer {
+    let response = response(FETCHED_MODEL, "completed", &items(completion), completion);
+    let truth = json!({
+        "provider": openai::provider(request),
+        "operation": "fetch_response",
+        "model": null, "temperature": null, "stream": false,
+        "prompt_tokens": null, "completion_tokens": null, "cached_tokens": null, "reasoning_tokens": null,
+        "response_model": FETCHED_MODEL, "finish_reasons": ["completed"], "tool_calls": [],
+    });
+    call(
+        200,
+        "application/json",
+        openai::id_header(request),
+        completion,
+        Body::Whole(response.to_string().into_bytes()),
+        truth,
+    )
 }
 
 /// The response object, as it stands with `status`.

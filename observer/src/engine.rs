@@ -1,0 +1,638 @@
+//! Everything after the capture: what happened in processes goes in, records of calls and traces come
+//! out.
+//!
+//! The engine asks nobody: no clock, no /proc, no chance. What it has to know is an [`Input`] or in its
+//! [`Settings`], so the same inputs give the same records, to the byte. That is what recordings rest on
+//! ([`recording`](crate::recording)).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt, mem,
+    time::Duration,
+    vec::Drain,
+};
+
+use jiff::Timestamp as Utc;
+use observer_wire::{
+    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Role,
+    Timestamp, Verdict,
+};
+use tracing::debug;
+
+use crate::{
+    attach::processes::{Identity, Pid},
+    capture::{self, ConnectionKey},
+    export::Record,
+    trace::{
+        CallContext, CallRecord, Prices, TraceRecord, Traces,
+        ends::{EndId, Ends, Side},
+    },
+};
+
+/// Connections that are followed at once; past it those that were silent for longest are let go.
+const CONNECTIONS: usize = 65_536;
+
+/// Hosts of which it is noted how many requests to them were no calls.
+const HOSTS: usize = 256;
+
+/// What the user wants, and what makes the ids of traces and spans.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Passed on to the parsers.
+    pub wire: Options,
+    /// Only these providers; empty for all.
+    pub providers: Vec<String>,
+    /// Follow every connection, also those that are no LLM provider's.
+    pub all_hosts: bool,
+    /// A trace ends this long after its last call.
+    pub trace_idle: Duration,
+    /// Of the generator of ids.
+    pub seed: u64,
+    /// What calls cost, if anybody wants to know.
+    pub prices: Option<Prices>,
+}
+
+/// Something that the engine has to know, in the order in which it came to be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// The clocks were compared.
+    Clock {
+        /// UTC minus boot time, in nanoseconds.
+        offset: i64,
+    },
+    /// A connection ended, or one side of it.
+    Close {
+        /// Which connection.
+        connection: ConnectionKey,
+        /// How.
+        close: Close,
+        /// Whether the object was freed: nothing can follow.
+        freed: bool,
+        /// Bytes written and read since the connection was first seen, lost ones included.
+        produced: (u64, u64),
+        /// When.
+        at: Timestamp,
+    },
+    /// A process wrote or read plaintext.
+    Data {
+        /// On which connection.
+        connection: ConnectionKey,
+        /// The thread.
+        tid: u32,
+        /// The goroutine; 0 where the thread is all there is.
+        task: u64,
+        /// Which way.
+        direction: Direction,
+        /// Bytes of this direction that came before.
+        offset: u64,
+        /// Bytes of the other direction that have passed so far, lost ones included.
+        opposite: u64,
+        /// When.
+        at: Timestamp,
+        /// The plaintext.
+        bytes: Bytes<'a>,
+    },
+    /// A process executes another program.
+    Exec {
+        /// The process.
+        pid: Pid,
+        /// When.
+        at: Timestamp,
+    },
+    /// A process is gone with all its threads.
+    Gone {
+        /// The process.
+        pid: Pid,
+        /// When.
+        at: Timestamp,
+    },
+    /// What is known of a process, before the first [`Data`](Self::Data) of it.
+    Process {
+        /// The process.
+        pid: Pid,
+        /// What is known.
+        identity: Identity,
+    },
+    /// A thread is gone.
+    ThreadGone {
+        /// Its process.
+        pid: Pid,
+        /// The thread.
+        tid: u32,
+    },
+    /// Time passes.
+    Tick {
+        /// The time.
+        now: Timestamp,
+    },
+}
+
+/// Plaintext of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl fmt::Debug for Bytes<'_> {
+    // Content must not reach a log through `{:?}`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} bytes>", self.0.len())
+    }
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Calls that were recorded.
+    pub calls: u64,
+    /// Traces that were recorded.
+    pub traces: u64,
+    /// Requests to hosts of LLM providers that were no calls: files, batches, other operations.
+    pub others: u64,
+    /// Plaintext bytes that were looked at.
+    pub bytes: u64,
+}
+
+/// See the module.
+pub struct Engine {
+    settings: Settings,
+    connections: HashMap<Place, Tracked>,
+    processes: HashMap<Pid, Identity>,
+    traces: Traces,
+    ends: Ends<Held>,
+    /// UTC minus boot time, in nanoseconds.
+    utc_offset: i64,
+    seen: Seen,
+    /// What [`Seen::others`] counts, by host.
+    others: BTreeMap<String, u64>,
+    /// Not yet taken.
+    records: Vec<Record>,
+    /// Reused for the events of one chunk.
+    events: Vec<CallEvent>,
+    /// Reused for the traces that one event ended.
+    ended: Vec<TraceRecord>,
+}
+
+/// Where a connection is: only one can be there at a time.
+type Place = (Pid, u64);
+
+/// A connection that is followed.
+struct Tracked {
+    generation: u64,
+    connection: Box<Connection>,
+    calls: HashMap<CallId, Open>,
+    last: Timestamp,
+}
+
+/// A call that is under way.
+struct Open {
+    context: CallContext,
+    end: EndId,
+}
+
+/// A call that is over.
+struct Held {
+    pid: Pid,
+    identity: Identity,
+    context: CallContext,
+    call: Box<LlmCall>,
+}
+
+impl Engine {
+    /// An engine that has seen nothing.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            connections: HashMap::new(),
+            processes: HashMap::new(),
+            traces: Traces::new(settings.trace_idle, settings.seed),
+            ends: Ends::default(),
+            utc_offset: 0,
+            seen: Seen::default(),
+            others: BTreeMap::new(),
+            records: Vec::new(),
+            events: Vec::new(),
+            ended: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Takes what happened next. If it showed that its connection is of no interest, returns how much had
+    /// passed in the direction of requests by then.
+    pub fn take(&mut self, input: Input<'_>) -> Option<u64> {
+        match input {
+            Input::Clock { offset } => self.utc_offset = offset,
+            Input::Close {
+                connection,
+                close,
+                freed,
+                produced,
+                at,
+            } => {
+                if self.follows(connection) {
+                    let place = (connection.pid, connection.ssl);
+                    if freed {
+                        self.forget(place, close, Some(produced), at);
+                    } else {
+                        self.advance(place, |followed, report| {
+                            followed.close(close, Some(produced), at, report);
+                        });
+                    }
+                }
+            }
+            Input::Data {
+                connection,
+                tid,
+                task,
+                direction,
+                offset,
+                opposite,
+                at,
+                bytes: Bytes(bytes),
+            } => {
+                self.open(connection, at);
+                self.seen.bytes += bytes.len() as u64;
+                let chunk = Chunk {
+                    direction,
+                    offset,
+                    at,
+                    origin: origin(tid, task),
+                    bytes,
+                };
+                let place = (connection.pid, connection.ssl);
+                self.advance(place, |followed, report| {
+                    followed.expect(direction.opposite(), opposite, at, report);
+                    followed.data(chunk, report);
+                });
+                let asks = self.leave_out(place, at)?;
+                return Some(if asks == direction {
+                    offset.saturating_add(bytes.len() as u64)
+                } else {
+                    opposite
+                });
+            }
+            Input::Exec { pid, at } => {
+                // The old program's connections are gone, and it may have another name now.
+                if self.processes.remove(&pid).is_some() {
+                    self.close_process(pid, at);
+                }
+            }
+            Input::Gone { pid, at } => {
+                self.close_process(pid, at);
+                self.traces.process_gone(pid, &mut self.ended);
+                self.conclude_traces();
+                self.processes.remove(&pid);
+            }
+            Input::Process { pid, identity } => {
+                self.processes.insert(pid, identity);
+            }
+            Input::ThreadGone { pid, tid } => {
+                self.traces.thread_gone(pid, tid, &mut self.ended);
+                self.conclude_traces();
+            }
+            Input::Tick { now } => {
+                self.settle_ends(Some(now));
+                self.traces.expire(now, &mut self.ended);
+                self.conclude_traces();
+            }
+        }
+        None
+    }
+
+    /// Nothing more will come: every call and every trace ends at `now`.
+    pub fn finish(&mut self, now: Timestamp) {
+        let mut places: Vec<Place> = self.connections.keys().copied().collect();
+        places.sort_unstable();
+        for place in places {
+            self.forget(place, Close::Detached, None, now);
+        }
+        self.settle_ends(None);
+        self.traces.finish(&mut self.ended);
+        self.conclude_traces();
+        for (host, requests) in &self.others {
+            debug!(host, requests, "requests that are no calls");
+        }
+        if self.seen.others > 0 {
+            self.records.push(Record::Others(self.seen.others));
+        }
+    }
+
+    /// Takes out the records that are ready.
+    pub fn records(&mut self) -> Drain<'_, Record> {
+        self.records.drain(..)
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// Whether time matters: something ends when nothing happens.
+    pub fn is_busy(&self) -> bool {
+        !self.traces.is_empty() || !self.ends.is_empty()
+    }
+
+    /// Whether this very connection is followed.
+    pub fn follows(&self, connection: ConnectionKey) -> bool {
+        self.connections
+            .get(&(connection.pid, connection.ssl))
+            .is_some_and(|known| known.generation == connection.generation)
+    }
+
+    /// Whether it is known who a process is.
+    pub fn knows(&self, pid: Pid) -> bool {
+        self.processes.contains_key(&pid)
+    }
+
+    /// Whether anything is left that belongs to a process.
+    pub fn concerns(&self, pid: Pid) -> bool {
+        self.knows(pid) || self.traces.concern(pid)
+    }
+
+    /// The processes that are known.
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        self.processes.keys().copied()
+    }
+
+    fn close_process(&mut self, pid: Pid, at: Timestamp) {
+        let of_process = self.connections.keys().filter(|place| place.0 == pid);
+        let mut places: Vec<Place> = of_process.copied().collect();
+        places.sort_unstable();
+        for place in places {
+            self.forget(place, Close::ProcessExit, None, at);
+        }
+    }
+
+    /// Follows the connection, a new one if its address is reused.
+    fn open(&mut self, key: ConnectionKey, at: Timestamp) {
+        let place = (key.pid, key.ssl);
+        match self.connections.get(&place) {
+            Some(known) if known.generation == key.generation => return,
+            // Its end was lost.
+            Some(_) => self.forget(place, Close::Local, None, at),
+            None if self.connections.len() >= CONNECTIONS => self.make_room(at),
+            None => {}
+        }
+        self.connections.insert(
+            place,
+            Tracked {
+                generation: key.generation,
+                connection: Box::new(new_connection(key.is_plain(), self.settings.wire)),
+                calls: HashMap::new(),
+                last: at,
+            },
+        );
+    }
+
+    /// Lets go of the sixteenth of the connections that was silent for longest.
+    fn make_room(&mut self, at: Timestamp) {
+        let mut ages: Vec<(Timestamp, Place)> = self
+            .connections
+            .iter()
+            .map(|(place, tracked)| (tracked.last, *place))
+            .collect();
+        ages.sort_unstable();
+        for (_, place) in ages.into_iter().take(CONNECTIONS / 16) {
+            self.forget(place, Close::Detached, None, at);
+        }
+    }
+
+    fn forget(&mut self, place: Place, close: Close, produced: Option<(u64, u64)>, at: Timestamp) {
+        self.advance(place, |followed, report| {
+            followed.close(close, produced, at, report);
+        });
+        self.connections.remove(&place);
+    }
+
+    /// Whether it has turned out that this connection is of no interest: the direction in which its
+    /// requests go.
+    fn leave_out(&mut self, place: Place, at: Timestamp) -> Option<Direction> {
+        let tracked = self.connections.get_mut(&place)?;
+        tracked.last = at;
+        if self.settings.all_hosts || tracked.connection.verdict() != Verdict::Other {
+            return None;
+        }
+        let asks = match tracked.connection.role() {
+            Some(Role::Server) => Direction::Received,
+            _ => Direction::Sent,
+        };
+        // What is on its way may still begin a call.
+        *tracked.connection = new_connection(capture::is_plain(place.1), self.settings.wire);
+        Some(asks)
+    }
+
+    fn advance(
+        &mut self,
+        place: Place,
+        step: impl FnOnce(&mut Connection, &mut dyn FnMut(CallEvent)),
+    ) {
+        let mut events = mem::take(&mut self.events);
+        if let Some(tracked) = self.connections.get_mut(&place) {
+            step(&mut tracked.connection, &mut |event| events.push(event));
+        }
+        for event in events.drain(..) {
+            self.report(place, event);
+        }
+        self.events = events;
+    }
+
+    fn report(&mut self, place: Place, event: CallEvent) {
+        let utc_offset = self.utc_offset;
+        let Some(tracked) = self.connections.get_mut(&place) else {
+            return;
+        };
+        let pid = place.0;
+        match event {
+            CallEvent::Unread { host } => {
+                // A client's are counted where they are sent.
+                if tracked.connection.role() != Some(Role::Server) {
+                    self.count_other(host);
+                }
+            }
+            CallEvent::Started {
+                call,
+                at,
+                origin,
+                fingerprint,
+            } => {
+                let (tid, _) = executed_by(origin);
+                let unknown = Identity::default();
+                let identity = self.processes.get(&pid).unwrap_or(&unknown);
+                let context = self.traces.call_started(
+                    pid,
+                    tid,
+                    at,
+                    utc(at, utc_offset),
+                    identity,
+                    &mut self.ended,
+                );
+                let role = tracked.connection.role().unwrap_or(Role::Client);
+                let end = self.ends.started(pid, role, fingerprint, at);
+                tracked.calls.insert(call, Open { context, end });
+            }
+            CallEvent::Dismissed { call } => {
+                if let Some(open) = tracked.calls.remove(&call) {
+                    self.ends.dismissed(open.end);
+                    self.traces.call_dismissed(&open.context, &mut self.ended);
+                }
+            }
+            CallEvent::Ended { call, record } => {
+                let Some(Open { context, end }) = tracked.calls.remove(&call) else {
+                    return;
+                };
+                let at = record.ended();
+                let held = Held {
+                    pid,
+                    identity: self.processes.get(&pid).cloned().unwrap_or_default(),
+                    context,
+                    call: record,
+                };
+                if let Some(held) = self.ends.ended(end, at, held) {
+                    self.conclude(held);
+                }
+            }
+        }
+        self.conclude_traces();
+    }
+
+    fn count_other(&mut self, host: String) {
+        self.seen.others += 1;
+        if self.others.len() < HOSTS || self.others.contains_key(&host) {
+            *self.others.entry(host).or_default() += 1;
+        }
+    }
+
+    /// Decides about calls of servers, all of them without a time.
+    fn settle_ends(&mut self, now: Option<Timestamp>) {
+        for (held, verdict) in self.ends.settle(now) {
+            match verdict {
+                Side::Alone => self.conclude(held),
+                Side::Other => self.traces.call_dismissed(&held.context, &mut self.ended),
+            }
+        }
+        self.conclude_traces();
+    }
+
+    /// A call is over, and is recorded where it is seen now.
+    fn conclude(&mut self, held: Held) {
+        let Held {
+            pid,
+            identity,
+            context,
+            call,
+        } = held;
+        if self.wanted(&call) {
+            self.seen.calls += 1;
+            let record = self.record(pid, identity, &context, &call);
+            self.records.push(Record::Call(Box::new(record)));
+            self.traces.call_ended(&context, &call, &mut self.ended);
+        } else {
+            self.traces.call_dismissed(&context, &mut self.ended);
+        }
+    }
+
+    fn wanted(&self, call: &LlmCall) -> bool {
+        let providers = &self.settings.providers;
+        providers.is_empty() || providers.iter().any(|provider| provider == call.provider)
+    }
+
+    fn conclude_traces(&mut self) {
+        for trace in self.ended.drain(..) {
+            self.seen.traces += 1;
+            self.records.push(Record::Trace(Box::new(trace)));
+        }
+    }
+
+    fn record(
+        &self,
+        pid: Pid,
+        identity: Identity,
+        context: &CallContext,
+        call: &LlmCall,
+    ) -> CallRecord {
+        let (cost_usd, cost_source) = match (call.cost_usd, &self.settings.prices) {
+            (Some(usd), _) => (Some(usd), Some("provider")),
+            (None, Some(prices)) => {
+                let usd = prices.cost(call);
+                (usd, usd.map(|_| "prices"))
+            }
+            (None, None) => (None, None),
+        };
+        let call = call.clone();
+        let (tid, goroutine) = executed_by(call.origin);
+        CallRecord {
+            provider: call.provider,
+            operation: call.operation,
+            model: call.model,
+            response_model: call.response_model,
+            response_id: call.response_id,
+            prompt_tokens: call.prompt_tokens,
+            completion_tokens: call.completion_tokens,
+            cached_tokens: call.cached_tokens,
+            cache_write_tokens: call.cache_write_tokens,
+            reasoning_tokens: call.reasoning_tokens,
+            audio_input_tokens: call.audio_input_tokens,
+            audio_output_tokens: call.audio_output_tokens,
+            input_tokens: call.input_tokens,
+            output_tokens: call.output_tokens,
+            usage: call.usage,
+            cost_usd,
+            cost_source,
+            parameters: call.parameters,
+            temperature: call.temperature,
+            stream: call.stream,
+            start_time: utc(call.start, self.utc_offset),
+            latency_ns: u64::try_from(call.latency.as_nanos()).unwrap_or(u64::MAX),
+            time_to_first_token_ns: call
+                .time_to_first_token
+                .map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            status_code: call.status_code,
+            error_type: call.error_type,
+            error_message: call.error_message,
+            finish_reasons: call.finish_reasons,
+            tool_calls: call.tool_calls,
+            request_id: call.request_id,
+            rate_limit: call.rate_limit,
+            input_preview: call.input_preview,
+            output_preview: call.output_preview,
+            trace_id: context.trace_id.clone(),
+            span_id: context.span_id.clone(),
+            parent_span_id: None,
+            trace_source: context.source,
+            attempts: call.attempts,
+            pid: pid.0,
+            tid,
+            goroutine,
+            ppid: identity.ppid,
+            comm: identity.comm,
+            exe: identity.exe.map(|path| path.to_string_lossy().into_owned()),
+            container_id: identity.container_id,
+            server_address: call.server_address,
+            server_port: call.server_port,
+            url_path: call.url_path,
+            incomplete: call.incomplete.map(|why| why.as_str()),
+        }
+    }
+}
+
+fn new_connection(plain: bool, options: Options) -> Connection {
+    if plain {
+        Connection::plain(options)
+    } else {
+        Connection::new(options)
+    }
+}
+
+/// The mark of a thread and a goroutine: 32 bits each. A goroutine with a larger id counts as unknown.
+fn origin(tid: u32, task: u64) -> Origin {
+    let task = u32::try_from(task).unwrap_or(0);
+    Origin(u64::from(task) << 32 | u64::from(tid))
+}
+
+/// Thread and goroutine of a mark.
+fn executed_by(origin: Origin) -> (u32, Option<u32>) {
+    let [task, tid] = [origin.0 >> 32, origin.0 & u64::from(u32::MAX)]
+        .map(|half| u32::try_from(half).unwrap_or(0));
+    (tid, (task != 0).then_some(task))
+}
+
+fn utc(at: Timestamp, offset: i64) -> Utc {
+    Utc::from_nanosecond(i128::from(at.0) + i128::from(offset)).unwrap_or(Utc::UNIX_EPOCH)
+}

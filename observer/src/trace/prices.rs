@@ -1,0 +1,756 @@
+//! What calls cost where the provider does not say, by a table of prices in LiteLLM's format
+//! (`model_prices_and_context_window.json`): an object with an entry for each model, in US dollars per token.
+//!
+//! Sums are decimal and exact; only the result is rounded, to the nearest `f64`. What is not in the table
+//! has no cost: an unknown model, a tier of service without a price, tokens that were not counted.
+
+use std::{collections::HashMap, fmt, fs::File, io::Read as _, path::Path, sync::Arc};
+
+use anyhow::{Context as _, ensure};
+use observer_wire::LlmCall;
+use rust_decimal::Decimal;
+use serde_json::{Map, Value};
+
+/// The largest file that is read. LiteLLM's has 3 MB.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// LiteLLM's entry that explains the others.
+const SAMPLE: &str = "sample_spec";
+
+/// Our names of providers and LiteLLM's (`litellm_provider`, and what keys begin with), where they differ.
+const PROVIDERS: &[(&str, &[&str])] = &[
+    ("aws_bedrock", &["bedrock"]),
+    ("azure_openai", &["azure"]),
+    ("cohere", &["cohere", "cohere_chat"]),
+    ("fireworks", &["fireworks_ai"]),
+    ("google", &["gemini"]),
+    ("openai", &["openai", "text-completion-openai"]),
+    ("together", &["together_ai"]),
+];
+
+/// Prices by model.
+#[derive(Clone)]
+pub struct Prices {
+    models: Arc<HashMap<String, Model>>,
+}
+
+/// The prices of a model.
+#[derive(Debug, Default)]
+struct Model {
+    /// LiteLLM's name of who serves it.
+    provider: Option<String>,
+    prices: Vec<Price>,
+}
+
+/// A price and when it holds.
+#[derive(Debug)]
+struct Price {
+    of: Of,
+    /// How the call is served: `flex`, `priority`, `batches`; empty as is usual.
+    tier: Box<str>,
+    /// More input than this many tokens.
+    above: u64,
+    usd: Decimal,
+}
+
+/// What a price is of: a token of this kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    AudioInput,
+    AudioOutput,
+    CacheRead,
+    CacheWrite,
+    /// Kept for an hour, and not for five minutes.
+    CacheWriteHour,
+    Input,
+    Output,
+    Reasoning,
+}
+
+/// The tokens of a call, each once.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tokens {
+    audio_input: u64,
+    audio_output: u64,
+    cache_read: u64,
+    cache_write: u64,
+    cache_write_hour: u64,
+    /// The rest of the input.
+    input: u64,
+    /// The rest of the output.
+    output: u64,
+    reasoning: u64,
+}
+
+impl Prices {
+    /// Reads a table.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is not in the format: the error says where.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let read = || {
+            let mut text = Vec::new();
+            File::open(path)?
+                .take(FILE_BYTES + 1)
+                .read_to_end(&mut text)?;
+            ensure!(
+                text.len() as u64 <= FILE_BYTES,
+                "it is longer than {} MiB",
+                FILE_BYTES >> 20
+            );
+            Self::parse(&text)
+        };
+        read().with_context(|| format!("cannot take prices from {}", path.display()))
+    }
+
+    fn parse(text: &[u8]) -> anyhow::Result<Self> {
+        let entries: Map<String, Value> =
+            serde_json::from_slice(text).context("it is no JSON object of models")?;
+        let mut models = HashMap::new();
+        for (name, entry) in entries {
+            if name != SAMPLE {
+                let model = Model::parse(&entry).with_context(|| format!("{name:?}"))?;
+                models.insert(name, model);
+            }
+        }
+        ensure!(
+            models.values().any(|model| !model.prices.is_empty()),
+            "no model has a price per token, such as input_cost_per_token"
+        );
+        Ok(Self {
+            models: Arc::new(models),
+        })
+    }
+
+    /// What a call cost, in US dollars; `None` if it cannot be told.
+    pub fn cost(&self, call: &LlmCall) -> Option<f64> {
+        let model = self.model(call)?;
+        let tier = tier(call);
+        let price = |of| model.price(of, tier, call.input_tokens.unwrap_or(0));
+        let (input, output) = (price(Of::Input), price(Of::Output));
+        // What has a price must have been counted.
+        let is_uncounted = |count: Option<u64>, usd: Option<Decimal>| {
+            count.is_none() && usd.is_some_and(|usd| !usd.is_zero())
+        };
+        if is_uncounted(call.input_tokens, input)
+            || is_uncounted(call.output_tokens, output)
+            || (call.input_tokens, call.output_tokens) == (None, None)
+        {
+            return None;
+        }
+        let tokens = Tokens::of(call);
+        let written = price(Of::CacheWrite).or(input);
+        let parts = [
+            (tokens.input, input),
+            (tokens.audio_input, price(Of::AudioInput).or(input)),
+            (tokens.cache_read, price(Of::CacheRead).or(input)),
+            (tokens.cache_write, written),
+            (
+                tokens.cache_write_hour,
+                price(Of::CacheWriteHour).or(written),
+            ),
+            (tokens.output, output),
+            (tokens.audio_output, price(Of::AudioOutput).or(output)),
+            (tokens.reasoning, price(Of::Reasoning).or(output)),
+        ];
+        let sum = parts
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .try_fold(Decimal::ZERO, |sum, (count, usd)| {
+                sum.checked_add(usd?.checked_mul(count.into())?)
+            })?;
+        // Text leads to the nearest number, which is written as the same digits.
+        sum.normalize().to_string().parse().ok()
+    }
+
+    /// The entry of the model that answered, else of the one that was asked for: by its very name, then by
+    /// what is left of it without place, version and date.
+    fn model(&self, call: &LlmCall) -> Option<&Model> {
+        let mut names: Vec<&str> = [&call.response_model, &call.model]
+            .into_iter()
+            .filter_map(|name| name.as_deref())
+            .collect();
+        while !names.is_empty() {
+            let found = names
+                .iter()
+                .find_map(|name| self.named(name, call.provider));
+            if found.is_some() {
+                return found;
+            }
+            names = names.into_iter().filter_map(shorter).collect();
+        }
+        None
+    }
+
+    /// The entry of this name, if it is that provider's.
+    fn named(&self, name: &str, provider: &'static str) -> Option<&Model> {
+        let same = [provider];
+        let theirs = PROVIDERS
+            .iter()
+            .find(|(ours, _)| *ours == provider)
+            .map_or(&same[..], |(_, theirs)| theirs);
+        let bare = self
+            .models
+            .get(name)
+            .filter(|model| model.is_served_by(theirs));
+        bare.or_else(|| {
+            theirs
+                .iter()
+                .find_map(|theirs| self.models.get(&format!("{theirs}/{name}")))
+        })
+    }
+}
+
+impl fmt::Debug for Prices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "prices of {} models", self.models.len())
+    }
+}
+
+impl Model {
+    fn parse(entry: &Value) -> anyhow::Result<Self> {
+        let entry = entry.as_object().context("not an object")?;
+        let mut model = Self::default();
+        for (field, value) in entry {
+            if field == "litellm_provider" {
+                model.provider = value.as_str().map(str::to_owned);
+            } else if field == "tiered_pricing" {
+                for (index, tier) in value.as_array().into_iter().flatten().enumerate() {
+                    model
+                        .tiered(tier)
+                        .with_context(|| format!("{field}[{index}]"))?;
+                }
+            } else {
+                model.field(field, value, 0)?;
+            }
+        }
+        Ok(model)
+    }
+
+    /// A field of an entry, or of a part of it that holds above so many tokens of input.
+    fn field(&mut self, field: &str, value: &Value, least: u64) -> anyhow::Result<()> {
+        if let Some((of, tier, above)) = meaning(field)
+            && !value.is_null()
+        {
+            let usd = price(value).with_context(|| format!("{field}: {value} is no price"))?;
+            self.prices.push(Price {
+                of,
+                tier: tier.into(),
+                above: above.max(least),
+                usd,
+            });
+        }
+        Ok(())
+    }
+
+    /// Prices in a range of input tokens: `{"range": [256000, 1000000], "input_cost_per_token": 2.5e-07}`.
+    fn tiered(&mut self, tier: &Value) -> anyhow::Result<()> {
+        let fields = tier.as_object().context("not an object")?;
+        // Other ranges are not of tokens.
+        let Some(range) = fields.get("range") else {
+            return Ok(());
+        };
+        let least = range
+            .get(0)
+            .and_then(|least| price(least)?.trunc().try_into().ok())
+            .with_context(|| format!("range: {range} does not begin with a number of tokens"))?;
+        for (field, value) in fields {
+            self.field(field, value, least)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a provider of one of these names serves it, such as `bedrock_converse` by `bedrock`.
+    fn is_served_by(&self, names: &[&str]) -> bool {
+        self.provider.as_deref().is_none_or(|provider| {
+            names.iter().any(|name| {
+                provider
+                    .strip_prefix(name)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '-']))
+            })
+        })
+    }
+
+    fn price(&self, of: Of, tier: &str, input: u64) -> Option<Decimal> {
+        self.prices
+            .iter()
+            .filter(|price| price.of == of && *price.tier == *tier)
+            .filter(|price| price.above == 0 || input > price.above)
+            .max_by_key(|price| price.above)
+            .map(|price| price.usd)
+    }
+}
+
+impl Tokens {
+    fn of(call: &LlmCall) -> Self {
+        let mut input = call.input_tokens.unwrap_or(0);
+        let mut output = call.output_tokens.unwrap_or(0);
+        // No part is more than what is left.
+        let take = |from: &mut u64, part: Option<u64>| {
+            let part = part.unwrap_or(0).min(*from);
+            *from -= part;
+            part
+        };
+        let cache_read = take(&mut input, call.cached_tokens);
+        let mut cache_write = take(&mut input, call.cache_write_tokens);
+        let hour = call
+            .usage
+            .as_ref()
+            .and_then(|usage| {
+                usage
+                    .get("cache_creation")?
+                    .get("ephemeral_1h_input_tokens")
+            })
+            .and_then(Value::as_u64);
+        let cache_write_hour = take(&mut cache_write, hour);
+        let audio_input = take(&mut input, call.audio_input_tokens);
+        let reasoning = take(&mut output, call.reasoning_tokens);
+        let audio_output = take(&mut output, call.audio_output_tokens);
+        Self {
+            audio_input,
+            audio_output,
+            cache_read,
+            cache_write,
+            cache_write_hour,
+            input,
+            output,
+            reasoning,
+        }
+    }
+}
+
+/// How a call was served by the provider's word, else as was asked for; by the name that prices have then.
+fn tier(call: &LlmCall) -> &str {
+    let usage = call.usage.as_ref();
+    let said = usage.and_then(|usage| usage.get("service_tier"));
+    let asked = call.parameters.get("service_tier");
+    match said.or(asked).and_then(Value::as_str) {
+        // OpenAI, Groq and Anthropic.
+        None | Some("auto" | "default" | "on_demand" | "standard" | "standard_only") => "",
+        Some("batch") => "batches",
+        Some(other) => other,
+    }
+}
+
+/// What a field of an entry is the price of, if it is one by the token:
+/// `input_cost_per_token_above_200k_tokens_priority`.
+fn meaning(field: &str) -> Option<(Of, &str, u64)> {
+    const FIELDS: &[(&str, Of)] = &[
+        ("cache_creation_input_token_cost", Of::CacheWrite),
+        ("cache_read_input_token_cost", Of::CacheRead),
+        ("input_cost_per_audio_token", Of::AudioInput),
+        ("input_cost_per_token", Of::Input),
+        ("output_cost_per_audio_token", Of::AudioOutput),
+        ("output_cost_per_reasoning_token", Of::Reasoning),
+        ("output_cost_per_token", Of::Output),
+    ];
+    let (mut of, mut rest) = FIELDS
+        .iter()
+        .find_map(|(name, of)| Some((*of, field.strip_prefix(name)?)))?;
+    let mut tier = "";
+    let mut above = 0;
+    while !rest.is_empty() {
+        if let Some(left) = rest.strip_prefix("_above_1hr")
+            && of == Of::CacheWrite
+        {
+            of = Of::CacheWriteHour;
+            rest = left;
+        } else if let Some(left) = rest.strip_prefix("_above_") {
+            let (thousands, left) = left.split_once("k_tokens")?;
+            above = thousands.parse::<u64>().ok()?.checked_mul(1000)?;
+            rest = left;
+        } else {
+            let named = rest.strip_prefix('_')?;
+            let end = named.find("_above_").unwrap_or(named.len());
+            (tier, rest) = named.split_at(end);
+        }
+    }
+    Some((of, tier, above))
+}
+
+/// A price as it is written.
+fn price(value: &Value) -> Option<Decimal> {
+    let Value::Number(number) = value else {
+        return None;
+    };
+    let text = number.to_string();
+    let usd = Decimal::from_str_exact(&text).or_else(|_| Decimal::from_scientific(&text));
+    usd.ok().filter(|usd| !usd.is_sign_negative())
+}
+
+/// A model's name without one of the parts that say where and since when: the next to be looked up.
+fn shorter(name: &str) -> Option<&str> {
+    // Gemini: `models/gemini-2.5-pro`, `publishers/google/models/gemini-2.5-pro`.
+    if let Some((_, rest)) = name.split_once("models/") {
+        return Some(rest);
+    }
+    // Bedrock: `us.anthropic.claude-sonnet-4-5-20250929-v1:0`.
+    for place in ["apac.", "au.", "eu.", "global.", "jp.", "us-gov.", "us."] {
+        if let Some(rest) = name.strip_prefix(place) {
+            return Some(rest);
+        }
+    }
+    // OpenAI: `ft:gpt-4o-2024-08-06:acme::id`.
+    if let Some(tuned) = name.strip_prefix("ft:")
+        && let Some((model, _)) = tuned.split_once(':')
+    {
+        return name.get(.."ft:".len() + model.len());
+    }
+    without_version(name).or_else(|| without_date(name))
+}
+
+/// Without `-v1:0`.
+fn without_version(name: &str) -> Option<&str> {
+    let (model, version) = name.rsplit_once("-v")?;
+    let is_version = version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_digit() || c == ':');
+    is_version.then_some(model)
+}
+
+/// Without `-2024-08-06`, `-20250929` or `@20250929`.
+fn without_date(name: &str) -> Option<&str> {
+    let is_date = |date: &str| {
+        let digits = date.bytes().filter(u8::is_ascii_digit).count();
+        digits == 8
+            && date.starts_with("20")
+            && match date.len() {
+                8 => true,
+                10 => date.split('-').map(str::len).eq([4, 2, 2]),
+                _ => false,
+            }
+    };
+    [8, 10].into_iter().find_map(|length| {
+        let at = name.len().checked_sub(length + 1)?;
+        let (model, date) = (name.get(..at)?, name.get(at + 1..)?);
+        let is_dated = matches!(name.get(at..=at)?, "-" | "@") && is_date(date);
+        (is_dated && !model.is_empty()).then_some(model)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_wire::{CallEvent, Chunk, Connection, Direction, Options, Origin, Timestamp};
+    use serde_json::json;
+
+    use super::*;
+
+    /// In the shape of LiteLLM's file.
+    const TABLE: &str = r#"{
+        "sample_spec": {"max_tokens": "LEGACY parameter", "input_cost_per_token": "a number"},
+        "gpt-4o": {"litellm_provider": "openai", "mode": "chat", "max_input_tokens": 128000,
+            "input_cost_per_token": 2.5e-06, "input_cost_per_token_batches": 1.25e-06,
+            "input_cost_per_token_priority": 4.25e-06, "output_cost_per_token_priority": 1.7e-05,
+            "cache_read_input_token_cost": 1.25e-06, "cache_read_input_token_cost_priority": 2.125e-06,
+            "output_cost_per_token": 1e-05, "output_cost_per_token_batches": 5e-06},
+        "gpt-audio": {"litellm_provider": "openai", "input_cost_per_token": 2.5e-06,
+            "output_cost_per_token": 1e-05, "input_cost_per_audio_token": 4e-05,
+            "output_cost_per_audio_token": 8e-05},
+        "ft:gpt-4o-2024-08-06": {"litellm_provider": "openai", "input_cost_per_token": 3.75e-06,
+            "output_cost_per_token": 1.5e-05},
+        "text-embedding-3-small": {"litellm_provider": "openai", "mode": "embedding",
+            "input_cost_per_token": 2e-08, "output_cost_per_token": 0.0},
+        "claude-sonnet-4-5": {"litellm_provider": "anthropic", "input_cost_per_token": 3e-06,
+            "output_cost_per_token": 1.5e-05, "cache_read_input_token_cost": 3e-07,
+            "cache_creation_input_token_cost": 3.75e-06,
+            "cache_creation_input_token_cost_above_1hr": 6e-06,
+            "cache_creation_input_token_cost_above_1hr_above_200k_tokens": 1.2e-05,
+            "input_cost_per_token_above_200k_tokens": 6e-06,
+            "output_cost_per_token_above_200k_tokens": 2.25e-05,
+            "cache_read_input_token_cost_above_200k_tokens": 6e-07,
+            "search_context_cost_per_query": {"search_context_size_low": 0.01}},
+        "gemini/gemini-2.5-pro": {"litellm_provider": "gemini", "input_cost_per_token": 1.25e-06,
+            "input_cost_per_token_above_200k_tokens": 2.5e-06, "output_cost_per_token": 1e-05,
+            "output_cost_per_token_above_200k_tokens": 1.5e-05},
+        "gemini/gemini-2.5-flash": {"litellm_provider": "gemini", "input_cost_per_token": 3e-07,
+            "output_cost_per_token": 2.5e-06, "output_cost_per_reasoning_token": 3.5e-06},
+        "groq/llama-3.1-8b-instant": {"litellm_provider": "groq", "input_cost_per_token": 5e-08,
+            "output_cost_per_token": 8e-08},
+        "azure/gpt-4o": {"litellm_provider": "azure", "input_cost_per_token": 2.75e-06,
+            "output_cost_per_token": 1.1e-05},
+        "anthropic.claude-sonnet-4-5-20250929-v1:0": {"litellm_provider": "bedrock_converse",
+            "input_cost_per_token": 3.3e-06, "output_cost_per_token": 1.65e-05},
+        "dashscope/qwen-flash": {"litellm_provider": "dashscope", "tiered_pricing": [
+            {"input_cost_per_token": 5e-08, "output_cost_per_token": 4e-07, "range": [0, 256000.0]},
+            {"input_cost_per_token": 2.5e-07, "output_cost_per_token": 2e-06, "range": [256000.0, 1000000.0]}]},
+        "dall-e-3": {"litellm_provider": "openai", "output_cost_per_image": 0.04},
+        "house-model": {"input_cost_per_token": 0.0000001, "output_cost_per_token": null}
+    }"#;
+
+    fn prices() -> Prices {
+        Prices::parse(TABLE.as_bytes()).unwrap()
+    }
+
+    /// A call as it is seen on the wire.
+    fn call(host: &str, path: &str, request: &Value, answer: &Value) -> LlmCall {
+        let mut connection = Connection::new(Options::default());
+        let (request, answer) = (request.to_string(), answer.to_string());
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{request}",
+            request.len()
+        );
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        );
+        let mut calls = Vec::new();
+        for (direction, bytes) in [(Direction::Sent, &request), (Direction::Received, &answer)] {
+            let chunk = Chunk {
+                direction,
+                offset: 0,
+                at: Timestamp(0),
+                origin: Origin(0),
+                bytes: bytes.as_bytes(),
+            };
+            connection.data(chunk, &mut |event| {
+                if let CallEvent::Ended { record, .. } = event {
+                    calls.push(*record);
+                }
+            });
+        }
+        calls.remove(0)
+    }
+
+    fn openai(host: &str, model: &str, tier: Option<&str>, usage: &Value) -> LlmCall {
+        let mut request = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]});
+        if let Some(tier) = tier {
+            request["service_tier"] = tier.into();
+        }
+        let answer = json!({"object": "chat.completion", "model": model,
+            "choices": [{"index": 0, "message": {"content": "Hi"}}], "usage": usage});
+        call(host, "/v1/chat/completions", &request, &answer)
+    }
+
+    fn anthropic(usage: &Value) -> LlmCall {
+        let request = json!({"model": "claude-sonnet-4-5", "max_tokens": 9,
+            "messages": [{"role": "user", "content": "Hi"}]});
+        let answer = json!({"type": "message", "id": "msg_1", "model": "claude-sonnet-4-5-20250929",
+            "content": [], "usage": usage});
+        call("api.anthropic.com", "/v1/messages", &request, &answer)
+    }
+
+    fn gemini(model: &str, usage: &Value) -> LlmCall {
+        let request = json!({"contents": [{"parts": [{"text": "Hi"}]}]});
+        let answer =
+            json!({"candidates": [{"index": 0}], "usageMetadata": usage, "modelVersion": model});
+        let path = format!("/v1beta/models/{model}:generateContent");
+        call(
+            "generativelanguage.googleapis.com",
+            &path,
+            &request,
+            &answer,
+        )
+    }
+
+    #[track_caller]
+    fn assert_cost(call: &LlmCall, usd: Option<f64>) {
+        assert_eq!(prices().cost(call), usd, "{call:#?}");
+    }
+
+    #[test]
+    fn cached_input_has_a_price_of_its_own() {
+        let usage = json!({"prompt_tokens": 1000, "completion_tokens": 100,
+            "prompt_tokens_details": {"cached_tokens": 600}});
+        // 400 at 2.5, 600 at 1.25 and 100 at 10 dollars the million.
+        assert_cost(
+            &openai("api.openai.com", "gpt-4o", None, &usage),
+            Some(0.002_75),
+        );
+        // By the name without its date.
+        assert_cost(
+            &openai("api.openai.com", "gpt-4o-2024-08-06", None, &usage),
+            Some(0.002_75),
+        );
+    }
+
+    #[test]
+    fn writes_to_a_cache_by_how_long_they_last() {
+        let usage = json!({"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 1000,
+            "cache_creation_input_tokens": 300,
+            "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200}});
+        // In millionths: 30 + 300 + 375 + 1200 + 300.
+        assert_cost(&anthropic(&usage), Some(0.002_205));
+    }
+
+    #[test]
+    fn long_input_makes_all_of_it_dearer() {
+        for (input, usd) in [(200_000, 0.26), (200_001, 0.515_002_5)] {
+            let usage = json!({"promptTokenCount": input, "candidatesTokenCount": 1000,
+                "totalTokenCount": input + 1000});
+            assert_cost(&gemini("gemini-2.5-pro", &usage), Some(usd));
+        }
+        // What is read from the cache is part of the input.
+        let usage =
+            json!({"input_tokens": 1, "output_tokens": 0, "cache_read_input_tokens": 200_000});
+        assert_cost(&anthropic(&usage), Some(0.120_006));
+    }
+
+    #[test]
+    fn reasoning_and_sound_have_prices_of_their_own() {
+        let usage = json!({"promptTokenCount": 10, "candidatesTokenCount": 20,
+            "thoughtsTokenCount": 100, "totalTokenCount": 130});
+        // In millionths: 3 + 50 + 350.
+        assert_cost(&gemini("gemini-2.5-flash", &usage), Some(0.000_403));
+        let usage = json!({"prompt_tokens": 50, "completion_tokens": 60,
+            "prompt_tokens_details": {"audio_tokens": 40},
+            "completion_tokens_details": {"audio_tokens": 50}});
+        // In millionths: 25 + 1600 + 100 + 4000.
+        assert_cost(
+            &openai("api.openai.com", "gpt-audio", None, &usage),
+            Some(0.005_725),
+        );
+    }
+
+    #[test]
+    fn the_tier_of_service_counts() {
+        let usage = json!({"prompt_tokens": 1000, "completion_tokens": 100});
+        for (tier, usd) in [
+            ("auto", Some(0.003_5)),
+            ("default", Some(0.003_5)),
+            ("batch", Some(0.001_75)),
+            ("priority", Some(0.005_95)),
+            // Not in the table, and not known.
+            ("flex", None),
+            ("scale", None),
+        ] {
+            assert_cost(&openai("api.openai.com", "gpt-4o", Some(tier), &usage), usd);
+        }
+    }
+
+    #[test]
+    fn a_price_is_that_of_who_serves_it() {
+        let usage = json!({"prompt_tokens": 1000, "completion_tokens": 1000});
+        for (host, model, usd) in [
+            ("api.groq.com", "llama-3.1-8b-instant", Some(0.000_13)),
+            ("acme.openai.azure.com", "gpt-4o", Some(0.013_75)),
+            // Another provider's model of this name.
+            ("api.together.xyz", "gpt-4o", None),
+            ("api.openai.com", "gpt-9", None),
+            ("api.openai.com", "dall-e-3", None),
+            (
+                "api.openai.com",
+                "ft:gpt-4o-2024-08-06:acme::x1",
+                Some(0.018_75),
+            ),
+            ("api.openai.com", "", None),
+        ] {
+            assert_cost(&openai(host, model, None, &usage), usd);
+        }
+    }
+
+    #[test]
+    fn what_was_not_counted_has_no_cost() {
+        for usage in [
+            json!(null),
+            json!({"prompt_tokens": 10}),
+            json!({"completion_tokens": 10}),
+        ] {
+            assert_cost(&openai("api.openai.com", "gpt-4o", None, &usage), None);
+        }
+        let nothing = json!({"prompt_tokens": 0, "completion_tokens": 0});
+        assert_cost(
+            &openai("api.openai.com", "gpt-4o", None, &nothing),
+            Some(0.0),
+        );
+        // Nothing but the input costs.
+        let usage = json!({"prompt_tokens": 1000});
+        let call = openai("api.openai.com", "text-embedding-3-small", None, &usage);
+        assert_cost(&call, Some(0.000_02));
+        // The output has no price, so it must not be there.
+        let call = openai("localhost", "house-model", None, &usage);
+        assert_cost(&call, Some(0.000_1));
+        let usage = json!({"prompt_tokens": 1000, "completion_tokens": 1});
+        assert_cost(&openai("localhost", "house-model", None, &usage), None);
+    }
+
+    #[test]
+    fn sums_are_decimal() {
+        // 0.1 + 0.2 in binary is not 0.3.
+        let table = r#"{"m": {"input_cost_per_token": 0.1, "output_cost_per_token": 0.2,
+            "cache_read_input_token_cost": 1.5000000000000002e-07}}"#;
+        let prices = Prices::parse(table.as_bytes()).unwrap();
+        let one = json!({"prompt_tokens": 1, "completion_tokens": 1});
+        assert_eq!(
+            prices.cost(&openai("api.openai.com", "m", None, &one)),
+            Some(0.3)
+        );
+        let many = json!({"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX});
+        let cost = prices.cost(&openai("api.openai.com", "m", None, &many));
+        assert_eq!(cost, Some(5.534_023_222_112_865_5e18));
+        // Hostile counts may not fit.
+        let table = r#"{"m": {"input_cost_per_token": 1e27}}"#;
+        let prices = Prices::parse(table.as_bytes()).unwrap();
+        let many = json!({"prompt_tokens": u64::MAX});
+        assert_eq!(
+            prices.cost(&openai("api.openai.com", "m", None, &many)),
+            None
+        );
+    }
+
+    #[test]
+    fn names_get_shorter() {
+        let all = |mut name: &'static str| {
+            let mut names = Vec::new();
+            while let Some(next) = shorter(name) {
+                names.push(next);
+                name = next;
+            }
+            names
+        };
+        assert_eq!(
+            all("us.anthropic.claude-sonnet-4-5-20250929-v1:0"),
+            [
+                "anthropic.claude-sonnet-4-5-20250929-v1:0",
+                "anthropic.claude-sonnet-4-5-20250929",
+                "anthropic.claude-sonnet-4-5"
+            ]
+        );
+        assert_eq!(
+            all("publishers/anthropic/models/claude-opus-4@20250514"),
+            ["claude-opus-4@20250514", "claude-opus-4"]
+        );
+        assert_eq!(all("gpt-4o-2024-08-06"), ["gpt-4o"]);
+        for name in [
+            "gpt-4o",
+            "deepseek-v3",
+            "é-2024-08-06x",
+            "-20240101",
+            "",
+            "models",
+        ] {
+            let names = all(name);
+            assert!(
+                names.is_empty() || names == ["deepseek"],
+                "{name}: {names:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_table_is_refused_with_the_place() {
+        let error = |text: &str| format!("{:#}", Prices::parse(text.as_bytes()).unwrap_err());
+        assert!(error("{\n  \"gpt-4o\": {,").contains("line 2 column"));
+        assert!(error("[]").contains("no JSON object of models"));
+        assert_eq!(error(r#"{"gpt-4o": 3}"#), r#""gpt-4o": not an object"#);
+        for price in ["\"2.5e-06\"", "-1", "true", "1e99"] {
+            let table = format!(r#"{{"gpt-4o": {{"input_cost_per_token_flex": {price}}}}}"#);
+            let error = error(&table);
+            assert!(
+                error.starts_with(r#""gpt-4o": input_cost_per_token_flex: "#)
+                    && error.ends_with(" is no price"),
+                "{error}"
+            );
+        }
+        let table = r#"{"m": {"tiered_pricing": [{"range": ["a"], "input_cost_per_token": 1}]}}"#;
+        assert_eq!(
+            error(table),
+            r#""m": tiered_pricing[0]: range: ["a"] does not begin with a number of tokens"#
+        );
+        assert!(error(r#"{"gpt-4o": {"promptPrice": 0.0025}}"#).contains("input_cost_per_token"));
+        let nowhere = format!("{:#}", Prices::read(Path::new("/nowhere")).unwrap_err());
+        assert!(
+            nowhere.contains("cannot take prices from /nowhere: No such file"),
+            "{nowhere}"
+        );
+    }
+}
