@@ -13,7 +13,7 @@ mod frames;
 use std::time::{Duration, Instant};
 
 use observer_wire::{
-    Close, Direction, Origin, Timestamp,
+    CallEvent, Chunk, Close, Direction, Options, Origin, Timestamp,
     http::{Connection, End, Event, websocket::Part},
 };
 use proptest::prelude::*;
@@ -490,6 +490,85 @@ fn a_message_that_refers_to_a_lost_one_is_missing() {
     assert_eq!(session.seen.end, None);
     session.lose(Direction::Received, 10);
     assert_eq!(session.seen.end, Some(End::Lost));
+}
+
+/// Where one thread reads and another writes, a read may return before the write that it answers.
+#[test]
+fn an_answer_may_be_seen_before_its_question() {
+    let created = |id: &str| format!(r#"{{"type":"response.created","response":{{"id":"{id}"}}}}"#);
+    let done = |id: &str| {
+        format!(
+            r#"{{"type":"response.done","response":{{"id":"{id}","status":"completed","usage":{{"input_tokens":3}}}}}}"#
+        )
+    };
+    let mut server = Encoder::new(false);
+    let mut client = Encoder::new(true);
+    let accepted =
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+    let mut text = |text: &str| server.frame(FIN | TEXT, text.as_bytes());
+    let create = client.frame(FIN | TEXT, br#"{"type":"response.create"}"#);
+    // By when they were handed over, in milliseconds, in the order in which they are seen.
+    let steps = [
+        (Direction::Received, 3, 2, accepted.to_vec()),
+        (Direction::Sent, 1, 1, REQUEST.to_vec()),
+        (Direction::Received, 12, 2, text(&created("a"))),
+        (Direction::Sent, 10, 1, create.clone()),
+        (Direction::Received, 15, 2, text(&done("a"))),
+        // All of the answer is there before its question.
+        (Direction::Received, 22, 2, text(&created("b"))),
+        (Direction::Received, 23, 2, text(&done("b"))),
+        (Direction::Sent, 20, 1, create.clone()),
+        // By itself.
+        (Direction::Received, 30, 2, text(&created("c"))),
+        (Direction::Received, 35, 2, text(&done("c"))),
+        (Direction::Sent, 40, 1, create),
+    ];
+    let mut connection = observer_wire::Connection::new(Options::default());
+    let (mut offsets, mut started, mut calls) = ([0; 2], Vec::new(), Vec::new());
+    let mut report = |event: CallEvent| match event {
+        CallEvent::Started { at, origin, .. } => started.push((at.0 / 1_000_000, origin.0)),
+        CallEvent::Ended { record, .. } => calls.push(*record),
+        CallEvent::Dismissed { .. } | CallEvent::Unread { .. } => {
+            panic!("each is a call: {event:?}")
+        }
+    };
+    for (direction, at, thread, bytes) in &steps {
+        let offset = &mut offsets[usize::from(*direction == Direction::Sent)];
+        let chunk = Chunk {
+            direction: *direction,
+            offset: *offset,
+            at: Timestamp(at * 1_000_000),
+            origin: Origin(*thread),
+            bytes,
+        };
+        *offset += bytes.len() as u64;
+        connection.data(chunk, &mut report);
+    }
+    connection.close(Close::Local, None, Timestamp(50_000_000), &mut report);
+    let seen: Vec<_> = calls
+        .iter()
+        .map(|call| {
+            let id = call.response_id.as_deref().unwrap_or("-");
+            (
+                id,
+                call.start.0 / 1_000_000,
+                call.latency.as_millis(),
+                call.origin.0,
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("a", 10, 5, 1),
+            ("b", 22, 1, 2),
+            ("c", 30, 5, 2),
+            ("-", 40, 10, 1)
+        ]
+    );
+    assert_eq!(started, [(10, 1), (22, 2), (30, 2), (40, 1)]);
+    let incomplete: Vec<bool> = calls.iter().map(|call| call.incomplete.is_some()).collect();
+    assert_eq!(incomplete, [false, false, false, true]);
 }
 
 #[test]

@@ -32,6 +32,9 @@ use crate::{
 /// Connections that are followed at once; past it those that were silent for longest are let go.
 const CONNECTIONS: usize = 65_536;
 
+/// Processes that are known at once; past it another has no name.
+const PROCESSES: usize = 65_536;
+
 /// Hosts of which it is noted how many requests to them were no calls.
 const HOSTS: usize = 256;
 
@@ -281,7 +284,9 @@ impl Engine {
                 self.processes.remove(&pid);
             }
             Input::Process { pid, identity } => {
-                self.processes.insert(pid, identity);
+                if self.processes.len() < PROCESSES || self.knows(pid) {
+                    self.processes.insert(pid, identity);
+                }
             }
             Input::ThreadGone { pid, tid } => {
                 self.traces.thread_gone(pid, tid, &mut self.ended);

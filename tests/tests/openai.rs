@@ -62,7 +62,7 @@ fn python(scene: &Scene, folder: &str, behaviour: &str) -> Vec<OsString> {
 /// The version of a package in an environment.
 fn version(python: &PathBuf, package: &str) -> String {
     let say = format!("import importlib.metadata as m; print(m.version('{package}'))");
-    let (_, version, _) = output(&python.to_string_lossy(), &["-c", &say]);
+    let (_, version, _) = output(python, &["-c", &say]);
     version.trim().to_owned()
 }
 

@@ -353,15 +353,21 @@ pub(super) fn error(failure: &Failure<'_>, call: &CallBuilder) -> Exception {
         .or_else(|| body.and_then(|body| text(body, "code").or_else(|| text(body, "__type"))))
         .map(|code| code.split(':').next().unwrap_or_default())
         .map(|code| code.rsplit('#').next().unwrap_or_default());
-    let message = body
-        .and_then(|body| text(body, "message").or_else(|| text(body, "Message")))
-        .unwrap_or(match (body, failure.raw) {
-            (Some(_), _) => "",
-            (None, "") => failure.status.canonical_reason().unwrap_or_default(),
-            (None, raw) => raw,
-        });
+    let message = match body {
+        Some(body) => text(body, "message").or_else(|| text(body, "Message")),
+        None => Some(failure.raw),
+    };
+    // Something between the service and its client gave this answer.
+    let foreign = failure.status.is_server_error()
+        && (failure.raw.is_empty() || failure.raw.starts_with("<html>"));
     match sdk {
-        Sdk::Botocore(botocore) => botocore.error(code.unwrap_or(&status), message),
+        Sdk::Botocore(botocore) if foreign => {
+            let reason = failure.status.canonical_reason().unwrap_or_default();
+            botocore.error(&status, reason)
+        }
+        Sdk::Botocore(botocore) => {
+            botocore.error(code.unwrap_or(&status), message.unwrap_or_default())
+        }
         Sdk::Unknown => {
             let (class, text) = sdk.status_error(failure.status, body, failure.raw);
             (code.map_or(class, str::to_owned), text)

@@ -36,6 +36,9 @@ const LINES: &[&str] = &[
     "application/ndjson",
 ];
 
+/// How types begin of which there is nothing to be read.
+const MEDIA: &[&str] = &["audio/", "image/", "video/"];
+
 /// The body of a request.
 pub(super) enum Request {
     Document {
@@ -152,7 +155,7 @@ enum Body {
     /// Of gRPC.
     Messages(grpc::Parser),
     Lines(ndjson::Parser, Templates),
-    /// Of a redirection, or none at all.
+    /// Of a redirection, audio and the like, or none at all.
     Other,
     /// The first byte will tell what it is; `foreign` if its type is named, and is none that can be read.
     Unknown {
@@ -348,6 +351,8 @@ impl Body {
             Self::Elements(Parser::elements(&selection.event, bounds))
         } else if content_type.is_empty() || is_json(&content_type) {
             Self::Document(Parser::new(&selection.response, bounds))
+        } else if MEDIA.iter().any(|kind| content_type.starts_with(kind)) {
+            Self::Other
         } else {
             Self::Unknown { foreign: true }
         }
@@ -359,14 +364,14 @@ impl Body {
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
         let selection = reader.provider.selection(options.capture_content);
         match bytes.trim_ascii_start().first() {
+            Some(b'{') => Self::Document(Parser::new(&selection.response, bounds)),
+            // A page of a gateway, or whatever: there is nothing in it to be read.
+            Some(_) if foreign => Self::Other,
             // The length of a message.
             Some(0 | 1) => {
                 reader.stream();
                 Self::Frames(eventstream::Parser::default(), None)
             }
-            Some(b'{') => Self::Document(Parser::new(&selection.response, bounds)),
-            // Audio, a page of a gateway: there is nothing in it to be read.
-            Some(_) if foreign => Self::Other,
             Some(b'[') => {
                 reader.stream();
                 Self::Elements(Parser::elements(&selection.event, bounds))

@@ -353,6 +353,11 @@ impl CallBuilder {
         }
     }
 
+    /// The request began earlier than it seemed.
+    pub(super) fn began(&mut self, at: Timestamp, origin: Origin) {
+        (self.start.at, self.start.origin) = (at, origin);
+    }
+
     /// When the request began.
     pub(super) fn started_at(&self) -> Timestamp {
         self.start.at

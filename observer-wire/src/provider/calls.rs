@@ -108,17 +108,21 @@ impl Calls {
                 if to_llm || mcp::is_session(&head) {
                     self.judge(Verdict::Llm);
                 }
-                if head.websocket {
-                    if !self.begin_session(exchange, &head, at, origin) && to_llm {
+                let mut unread = || {
+                    if to_llm {
                         let host = host.to_owned();
                         report(CallEvent::Unread { host });
+                    }
+                };
+                if head.websocket {
+                    if !self.begin_session(exchange, &head, at, origin) {
+                        unread();
                     }
                     return;
                 }
                 let begun = self.begin(&head, at, origin);
-                if to_llm && begun.is_empty() {
-                    let host = host.to_owned();
-                    report(CallEvent::Unread { host });
+                if begun.is_empty() {
+                    unread();
                 }
                 match begun.first().map(|active| active.certainty) {
                     Some(Certainty::Certain) => self.judge(Verdict::Llm),
@@ -217,7 +221,7 @@ impl Calls {
         self.sessions.get_mut(&exchange)
     }
 
-    /// A WebSocket session is asked for. Whether it may hold calls.
+    /// A WebSocket session is asked for. Returns whether it is in a format that is known.
     fn begin_session(
         &mut self,
         id: ExchangeId,
@@ -252,10 +256,14 @@ impl Calls {
         let Some(active) = self.active.get_mut(&exchange) else {
             return;
         };
-        let host = active.first().and_then(Exchange::llm_host);
+        let mut host = None;
         active.retain_mut(|active| {
             active.request_end();
-            active.certainty != Certainty::Possible || active.request_fits
+            let fits = active.certainty != Certainty::Possible || active.request_fits;
+            if !fits {
+                host = active.llm_host();
+            }
+            fits
         });
         match active.as_mut_slice() {
             [] => {
@@ -290,8 +298,11 @@ impl Calls {
             return;
         };
         let mut recorded = false;
-        let host = ended.first().and_then(Exchange::llm_host);
+        let mut host = None;
         for active in ended {
+            if active.certainty != Certainty::Certain {
+                host = active.llm_host();
+            }
             let (call, announced, started) = (active.call, active.announced, active.started());
             let record = if recorded { None } else { active.end(end, at) };
             match record {

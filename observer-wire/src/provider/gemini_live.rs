@@ -204,7 +204,7 @@ impl Dialogue for GeminiLive {
             turns.end(|turn| turn.is_complete());
             // Content that comes in the middle of an answer interrupts it.
             if turns.is_idle() || (said && turns.are_answered()) {
-                turns.begin();
+                turns.begin_by_client();
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
 };
 
 use http::StatusCode;
@@ -27,6 +28,10 @@ use crate::{
 
 /// Most calls that are open at once in a session; beyond, the one that began first ends as lost.
 const OPEN: usize = 64;
+
+/// How long after the server began to answer a message may show that was sent before: where one thread reads
+/// and another writes, the answer may be seen before the write has returned.
+const OVERTAKEN: Duration = Duration::from_millis(2);
 
 /// How many messages are shown of the input.
 const SHOWN: usize = 2;
@@ -126,6 +131,7 @@ impl Session {
                 model: None,
                 recent: VecDeque::new(),
                 sent_lost: false,
+                last_by_server: None,
             },
             refusal: None,
             closed: None,
@@ -234,11 +240,15 @@ impl Session {
     /// Reports the calls that a message has begun or ended.
     fn report(&mut self, next: &mut u64, report: &mut dyn FnMut(CallEvent)) {
         let turns = &mut self.turns;
+        for turn in &mut turns.ended {
+            turn.by_server = None;
+        }
+        let now = turns.now;
         let mut begun: Vec<&mut Turn> = turns
             .open
             .iter_mut()
             .chain(&mut turns.ended)
-            .filter(|turn| turn.id.is_none())
+            .filter(|turn| turn.id.is_none() && !turn.is_held(now))
             .collect();
         begun.sort_unstable_by_key(|turn| turn.number);
         for turn in begun {
@@ -254,7 +264,6 @@ impl Session {
                 fingerprint: hasher.finish(),
             });
         }
-        let now = turns.now;
         for turn in std::mem::take(&mut turns.ended) {
             // An error is the last that was said of it.
             let failed = turn.fault.as_ref().and(turn.last);
@@ -306,6 +315,10 @@ impl Session {
         if let Some(mut refusal) = self.refusal.take() {
             self.refused(&mut refusal, at, next, report);
         }
+        for turn in &mut self.turns.open {
+            turn.by_server = None;
+        }
+        self.report(next, report);
         for turn in std::mem::take(&mut self.turns.open) {
             if turn.complete.is_some() || turn.call.is_terminal() {
                 self.turns.ended.push(turn);
@@ -396,6 +409,8 @@ pub(super) struct Turns {
     recent: VecDeque<String>,
     /// Messages of the client are missing that may have begun a call.
     sent_lost: bool,
+    /// When the server last began a call by itself.
+    last_by_server: Option<Timestamp>,
 }
 
 /// A call of a session.
@@ -403,6 +418,8 @@ pub(super) struct Turn {
     id: Option<CallId>,
     number: u64,
     origin: Origin,
+    /// When the server began it by itself, unless it is sure that it did.
+    by_server: Option<Timestamp>,
     /// What the server calls it.
     pub(super) key: Option<String>,
     /// What the client calls it.
@@ -425,6 +442,12 @@ impl Turn {
     fn fault_error(&self) -> Option<Exception> {
         let fault = self.fault.as_ref()?;
         Some(Sdk::Unknown.stream_error(fault))
+    }
+
+    /// Whether it may turn out that the client began it.
+    fn is_held(&self, now: Timestamp) -> bool {
+        self.by_server
+            .is_some_and(|begun| now.since(begun) < OVERTAKEN)
     }
 
     /// An error came that may be its, or another's.
@@ -488,6 +511,7 @@ impl Turns {
             id: None,
             number,
             origin,
+            by_server: None,
             key: None,
             tag: None,
             call,
@@ -502,12 +526,32 @@ impl Turns {
         &mut self.open[last]
     }
 
+    /// A call begins with the message, which is the client's: the server may have begun to answer it already,
+    /// as far as was seen. `None` if it has also ended.
+    pub(super) fn begin_by_client(&mut self) -> Option<&mut Turn> {
+        let (at, origin) = self.message;
+        if self.last_by_server.is_none_or(|answered| answered < at) {
+            return Some(self.begin());
+        }
+        let turn = self
+            .open
+            .iter_mut()
+            .find(|turn| turn.by_server.is_some() && turn.call.started_at() >= at)?;
+        turn.by_server = None;
+        turn.lost = false;
+        turn.origin = origin;
+        turn.call.began(at, origin);
+        Some(turn)
+    }
+
     /// A call begins with the message, which is the server's.
     pub(super) fn begin_by_server(&mut self) -> &mut Turn {
         let lost = std::mem::take(&mut self.sent_lost);
         let now = self.now;
+        self.last_by_server = Some(self.message.0);
         let turn = self.begin();
         turn.lost = lost;
+        turn.by_server = Some(now);
         turn.last = Some(now);
         turn.call.received_at(now);
         turn

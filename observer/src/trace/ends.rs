@@ -25,6 +25,9 @@ const SLACK: Duration = Duration::from_millis(10);
 /// Calls of clients that are remembered; past it the oldest are forgotten.
 const CLIENTS: usize = 16_384;
 
+/// Calls of servers that are under way or waited for; past it another is recorded without waiting.
+const SERVERS: usize = 16_384;
+
 /// Names a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndId(u64);
@@ -99,6 +102,7 @@ impl<T> Ends<T> {
                     passes_on: false,
                 });
             }
+            Role::Server if self.servers.len() >= SERVERS => {}
             Role::Server => self.servers.push(Server {
                 id,
                 pid,
@@ -262,5 +266,16 @@ mod tests {
         ends.started(CLIENT, Role::Client, 8, ms(10));
         ends.settle(Some(ms(1000)));
         assert_eq!(ends.clients.len(), 1);
+    }
+
+    #[test]
+    fn servers_beyond_the_limit_do_not_wait() {
+        let mut ends = Ends::default();
+        for _ in 0..SERVERS {
+            ends.started(SERVER, Role::Server, 7, ms(10));
+        }
+        let one_more = ends.started(SERVER, Role::Server, 7, ms(10));
+        assert_eq!(ends.ended(one_more, ms(20), "one more"), Some("one more"));
+        assert_eq!(ends.servers.len(), SERVERS);
     }
 }

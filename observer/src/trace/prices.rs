@@ -639,6 +639,21 @@ mod tests {
     }
 
     #[test]
+    fn a_model_has_one_price_wherever_in_the_world_it_is() {
+        let request = json!({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]});
+        let answer = json!({"output": {"message": {"role": "assistant", "content": [{"text": "Hi"}]}},
+            "stopReason": "end_turn", "usage": {"inputTokens": 1000, "outputTokens": 100, "totalTokens": 1100}});
+        let call = call(
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse",
+            &request,
+            &answer,
+        );
+        // In millionths: 3300 + 1650.
+        assert_cost(&call, Some(0.004_95));
+    }
+
+    #[test]
     fn what_was_not_counted_has_no_cost() {
         for usage in [
             json!(null),

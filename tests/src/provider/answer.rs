@@ -1,8 +1,9 @@
 //! What the providers answer: the wire formats of OpenAI and those that speak them (chat completions, Responses
-//! and all else), Anthropic, Gemini, Cohere, Mistral, Ollama, Hugging Face, those behind Vertex AI, and those of
-//! Gemini and xAI over gRPC.
+//! and all else), Anthropic, Gemini, AWS Bedrock, Cohere, Mistral, Ollama, Hugging Face, those behind Vertex AI,
+//! and those of Gemini and xAI over gRPC.
 
 mod anthropic;
+mod bedrock;
 mod cohere;
 mod gemini;
 mod grpc;
@@ -100,6 +101,8 @@ pub(super) fn to(
         ollama::answer(path, operation, behaviour, &document, &completion)
     } else if post && path == "/" && document.get("inputs").is_some() {
         tgi::answer(behaviour, &document, &completion)
+    } else if let Some(place) = bedrock::Place::of(request) {
+        bedrock::answer(&place, behaviour, &document, &completion)
     } else if post && path.starts_with(grpc::GEMINI) {
         grpc::gemini(request, behaviour, &completion)
     } else if post && path.starts_with(grpc::XAI) {
@@ -185,7 +188,9 @@ pub(super) fn unfinished(truth: &mut Value, sent: usize, hang: bool) {
     if !(google && begun) {
         truth["reasoning_tokens"] = Value::Null;
     }
-    if !begun || truth["operation"] == "chat" && truth["provider"] != "anthropic" {
+    let anthropic = truth["provider"] == "anthropic"
+        || truth["provider"] == "aws_bedrock" && !truth["response_model"].is_null();
+    if !begun || truth["operation"] == "chat" && !anthropic {
         truth["prompt_tokens"] = Value::Null;
         truth["cached_tokens"] = Value::Null;
     }
@@ -324,7 +329,7 @@ fn event(name: Option<&str>, data: &Value) -> Vec<u8> {
 }
 
 /// Puts the error event in its place and drops what would follow. Returns whether there is one.
-fn break_off(events: &mut Vec<Vec<u8>>, completion: &Completion, error: Vec<u8>) -> bool {
+fn break_off<T>(events: &mut Vec<T>, completion: &Completion, error: T) -> bool {
     let Some(after) = completion.error_after else {
         return false;
     };

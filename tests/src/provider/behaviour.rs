@@ -30,6 +30,20 @@
 //! | `token-ms=N` | a pause before each event |
 //! | `tools=N` | N tool calls instead of text |
 //! | `usage=none` | no token counts |
+//!
+//! Sessions of WebSocket, for each answer:
+//!
+//! | key | effect |
+//! |---|---|
+//! | `audio=N` | N bytes of audio with each word |
+//! | `binary` | messages in binary frames |
+//! | `cut=N`, `stop=N` | the connection is cut, or the session closed, after N words |
+//! | `deflate`, `deflate=no-takeover` | compression, if the client offers it |
+//! | `error=STATUS` | the session is refused |
+//! | `fail` | the response fails |
+//! | `invalid` | `response.create` is refused |
+//! | `late-usage` | the usage comes behind the end of the turn |
+//! | `vad=N` | an answer to N pieces of audio, without being asked for |
 
 use std::{collections::HashMap, time::Duration};
 

@@ -135,7 +135,7 @@ fn read_chunked<S: Read>(stream: &mut S, buffer: &mut Vec<u8>) -> anyhow::Result
 }
 
 /// Reads some bytes more; false at the end.
-fn fill<S: Read>(stream: &mut S, buffer: &mut Vec<u8>) -> io::Result<bool> {
+pub(super) fn fill<S: Read>(stream: &mut S, buffer: &mut Vec<u8>) -> io::Result<bool> {
     let mut bytes = [0; 64 * 1024];
     let length = stream.read(&mut bytes)?;
     buffer.extend_from_slice(&bytes[..length]);

@@ -1,14 +1,16 @@
 //! A local HTTPS server that answers as LLM providers do, and knows the truth about every exchange.
 //!
-//! It speaks HTTP/2 with clients that offer it by ALPN, and HTTP/1.1 with all others. It writes its answers in pieces that are cut at random places, inside characters and lines too,
+//! It speaks HTTP/2 with clients that offer it by ALPN, and HTTP/1.1 with all others, and over that WebSocket. It writes its answers in pieces that are cut at random places, inside characters and lines too,
 //! and misbehaves on request: see [`behaviour`].
 
 mod answer;
 pub mod behaviour;
+mod dialogue;
 mod http;
 mod http2;
 mod text;
 mod tls;
+mod websocket;
 mod write;
 
 use std::{
@@ -148,6 +150,8 @@ impl Shared {
     }
 }
 
+type Stream = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
+
 fn serve(stream: TcpStream, shared: &Arc<Shared>) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
@@ -158,6 +162,9 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>) -> anyhow::Result<()> {
     let mut stream = rustls::StreamOwned::new(connection, stream);
     let mut buffer = Vec::new();
     while let Some(mut request) = http::read(&mut stream, &mut buffer)? {
+        if websocket::is_upgrade(&request) {
+            return dialogue::serve(&mut stream, buffer, &request, shared);
+        }
         let (number, mut random) = shared.next();
         let behaviour = Behaviour::of(&request);
         let answer = answer::to(&request, &behaviour, number, &mut random);
@@ -199,6 +206,10 @@ fn record(shared: &Shared, request: &Request, truth: &mut Value, ending: &Ending
         Ending::ClientGone => "client gone",
     });
     truth["prompt"] = json!(String::from_utf8_lossy(&request.body));
+    remember(shared, truth.clone());
+}
+
+fn remember(shared: &Shared, truth: Value) {
     let mut known = shared.truth.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &shared.truth_file
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path)
@@ -206,5 +217,5 @@ fn record(shared: &Shared, request: &Request, truth: &mut Value, ending: &Ending
         // One write, under the lock: lines of several connections must not mix.
         let _ = file.write_all(format!("{truth}\n").as_bytes());
     }
-    known.push(truth.clone());
+    known.push(truth);
 }

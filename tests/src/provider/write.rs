@@ -15,14 +15,13 @@ use flate2::{
 use rustix::net::sockopt::set_socket_linger;
 
 use super::{
+    Stream,
     answer::{Answer, Body},
     behaviour::Behaviour,
 };
 
 /// Most pieces into which one part of an answer is cut.
 const PIECES: usize = 6;
-
-type Stream = rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>;
 
 /// How an exchange ended.
 pub(super) enum Ending {

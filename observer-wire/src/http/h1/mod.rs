@@ -26,6 +26,9 @@ use crate::chunk::{Close, Direction, Origin, Timestamp};
 /// Most requests that may wait for their responses; beyond, the connection is not understood.
 const PIPELINED: usize = 64;
 
+/// Bytes that are kept of a response that is seen before its request.
+const EARLY_BYTES: usize = 16 * 1024;
+
 /// Follows the requests and responses of one connection of a client.
 #[derive(Debug, Default)]
 pub struct Connection {
@@ -34,10 +37,24 @@ pub struct Connection {
     /// Exchanges whose response is not complete, in the order of their requests.
     open: VecDeque<Open>,
     next: u64,
+    /// What was received while no request was open, and begins like a response.
+    early: Option<Early>,
     /// The WebSocket session to which the first open exchange has changed.
     session: Option<Box<Session>>,
     /// The connection speaks something else from here on.
     opaque: bool,
+}
+
+/// A response that is seen before its request: where one thread reads and another writes, the read may return
+/// first.
+#[derive(Debug)]
+struct Early {
+    /// When its first byte came.
+    at: Timestamp,
+    /// When its last did, with its mark.
+    last: (Timestamp, Origin),
+    bytes: Vec<u8>,
+    too_long: bool,
 }
 
 /// An exchange that waits for its response or the rest of it.
@@ -149,6 +166,7 @@ impl Connection {
                         self.end_first(End::Complete, at, sink);
                     }
                 } else {
+                    self.early = None;
                     // What is missing may hold the end of one response and the head of the next.
                     self.end_all(End::Lost, at, sink);
                     self.responses = Responses::Seeking;
@@ -191,8 +209,13 @@ impl Connection {
             Responses::Head(buffer) => buffer.memory(),
             _ => 0,
         };
+        let early = self
+            .early
+            .as_ref()
+            .map_or(0, |early| early.bytes.capacity());
         let session = self.session.as_ref().map_or(0, |session| session.memory());
         size_of::<Self>()
+            + early
             + session
             + requests
             + responses
@@ -346,6 +369,14 @@ impl Connection {
             }
             Length::Known(_) | Length::Unstated => sink(Event::RequestEnd { exchange, at }),
         }
+        // One that came before the request was handed over is another's.
+        if let Some(early) = self.early.take()
+            && early.at > begun
+            && !early.too_long
+        {
+            let (at, origin) = early.last;
+            self.data(Direction::Received, at, origin, &early.bytes, sink);
+        }
     }
 
     fn received(
@@ -361,7 +392,7 @@ impl Connection {
             }
             let Some(open) = self.open.front() else {
                 self.responses = Responses::Seeking;
-                return;
+                return self.keep_early(at, origin, bytes);
             };
             let exchange = open.exchange;
             match &mut self.responses {
@@ -396,6 +427,26 @@ impl Connection {
                     Step::Malformed => return self.malformed(at, sink),
                 },
             }
+        }
+    }
+
+    /// Keeps what may belong to a request that shows later.
+    fn keep_early(&mut self, at: Timestamp, origin: Origin, bytes: &[u8]) {
+        if self.early.is_none() && !bytes.starts_with(b"HTTP/1.") {
+            return;
+        }
+        let early = self.early.get_or_insert_with(|| Early {
+            at,
+            last: (at, origin),
+            bytes: Vec::new(),
+            too_long: false,
+        });
+        early.last = (at, origin);
+        early.too_long |= early.bytes.len() + bytes.len() > EARLY_BYTES;
+        if early.too_long {
+            early.bytes = Vec::new();
+        } else {
+            early.bytes.extend_from_slice(bytes);
         }
     }
 

@@ -188,7 +188,9 @@ impl Dialogue for Realtime {
             "response.create" => {
                 // An error that nothing followed was that of the response.
                 turns.end(|turn| turn.key.is_none() && turn.is_at_fault());
-                let turn = turns.begin();
+                let Some(turn) = turns.begin_by_client() else {
+                    return;
+                };
                 turn.tag = text(message, "event_id").map(str::to_owned);
                 if let Some(response) = message.get("response") {
                     turn.call.request_fields(response);

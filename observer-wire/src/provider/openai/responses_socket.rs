@@ -65,7 +65,9 @@ impl Dialogue for ResponsesSocket {
 
     fn sent(&self, message: &Value, turns: &mut Turns) {
         if text(message, "type") == Some("response.create") {
-            let turn = turns.begin();
+            let Some(turn) = turns.begin_by_client() else {
+                return;
+            };
             turn.key = text(message, "stream_id").map(str::to_owned);
             Responses.request(message, &mut turn.call);
         }
@@ -77,7 +79,7 @@ impl Dialogue for ResponsesSocket {
             if text(message, "type") != Some("response.created") {
                 return;
             }
-            // The request was lost.
+            // The request was lost, or shows later.
             let turn = turns.begin_by_server();
             turn.key = lane.map(str::to_owned);
             turn.lost();

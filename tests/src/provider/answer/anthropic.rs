@@ -54,7 +54,15 @@ pub(super) fn answer(behaviour: &Behaviour, document: &Value, completion: &Compl
     truth["finish_reasons"] = json!([reason]);
     let id = format!("msg_{}", completion.id);
     let body = if stream {
-        Body::Stream(events(&id, &response_model, reason, completion, &mut truth))
+        let mut events = events(&id, &response_model, reason, completion);
+        let body = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+        if break_off(&mut events, completion, body.clone()) {
+            truth["finish_reasons"] = json!([]);
+            truth["completion_tokens"] = Value::Null;
+            truth["error_body"] = body;
+        }
+        let named = |data: &Value| event(data["type"].as_str(), data);
+        Body::Stream(events.iter().map(named).collect())
     } else {
         Body::Whole(
             whole(&id, &response_model, reason, completion)
@@ -70,7 +78,7 @@ pub(super) fn answer(behaviour: &Behaviour, document: &Value, completion: &Compl
     call(200, content_type, ID_HEADER, completion, body, truth)
 }
 
-fn whole(id: &str, model: &str, reason: &str, completion: &Completion) -> Value {
+pub(super) fn whole(id: &str, model: &str, reason: &str, completion: &Completion) -> Value {
     let mut content = Vec::new();
     if !completion.words.is_empty() {
         content.push(json!({"type": "text", "text": completion.text()}));
@@ -84,56 +92,41 @@ fn whole(id: &str, model: &str, reason: &str, completion: &Completion) -> Value 
                      "cache_creation_input_tokens": 0, "cache_read_input_tokens": completion.cached.unwrap_or(0)}})
 }
 
-fn events(
-    id: &str,
-    model: &str,
-    reason: &str,
-    completion: &Completion,
-    truth: &mut Value,
-) -> Vec<Vec<u8>> {
-    let named = |data: Value| event(data["type"].as_str(), &data);
+pub(super) fn events(id: &str, model: &str, reason: &str, completion: &Completion) -> Vec<Value> {
     let mut events = vec![
-        named(json!({"type": "message_start", "message": {
+        json!({"type": "message_start", "message": {
             "id": id, "type": "message", "role": "assistant", "model": model, "content": [],
             "stop_reason": null, "stop_sequence": null,
             "usage": {"input_tokens": completion.prompt_tokens, "output_tokens": 1,
                       "cache_creation_input_tokens": 0,
-                      "cache_read_input_tokens": completion.cached.unwrap_or(0)}}})),
-        named(json!({"type": "ping"})),
+                      "cache_read_input_tokens": completion.cached.unwrap_or(0)}}}),
+        json!({"type": "ping"}),
     ];
     let mut block = 0;
     if !completion.words.is_empty() {
-        events.push(named(json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})));
+        events.push(json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}));
         for word in &completion.words {
-            events.push(named(json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}})));
+            events.push(json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}));
         }
-        events.push(named(json!({"type": "content_block_stop", "index": 0})));
+        events.push(json!({"type": "content_block_stop", "index": 0}));
         block = 1;
     }
     for (index, tool) in completion.tools.iter().enumerate() {
         let index = block + index;
-        events.push(named(
+        events.push(
             json!({"type": "content_block_start", "index": index, "content_block":
             {"type": "tool_use", "id": format!("toolu_{index}"), "name": tool, "input": {}}}),
-        ));
+        );
         for part in ["{\"city\":", " \"Oslo\"}"] {
-            events.push(named(json!({"type": "content_block_delta", "index": index,
-                "delta": {"type": "input_json_delta", "partial_json": part}})));
+            events.push(json!({"type": "content_block_delta", "index": index,
+                "delta": {"type": "input_json_delta", "partial_json": part}}));
         }
-        events.push(named(json!({"type": "content_block_stop", "index": index})));
+        events.push(json!({"type": "content_block_stop", "index": index}));
     }
-    let body =
-        json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
-    if break_off(&mut events, completion, named(body.clone())) {
-        truth["finish_reasons"] = json!([]);
-        truth["completion_tokens"] = Value::Null;
-        truth["error_body"] = body;
-        return events;
-    }
-    events.push(named(
+    events.push(
         json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": null},
                              "usage": {"output_tokens": completion.completion_tokens}}),
-    ));
-    events.push(named(json!({"type": "message_stop"})));
+    );
+    events.push(json!({"type": "message_stop"}));
     events
 }
