@@ -149,6 +149,52 @@ pub(crate) fn shapes() -> Vec<Shape> {
             encoder.finish().unwrap()
         },
     );
+    answer(
+        twice!("AWS messages"),
+        4096,
+        "Content-Type: application/vnd.amazon.eventstream",
+        |size| {
+            let text = b"{\"contentBlockIndex\":0,\"delta\":{\"text\":\"Hi\"}}";
+            aws_message(text).repeat(size / 100)
+        },
+    );
+    answer(
+        twice!("an AWS message"),
+        16,
+        "Content-Type: application/vnd.amazon.eventstream",
+        |size| aws_message("x".repeat(size).as_bytes()),
+    );
+    for (name, piece, bytes) in [
+        (
+            twice!("WebSocket frames of a byte"),
+            4096,
+            (|size| [&[0x01, 1, b'{'][..], &[0x00, 1, b' '].repeat(size / 3)].concat())
+                as fn(usize) -> Vec<u8>,
+        ),
+        (twice!("WebSocket messages"), 4096, |size| {
+            let text = b"{\"type\":\"response.created\",\"response\":{}}";
+            [&[0x81, u8::try_from(text.len()).unwrap()][..], text]
+                .concat()
+                .repeat(size / 45)
+        }),
+        (twice!("WebSocket pings"), 4096, |size| {
+            [0x89, 0].repeat(size / 2)
+        }),
+    ] {
+        shapes.push(Shape {
+            name: name[0],
+            twice: name[1],
+            piece,
+            asked: b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: api.openai.com\r\nUpgrade: websocket\r\n\
+                Connection: Upgrade\r\n\r\n"
+                .to_vec(),
+            direction: Direction::Received,
+            bytes: Box::new(move |size| {
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+                [head.as_slice(), &bytes(size)].concat()
+            }),
+        });
+    }
     let mut sent = |[name, twice]: [&'static str; 2], piece, bytes: fn(usize) -> Vec<u8>| {
         shapes.push(Shape {
             name,
@@ -163,6 +209,19 @@ pub(crate) fn shapes() -> Vec<Shape> {
         [
             b"POST /v1/chat/completions HTTP/1.1\r\n",
             lines(size, &|n| format!("x-{n}: y\r\n")).as_slice(),
+        ]
+        .concat()
+    });
+    sent(twice!("a form of many parts"), 4096, |size| {
+        let head = "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: api.openai.com\r\nTransfer-Encoding: chunked\r\n\
+            Content-Type: multipart/form-data; boundary=b\r\n\r\n";
+        let parts = lines(size, &|n| {
+            format!("--b\r\nContent-Disposition: form-data; name=\"n{n}\"\r\n\r\n-\r\n")
+        });
+        [
+            head.as_bytes(),
+            format!("{:x}\r\n", parts.len()).as_bytes(),
+            &parts,
         ]
         .concat()
     });
@@ -211,6 +270,16 @@ pub(crate) fn shapes() -> Vec<Shape> {
         bytes
     });
     shapes
+}
+
+/// A message of an AWS event stream without headers; both checksums are right.
+fn aws_message(payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len() + 16).unwrap();
+    let mut message = [length.to_be_bytes(), [0; 4]].concat();
+    message.extend(crc32fast::hash(&message).to_be_bytes());
+    message.extend(payload);
+    message.extend(crc32fast::hash(&message).to_be_bytes());
+    message
 }
 
 fn ask(body: &str) -> Vec<u8> {

@@ -62,6 +62,8 @@ enum Of {
     CacheWrite,
     /// Kept for an hour, and not for five minutes.
     CacheWriteHour,
+    ImageInput,
+    ImageOutput,
     Input,
     Output,
     Reasoning,
@@ -75,6 +77,8 @@ struct Tokens {
     cache_read: u64,
     cache_write: u64,
     cache_write_hour: u64,
+    image_input: u64,
+    image_output: u64,
     /// The rest of the input.
     input: u64,
     /// The rest of the output.
@@ -144,6 +148,7 @@ impl Prices {
         let parts = [
             (tokens.input, input),
             (tokens.audio_input, price(Of::AudioInput).or(input)),
+            (tokens.image_input, price(Of::ImageInput).or(input)),
             (tokens.cache_read, price(Of::CacheRead).or(input)),
             (tokens.cache_write, written),
             (
@@ -152,6 +157,7 @@ impl Prices {
             ),
             (tokens.output, output),
             (tokens.audio_output, price(Of::AudioOutput).or(output)),
+            (tokens.image_output, price(Of::ImageOutput).or(output)),
             (tokens.reasoning, price(Of::Reasoning).or(output)),
         ];
         let sum = parts
@@ -304,19 +310,58 @@ impl Tokens {
             })
             .and_then(Value::as_u64);
         let cache_write_hour = take(&mut cache_write, hour);
-        let audio_input = take(&mut input, call.audio_input_tokens);
+        let of_input = |modality| modality_tokens(call, &INPUT_DETAILS, modality);
+        let of_output = |modality| modality_tokens(call, &OUTPUT_DETAILS, modality);
+        let audio_input = call.audio_input_tokens.or_else(|| of_input("audio"));
+        let audio_input = take(&mut input, audio_input);
+        let image_input = take(&mut input, of_input("image"));
         let reasoning = take(&mut output, call.reasoning_tokens);
-        let audio_output = take(&mut output, call.audio_output_tokens);
+        let audio_output = call.audio_output_tokens.or_else(|| of_output("audio"));
+        let audio_output = take(&mut output, audio_output);
+        let image_output = take(&mut output, of_output("image"));
         Self {
             audio_input,
             audio_output,
             cache_read,
             cache_write,
             cache_write_hour,
+            image_input,
+            image_output,
             input,
             output,
             reasoning,
         }
+    }
+}
+
+/// Where usage tells input and output by modality: Gemini in either spelling, and OpenAI.
+const INPUT_DETAILS: [&str; 3] = [
+    "promptTokensDetails",
+    "prompt_tokens_details",
+    "input_tokens_details",
+];
+const OUTPUT_DETAILS: [&str; 3] = [
+    "candidatesTokensDetails",
+    "candidates_tokens_details",
+    "output_tokens_details",
+];
+
+/// Tokens of a modality: `[{"modality": "IMAGE", "tokenCount": 7}]` or `{"image_tokens": 7}`.
+fn modality_tokens(call: &LlmCall, places: &[&str], modality: &str) -> Option<u64> {
+    let usage = call.usage.as_ref()?;
+    match places.iter().find_map(|place| usage.get(*place))? {
+        Value::Array(parts) => parts
+            .iter()
+            .filter(|part| {
+                let named = part.get("modality").and_then(Value::as_str);
+                named.is_some_and(|named| named.eq_ignore_ascii_case(modality))
+            })
+            .filter_map(|part| {
+                let count = part.get("tokenCount").or_else(|| part.get("token_count"));
+                count?.as_u64()
+            })
+            .reduce(u64::saturating_add),
+        details => details.get(format!("{modality}_tokens"))?.as_u64(),
     }
 }
 
@@ -340,8 +385,10 @@ fn meaning(field: &str) -> Option<(Of, &str, u64)> {
         ("cache_creation_input_token_cost", Of::CacheWrite),
         ("cache_read_input_token_cost", Of::CacheRead),
         ("input_cost_per_audio_token", Of::AudioInput),
+        ("input_cost_per_image_token", Of::ImageInput),
         ("input_cost_per_token", Of::Input),
         ("output_cost_per_audio_token", Of::AudioOutput),
+        ("output_cost_per_image_token", Of::ImageOutput),
         ("output_cost_per_reasoning_token", Of::Reasoning),
         ("output_cost_per_token", Of::Output),
     ];
@@ -463,7 +510,8 @@ mod tests {
             "input_cost_per_token_above_200k_tokens": 2.5e-06, "output_cost_per_token": 1e-05,
             "output_cost_per_token_above_200k_tokens": 1.5e-05},
         "gemini/gemini-2.5-flash": {"litellm_provider": "gemini", "input_cost_per_token": 3e-07,
-            "output_cost_per_token": 2.5e-06, "output_cost_per_reasoning_token": 3.5e-06},
+            "output_cost_per_token": 2.5e-06, "output_cost_per_reasoning_token": 3.5e-06,
+            "input_cost_per_audio_token": 1e-06, "output_cost_per_image_token": 3e-05},
         "groq/llama-3.1-8b-instant": {"litellm_provider": "groq", "input_cost_per_token": 5e-08,
             "output_cost_per_token": 8e-08},
         "azure/gpt-4o": {"litellm_provider": "azure", "input_cost_per_token": 2.75e-06,
@@ -586,11 +634,16 @@ mod tests {
     }
 
     #[test]
-    fn reasoning_and_sound_have_prices_of_their_own() {
+    fn reasoning_sound_and_images_have_prices_of_their_own() {
         let usage = json!({"promptTokenCount": 10, "candidatesTokenCount": 20,
             "thoughtsTokenCount": 100, "totalTokenCount": 130});
         // In millionths: 3 + 50 + 350.
         assert_cost(&gemini("gemini-2.5-flash", &usage), Some(0.000_403));
+        let usage = json!({"promptTokenCount": 30, "candidatesTokenCount": 20, "totalTokenCount": 50,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 10}, {"modality": "AUDIO", "tokenCount": 20}],
+            "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 15}]});
+        // In millionths: 3 + 20 + 12.5 + 450.
+        assert_cost(&gemini("gemini-2.5-flash", &usage), Some(0.000_485_5));
         let usage = json!({"prompt_tokens": 50, "completion_tokens": 60,
             "prompt_tokens_details": {"audio_tokens": 40},
             "completion_tokens_details": {"audio_tokens": 50}});
@@ -691,7 +744,7 @@ mod tests {
         );
         let many = json!({"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX});
         let cost = prices.cost(&openai("api.openai.com", "m", None, &many));
-        assert_eq!(cost, Some(5.534_023_222_112_865_5e18));
+        assert_eq!(cost, Some(5.534_023_222_112_865e18));
         // Hostile counts may not fit.
         let table = r#"{"m": {"input_cost_per_token": 1e27}}"#;
         let prices = Prices::parse(table.as_bytes()).unwrap();
