@@ -75,6 +75,10 @@ pub(super) fn to(
         responses::answer(request, behaviour, &document, &completion)
     } else if request.method == "GET" && path.contains("/responses/") {
         responses::fetched(request, &completion)
+    } else if post && let Some(operation) = mistral::operation(path) {
+        mistral::answer(operation, request, behaviour, &document, &completion)
+    } else if post && let Some(operation) = ollama::operation(path) {
+        ollama::answer(path, operation, behaviour, &document, &completion)
     } else if post && let Some(operation) = operations::of(path) {
         operations::answer(operation, request, behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages") {
@@ -95,10 +99,6 @@ pub(super) fn to(
         vertex::embeddings(path, &completion)
     } else if post && let Some(kind) = cohere::Kind::of(path) {
         cohere::answer(kind, behaviour, &document, &completion)
-    } else if post && let Some(operation) = mistral::operation(path) {
-        mistral::answer(operation, request, behaviour, &document, &completion)
-    } else if post && let Some(operation) = ollama::operation(path) {
-        ollama::answer(path, operation, behaviour, &document, &completion)
     } else if post && path == "/" && document.get("inputs").is_some() {
         tgi::answer(behaviour, &document, &completion)
     } else if let Some(place) = bedrock::Place::of(request) {
