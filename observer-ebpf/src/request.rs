@@ -13,8 +13,9 @@ const SHORTEST: u64 = 16;
 
 /// What the paths of LLM calls contain, eight bytes each: `/chat/completions`, `/completions`,
 /// `/messages`, `/responses`, `/embeddings`, `:generateContent`, `:streamGenerateContent`, `/converse`,
-/// `/api/chat`, `/api/generate`.
-const MARKS: [u64; 10] = [
+/// `/api/chat`, `/api/generate`, `/api/embed`, Cohere's `/v1/chat` and `/v2/chat`, `/generate`; and the end of
+/// the path under which tools are called.
+const MARKS: [u64; 15] = [
     mark(b"/chat/co"),
     mark(b"/complet"),
     mark(b"/message"),
@@ -25,6 +26,11 @@ const MARKS: [u64; 10] = [
     mark(b"/convers"),
     mark(b"/api/cha"),
     mark(b"/api/gen"),
+    mark(b"/api/emb"),
+    mark(b"/v1/chat"),
+    mark(b"/v2/chat"),
+    mark(b"/generat"),
+    mark(b"/mcp HTT"),
 ];
 
 const fn mark(text: &[u8; 8]) -> u64 {

@@ -13,7 +13,8 @@ pub struct LlmCall {
     /// Who answers: `openai`, `anthropic`, `google`, `xai`, or another well-known host's name. An
     /// unknown host has the name of the format that it speaks.
     pub provider: &'static str,
-    /// OpenTelemetry's `gen_ai.operation.name`: `chat`, `generate_content`, ….
+    /// OpenTelemetry's `gen_ai.operation.name`: `chat`, `generate_content`, `execute_tool`, …. Where it has no
+    /// name: `rerank`, `image_generation`, `video_generation`.
     pub operation: &'static str,
     /// The model that was asked for.
     pub model: Option<String>,
@@ -35,10 +36,11 @@ pub struct LlmCall {
     pub audio_input_tokens: Option<u64>,
     /// Output tokens that were audio.
     pub audio_output_tokens: Option<u64>,
-    /// All input tokens, with those of caches, whatever the provider includes in its count
-    /// (OpenTelemetry's `gen_ai.usage.input_tokens`).
+    /// All input tokens, with those of caches, whatever the provider includes in its count; if it says
+    /// how many are billed, those (OpenTelemetry's `gen_ai.usage.input_tokens`).
     pub input_tokens: Option<u64>,
-    /// All output tokens, with those of reasoning (OpenTelemetry's `gen_ai.usage.output_tokens`).
+    /// All output tokens, with those of reasoning, or those that are billed (OpenTelemetry's
+    /// `gen_ai.usage.output_tokens`).
     pub output_tokens: Option<u64>,
     /// What the provider says about usage, in its own words: numbers and short words.
     pub usage: Option<Map<String, Value>>,

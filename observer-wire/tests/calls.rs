@@ -230,6 +230,20 @@ fn a_large_request_costs_little_without_content() {
             json!({"messages": many, "model": "m"}),
         ),
         ("/any/path", json!({"messages": many, "model": "m"})),
+        ("/any/mcp", json!({"messages": many, "model": "m"})),
+        (
+            "/any/mcp",
+            json!({"jsonrpc": "2.0", "id": text, "method": "tools/call", "params": {"name": text, "arguments": many}}),
+        ),
+        (
+            "/any/mcp",
+            json!(vec![
+                json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "t"}});
+                20_000
+            ]),
+        ),
+        ("/v2/chat", json!({"messages": many, "model": "m"})),
+        ("/completion", json!({"prompt": many})),
         (
             "/v1/messages",
             json!({"max_tokens": 1, "messages": many, "model": "m", "system": text}),

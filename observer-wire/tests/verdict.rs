@@ -151,6 +151,44 @@ fn json_of_another_shape_is_of_no_interest() {
     assert_eq!(talk.sent(&request), Verdict::Other);
 }
 
+/// A request of a client of MCP.
+fn post_mcp(body: &str) -> String {
+    let post = post("tools.internal", "/", body);
+    post.replacen(
+        "Content-Type",
+        "Accept: application/json, text/event-stream\r\nContent-Type",
+        1,
+    )
+}
+
+#[test]
+fn a_session_with_tools_is_followed_before_one_is_called() {
+    let mut talk = Talk::new();
+    let request = post_mcp(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#);
+    assert_eq!(talk.sent(&request), Verdict::Llm);
+}
+
+#[test]
+fn other_json_rpc_is_of_no_interest() {
+    let mut talk = Talk::new();
+    let request = post(
+        "node.example.com",
+        "/",
+        r#"{"jsonrpc":"2.0","id":1,"method":"eth_call","params":[{"to":"0x0"},"latest"]}"#,
+    );
+    assert_eq!(talk.sent(&request), Verdict::Other);
+}
+
+#[test]
+fn several_formats_are_tried_where_only_the_bodies_tell() {
+    // Ollama and OpenAI; a server of tools and OpenAI.
+    for request in [post("gateway", "/api/chat", CHAT), post_mcp(CHAT)] {
+        let mut talk = Talk::new();
+        talk.sent(&request);
+        assert_eq!(talk.received(&answer(CHATTED)), Verdict::Llm);
+    }
+}
+
 #[test]
 fn a_call_under_way_holds_the_verdict() {
     let mut talk = Talk::new();

@@ -8,7 +8,7 @@ use super::{
     builder::CallBuilder,
     counter, elements,
     fields::{About, Count, Field, Fields, Included},
-    hosts, is_filled, preview, text,
+    hosts, is_filled, ollama, preview, text, vertex,
 };
 use crate::{
     body::json::{Keep, Select},
@@ -140,24 +140,25 @@ pub(super) struct Anthropic;
 
 impl Provider for Anthropic {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
-        if head.method != Method::POST || !head.path.ends_with(PATH) {
+        let on_vertex = vertex::anthropic(&head.path);
+        if head.method != Method::POST || !(on_vertex.is_some() || head.path.ends_with(PATH)) {
             return None;
         }
-        let host = head.host.as_deref().unwrap_or_default();
-        let bedrock = hosts::is_bedrock(host);
-        let certain = head.headers.contains_key("anthropic-version")
-            || hosts::is_within(host, "api.anthropic.com")
-            || bedrock;
         Some(Recognized {
-            provider: if bedrock { "aws_bedrock" } else { "anthropic" },
+            provider: if on_vertex.is_some() {
+                "vertex_ai"
+            } else {
+                provider(head)
+            },
             operation: "chat",
-            model: None,
-            stream: false,
-            certainty: if certain {
+            certainty: if on_vertex.is_some() || is_certain(head) {
                 Certainty::Certain
             } else {
                 Certainty::Likely
             },
+            model: on_vertex,
+            // The body says it, on Vertex AI too.
+            stream: false,
         })
     }
 
@@ -168,7 +169,17 @@ impl Provider for Anthropic {
     fn about(&self) -> &'static About {
         const ABOUT: About = About {
             title: "Anthropic messages",
-            endpoints: &[("POST …/v1/messages", "chat")],
+            endpoints: &[
+                ("POST …/v1/messages", "chat"),
+                (
+                    "POST …/publishers/anthropic/models/MODEL:rawPredict",
+                    "chat",
+                ),
+                (
+                    "POST …/publishers/anthropic/models/MODEL:streamRawPredict",
+                    "chat",
+                ),
+            ],
             bodies: "JSON; SSE",
             source: "anthropic-sdk-python 2.12 `types/message*.py`",
             fields: &FIELDS,
@@ -284,6 +295,21 @@ impl Provider for Anthropic {
             _ => {}
         }
     }
+}
+
+/// Who serves a request in this format: other hosts do, too.
+pub(super) fn provider(head: &RequestHead) -> &'static str {
+    hosts::of(head).unwrap_or(if head.port == Some(ollama::PORT) {
+        "ollama"
+    } else {
+        "anthropic"
+    })
+}
+
+/// Whether nobody else asks so.
+pub(super) fn is_certain(head: &RequestHead) -> bool {
+    head.headers.contains_key("anthropic-version")
+        || matches!(hosts::of(head), Some("anthropic" | "aws_bedrock"))
 }
 
 fn tool(index: u64, block: &Value, call: &mut CallBuilder) {

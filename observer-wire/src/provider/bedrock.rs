@@ -9,8 +9,7 @@ use super::{
     builder::CallBuilder,
     counter, elements,
     fields::{About, Count, Field, Fields, Included},
-    gemini::percent_decoded,
-    hosts, is_filled, preview,
+    hosts, is_filled, percent, preview,
     sdk::{Exception, Sdk},
     text,
 };
@@ -284,7 +283,7 @@ pub(super) fn recognize(head: &RequestHead, operations: &[&str]) -> Option<Recog
     Some(Recognized {
         provider: "aws_bedrock",
         operation: "chat",
-        model: Some(percent_decoded(model)),
+        model: Some(percent::decoded(model)),
         stream,
         certainty: if certain {
             Certainty::Certain

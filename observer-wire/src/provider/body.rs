@@ -28,6 +28,14 @@ pub(super) const RAW_ERROR_BYTES: usize = 2048;
 /// Longest string of an error, in code points.
 const ERROR_CHARS: usize = 4096;
 
+/// Types of bodies of which each line is a document: Ollama's, Cohere's and those of others.
+const LINES: &[&str] = &[
+    "application/x-ndjson",
+    "application/stream+json",
+    "application/jsonl",
+    "application/ndjson",
+];
+
 /// How types begin of which there is nothing to be read.
 const MEDIA: &[&str] = &["audio/", "image/", "video/"];
 
@@ -330,12 +338,12 @@ impl Body {
         if content_type.starts_with("text/event-stream") {
             reader.stream();
             Self::Events(sse::Parser::default(), Templates::default())
+        } else if LINES.iter().any(|kind| content_type.starts_with(kind)) {
+            reader.stream();
+            Self::Lines(ndjson::Parser::default(), Templates::default())
         } else if content_type.starts_with("application/vnd.amazon.eventstream") {
             reader.stream();
             Self::Frames(eventstream::Parser::default(), None)
-        } else if content_type.starts_with("application/x-ndjson") {
-            reader.stream();
-            Self::Lines(ndjson::Parser::default(), Templates::default())
         } else if head.partial && content_type.is_empty() {
             Self::Unknown { foreign: false }
         } else if stream_path {

@@ -68,12 +68,16 @@ pub(super) struct CallBuilder {
     finish_reasons: BTreeMap<u64, String>,
     /// By choice and position, in the order in which they came.
     tool_calls: Vec<((u64, u64), String)>,
+    /// Ids of what was asked and is not answered yet, where one request asks for several answers.
+    asked: Vec<String>,
     first_token: Option<Timestamp>,
     terminal: bool,
     error: Option<Exception>,
     input: Option<String>,
     output: String,
     output_chars: usize,
+    /// Each part of the output has all that came before it.
+    cumulative: bool,
 }
 
 impl CallBuilder {
@@ -91,12 +95,14 @@ impl CallBuilder {
             cost: None,
             finish_reasons: BTreeMap::new(),
             tool_calls: Vec::new(),
+            asked: Vec::new(),
             first_token: None,
             terminal: false,
             error: None,
             input: None,
             output: String::new(),
             output_chars: 0,
+            cumulative: false,
             start,
             options,
         }
@@ -257,6 +263,25 @@ impl CallBuilder {
         self.tool_call((0, self.tool_calls.len() as u64), tool);
     }
 
+    /// The request asks something that is answered by this id.
+    pub(super) fn asked(&mut self, id: &Value) {
+        if self.asked.len() < LISTED {
+            self.asked.push(name(&id.to_string()));
+        }
+    }
+
+    /// Something of this id is answered. Returns whether that was asked, and is answered for the first time.
+    pub(super) fn answered(&mut self, id: &Value) -> bool {
+        let id = name(&id.to_string());
+        let place = self.asked.iter().position(|asked| *asked == id);
+        place.map(|place| self.asked.swap_remove(place)).is_some()
+    }
+
+    /// Whether everything that was asked is answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// A part of the answer came that is not empty.
     pub(super) fn token(&mut self) {
         self.first_token.get_or_insert(self.now);
@@ -315,6 +340,19 @@ impl CallBuilder {
         }
     }
 
+    /// Whether each part of a stream has all of the output that came before it.
+    pub(super) fn cumulative(&mut self, cumulative: bool) {
+        self.cumulative = cumulative;
+    }
+
+    /// Another part of a stream begins.
+    pub(super) fn next_part(&mut self) {
+        if self.cumulative {
+            self.output.clear();
+            self.output_chars = 0;
+        }
+    }
+
     /// The request began earlier than it seemed.
     pub(super) fn began(&mut self, at: Timestamp, origin: Origin) {
         (self.start.at, self.start.origin) = (at, origin);
@@ -346,6 +384,7 @@ impl CallBuilder {
             .sum();
         size_of::<Self>()
             + names
+            + self.asked.iter().map(String::capacity).sum::<usize>()
             + (self.usage.len() + self.parameters.len()) * 2 * PARAMETER_BYTES
             + self.output.capacity()
             + self.input.as_ref().map_or(0, String::capacity)

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt};
 use http::Method;
 
 use super::{
-    Certainty, DIALOGUES, PROVIDERS, Recognized,
+    Certainty, DIALOGUES, PROVIDERS, Provider, Recognized,
     exchange::{Begin, Exchange},
-    hosts,
+    hosts, mcp,
     session::Session,
 };
 use crate::{
@@ -105,7 +105,7 @@ impl Calls {
                 // What follows a CONNECT is another connection, most likely by TLS.
                 let to_llm =
                     hosts::is_llm(host) && (head.method != Method::CONNECT || head.websocket);
-                if to_llm {
+                if to_llm || mcp::is_session(&head) {
                     self.judge(Verdict::Llm);
                 }
                 let mut unread = || {
@@ -335,27 +335,7 @@ impl Calls {
     }
 
     fn begin(&mut self, head: &RequestHead, at: Timestamp, origin: Origin) -> Vec<Exchange> {
-        let recognized: Vec<_> =
-            if head.path.is_empty() && head.partial && head.method == Method::POST {
-                let shapes = PROVIDERS.iter().filter_map(|provider| {
-                    let (name, operation) = provider.by_shape(head)?;
-                    let recognized = Recognized {
-                        provider: name,
-                        operation,
-                        model: None,
-                        stream: false,
-                        certainty: Certainty::Possible,
-                    };
-                    Some((*provider, recognized))
-                });
-                shapes.collect()
-            } else {
-                PROVIDERS
-                    .iter()
-                    .find_map(|provider| Some((*provider, provider.recognize(head)?)))
-                    .into_iter()
-                    .collect()
-            };
+        let recognized = recognized(head);
         let exchange = |(provider, recognized)| {
             let begin = Begin {
                 call: CallId(self.next),
@@ -369,6 +349,38 @@ impl Calls {
         };
         recognized.into_iter().map(exchange).collect()
     }
+}
+
+/// The formats that a request is, or may be, in. One that the path speaks for is alone; of those of which
+/// only the bodies can tell there may be several.
+fn recognized(head: &RequestHead) -> Vec<(&'static dyn Provider, Recognized)> {
+    let mut possible = Vec::new();
+    if head.path.is_empty() && head.partial {
+        if head.method == Method::POST {
+            possible.extend(PROVIDERS.iter().filter_map(|provider| {
+                let (name, operation) = provider.by_shape(head)?;
+                let recognized = Recognized {
+                    provider: name,
+                    operation,
+                    model: None,
+                    stream: false,
+                    certainty: Certainty::Possible,
+                };
+                Some((*provider, recognized))
+            }));
+        }
+        return possible;
+    }
+    for provider in PROVIDERS {
+        match provider.recognize(head) {
+            Some(recognized) if recognized.certainty == Certainty::Possible => {
+                possible.push((*provider, recognized));
+            }
+            Some(recognized) => return vec![(*provider, recognized)],
+            None => {}
+        }
+    }
+    possible
 }
 
 impl fmt::Debug for Calls {

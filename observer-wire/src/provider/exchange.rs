@@ -14,8 +14,7 @@ use super::{
     botocore,
     builder::{CallBuilder, Finish, Start},
     fields::Fields,
-    gemini::percent_decoded,
-    hosts,
+    headers, hosts, percent,
     sdk::Sdk,
 };
 use crate::{
@@ -90,7 +89,7 @@ impl Status {
         let code = field("grpc-status").and_then(|code| code.parse().ok());
         Some(Self {
             code: code.or(partial.then_some(Self::OK))?,
-            message: field("grpc-message").map(percent_decoded),
+            message: field("grpc-message").map(percent::decoded),
         })
     }
 }
@@ -213,6 +212,9 @@ impl Exchange {
         };
         if let Some(document) = request.finish() {
             self.request_fits = self.provider.is_request(&document);
+            if self.request_fits && self.provider.is_settled_by_request() {
+                self.certainty = Certainty::Certain;
+            }
             self.provider.request(&document, &mut self.builder);
         }
     }
@@ -227,6 +229,7 @@ impl Exchange {
         if self.provider.messages(false).is_some() {
             self.grpc = Status::of(&head.headers, false);
         }
+        headers::read(&head.headers, &mut self.builder);
         self.provider.response_head(head, &mut self.builder);
         let stream_path = self.stream_path;
         let (mut reader, _) = self.reader();

@@ -54,6 +54,10 @@ pub(super) enum Field {
 pub(super) enum Count {
     AudioInput,
     AudioOutput,
+    /// All input for which the provider asks money, where that is not what it counts as the prompt.
+    BilledInput,
+    /// The same of output.
+    BilledOutput,
     CacheRead,
     CacheWrite,
     Completion,
@@ -105,9 +109,11 @@ impl Field {
 }
 
 impl Count {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::AudioInput,
         Self::AudioOutput,
+        Self::BilledInput,
+        Self::BilledOutput,
         Self::CacheRead,
         Self::CacheWrite,
         Self::Completion,
@@ -122,6 +128,8 @@ impl Count {
         match self {
             Self::AudioInput => "audio_input_tokens",
             Self::AudioOutput => "audio_output_tokens",
+            Self::BilledInput => "input_tokens (instead)",
+            Self::BilledOutput => "output_tokens (instead)",
             Self::CacheRead => "cached_tokens",
             Self::CacheWrite => "cache_write_tokens",
             Self::Completion => "completion_tokens",
@@ -159,8 +167,12 @@ impl Counts {
         }
     }
 
-    /// All input tokens, with those of caches.
+    /// All input tokens, with those of caches, or those that are billed: OpenTelemetry's
+    /// `gen_ai.usage.input_tokens`.
     pub(super) fn input(&self, fields: &Fields) -> Option<u64> {
+        if let Some(billed) = self.get(Count::BilledInput) {
+            return Some(billed);
+        }
         let mut sum = self.get(Count::Prompt)?;
         if fields.cached == Included::No {
             sum = sum
@@ -170,8 +182,11 @@ impl Counts {
         Some(sum.saturating_add(self.get(Count::ToolPrompt).unwrap_or(0)))
     }
 
-    /// All output tokens, with those that went into reasoning.
+    /// All output tokens, with those that went into reasoning, or those that are billed.
     pub(super) fn output(&self, fields: &Fields) -> Option<u64> {
+        if let Some(billed) = self.get(Count::BilledOutput) {
+            return Some(billed);
+        }
         let (completion, reasoning) = (self.get(Count::Completion), self.get(Count::Reasoning));
         let on_top = match fields.reasoning {
             Included::No => true,

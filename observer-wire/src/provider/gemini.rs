@@ -9,9 +9,9 @@ use super::{
     builder::CallBuilder,
     counter, counter_of, elements,
     fields::{About, Count, Field, Fields, Included},
-    hosts, is_filled,
+    hosts, is_filled, percent,
     repr::repr_without_base64,
-    text,
+    text, vertex,
 };
 use crate::{
     body::json::{Keep, Select},
@@ -237,12 +237,10 @@ impl Provider for Gemini {
             "streamGenerateContent" => true,
             _ => return None,
         };
-        let host = head.host.as_deref().unwrap_or_default();
-        let vertex = host.contains("aiplatform.") && hosts::is_within(host, "googleapis.com");
         Some(Recognized {
-            provider: if vertex { "vertex_ai" } else { "google" },
+            provider: provider(head),
             operation: "generate_content",
-            model: resource.rsplit('/').next().map(percent_decoded),
+            model: resource.rsplit('/').next().map(percent::decoded),
             stream,
             certainty: Certainty::Certain,
         })
@@ -382,6 +380,16 @@ impl Gemini {
     }
 }
 
+/// Which of Google's services it is: a gateway has the paths, too.
+pub(super) fn provider(head: &RequestHead) -> &'static str {
+    let host = head.host.as_deref().unwrap_or_default();
+    if vertex::is_path(&head.path) || hosts::provider(host) == Some("vertex_ai") {
+        "vertex_ai"
+    } else {
+        "google"
+    }
+}
+
 /// Whether a `ModalityTokenCount` counts audio; the generated REST transport writes its number.
 pub(super) fn is_audio(details: &Value) -> bool {
     const AUDIO: u64 = 4;
@@ -434,7 +442,7 @@ fn name(names: &[&'static str], number: Option<u64>) -> &'static str {
 }
 
 /// Text parts joined; other parts as Python prints them.
-fn shown(content: &Value, limit: usize) -> String {
+pub(super) fn shown(content: &Value, limit: usize) -> String {
     let Some(parts) = content.get("parts") else {
         return repr_without_base64(content, limit.saturating_add(1));
     };
@@ -449,26 +457,4 @@ fn shown(content: &Value, limit: usize) -> String {
 
 pub(super) fn either<'a>(value: &'a Value, camel: &str, snake: &str) -> Option<&'a Value> {
     value.get(camel).or_else(|| value.get(snake))
-}
-
-/// RFC 3986 section 2.1; model names of tuned models may be encoded.
-pub(super) fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail
-            .get(..2)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(decoded) if byte == b'%' => {
-                bytes.push(decoded);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -2,6 +2,7 @@
 //! `PROVIDERS`.
 
 mod anthropic;
+mod anthropic_complete;
 mod anthropic_errors;
 mod bedrock;
 mod bedrock_invoke;
@@ -9,20 +10,36 @@ mod body;
 mod botocore;
 mod builder;
 mod calls;
+mod cohere;
+mod cohere_embed;
+mod cohere_v1;
+mod dashscope;
 mod exchange;
 mod fields;
 mod gateways;
 mod gemini;
+mod gemini_embeddings;
 mod gemini_grpc;
+mod gemini_interactions;
 mod gemini_live;
+mod gemini_predict;
+mod headers;
 mod hosts;
+mod llama_cpp;
+mod mcp;
+mod mistral;
 mod ollama;
+mod ollama_embed;
 mod openai;
+mod percent;
 mod preview;
 mod reference;
 mod repr;
 mod sdk;
 mod session;
+mod tgi;
+mod vertex;
+mod watsonx;
 mod xai_grpc;
 
 pub use calls::Calls;
@@ -45,8 +62,22 @@ const PROVIDERS: &[&dyn Provider] = &[
     &bedrock::Converse,
     &bedrock_invoke::Invoke,
     &gemini::Gemini,
+    &gemini_embeddings::GeminiEmbeddings,
+    &gemini_predict::GeminiPredict,
+    &gemini_interactions::Interactions,
     &anthropic::Anthropic,
+    &anthropic_complete::AnthropicComplete,
+    &cohere::Cohere,
+    &cohere_v1::CohereV1,
+    &cohere_embed::CohereEmbed,
+    &mistral::Mistral,
+    &dashscope::DashScope,
+    &watsonx::Watsonx,
     &ollama::Ollama,
+    &ollama_embed::OllamaEmbed,
+    &llama_cpp::LlamaCpp,
+    &tgi::Tgi,
+    &mcp::Mcp,
     &openai::responses::Responses,
     &openai::responses::Fetched,
     &openai::completions::Completions,
@@ -111,6 +142,11 @@ trait Provider: Sync {
     fn error(&self, failure: &Failure<'_>, call: &CallBuilder) -> Exception {
         call.sdk()
             .status_error(failure.status, failure.body, failure.raw)
+    }
+
+    /// Whether a request of this shape is a call, whatever is answered. Asked where only the bodies tell.
+    fn is_settled_by_request(&self) -> bool {
+        false
     }
 
     /// The member of a message of an AWS event stream that holds the event in base64, where it is not the

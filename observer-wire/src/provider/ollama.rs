@@ -1,7 +1,7 @@
 //! Ollama's own API (ollama-python 0.6 `_types.py`; docs/api.md of ollama/ollama): chat and generate. Its
 //! other paths speak OpenAI's format or are no calls to a model.
 
-use http::Method;
+use http::{Method, header};
 use serde_json::Value;
 
 use super::{
@@ -43,7 +43,7 @@ const USAGE: &[&str] = &["prompt_eval_count", "eval_count"];
 const PATHS: &[(&str, &str)] = &[("/api/chat", "chat"), ("/api/generate", "text_completion")];
 
 /// Where Ollama listens if nobody says otherwise.
-const PORT: u16 = 11434;
+pub(super) const PORT: u16 = 11434;
 
 /// How many messages are shown.
 const SHOWN: usize = 2;
@@ -119,26 +119,34 @@ static WITH_CONTENT: Selection = selection!(
 /// See the module.
 pub(super) struct Ollama;
 
+/// How sure a path of Ollama's is meant so: web applications have such paths, too.
+pub(super) fn certainty(head: &RequestHead) -> Certainty {
+    let by_sdk = head
+        .headers
+        .get(header::USER_AGENT)
+        .is_some_and(|agent| agent.as_bytes().starts_with(b"ollama-"));
+    if head.port == Some(PORT) || hosts::of(head) == Some("ollama") {
+        Certainty::Certain
+    } else if by_sdk {
+        Certainty::Likely
+    } else {
+        Certainty::Possible
+    }
+}
+
 impl Provider for Ollama {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
         if head.method != Method::POST {
             return None;
         }
         let (_, operation) = PATHS.iter().find(|(path, _)| head.path.ends_with(path))?;
-        let host = head.host.as_deref().unwrap_or_default();
-        let certain = head.port == Some(PORT) || hosts::provider(host) == Some("ollama");
         Some(Recognized {
             provider: "ollama",
             operation,
             model: None,
             // Unless the request says otherwise; the body of the response tells.
             stream: false,
-            // Web applications have paths of this name too.
-            certainty: if certain {
-                Certainty::Certain
-            } else {
-                Certainty::Possible
-            },
+            certainty: certainty(head),
         })
     }
 

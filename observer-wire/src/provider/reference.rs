@@ -31,7 +31,7 @@ This file is generated from the tables that calls are read by: `cargo xtask docs
 
 Beside what the tables name, each format gives finish reasons, names of tools, errors and, only if asked
 for, previews. `prompt_tokens` and `completion_tokens` are the provider's own counts; `input_tokens` and
-`output_tokens` include caches and reasoning for every provider.
+`output_tokens` include caches and reasoning for every provider; where it says what it bills, they are that.
 ";
 
 const HOSTS: &str = "

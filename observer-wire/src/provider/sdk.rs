@@ -1,8 +1,9 @@
 //! The client libraries, known by their request headers, and the exceptions that they raise.
 //!
 //! Sources: openai-python 3.54 and 2.54 `_exceptions.py`/`_client.py`, anthropic-sdk-python 2.12 and
-//! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`, google-api-core `exceptions.py`; of
-//! botocore see `botocore.rs`.
+//! 0.125 `_exceptions.py`/`_client.py`, google-genai 3.4 `errors.py`, google-api-core `exceptions.py`,
+//! cohere 7.3 `core/api_error.py`, mistralai 3.7 `client/errors`, ollama 0.6 `_types.py`, huggingface_hub 2.4
+//! `utils/_http.py` and `inference/_common.py`; of botocore see `botocore.rs`.
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
@@ -28,10 +29,18 @@ pub(super) enum Sdk {
     AnthropicPython(u32),
     /// `boto3` of PyPI, or another library on `botocore`.
     Botocore(Botocore),
+    /// `cohere` of PyPI.
+    CoherePython,
     /// Libraries of PyPI on `google-api-core`, such as `google-generativeai`.
     GoogleApiCore,
     /// `google-genai` of PyPI.
     GoogleGenAi,
+    /// `huggingface_hub` of PyPI.
+    HuggingFaceHub,
+    /// `mistralai` of PyPI.
+    MistralPython,
+    /// `ollama` of PyPI.
+    OllamaPython,
     /// `openai` of npm.
     OpenAiJs,
     /// `openai` of PyPI with its major version, or `groq`, which is generated alike.
@@ -100,13 +109,19 @@ impl Sdk {
                 Self::AnthropicPython(major)
             }
             "OpenAI" | "AzureOpenAI" if agent.contains("/JS") => Self::OpenAiJs,
-            "Anthropic" if agent.contains("/JS") => Self::AnthropicJs,
+            name if name.starts_with("Anthropic") && agent.contains("/JS") => Self::AnthropicJs,
             _ if field("x-goog-api-client").contains("google-genai-sdk")
                 || agent.contains("google-genai-sdk") =>
             {
                 Self::GoogleGenAi
             }
             "XaiSdk" => Self::XaiPython,
+            "ollama-python" => Self::OllamaPython,
+            "mistral-client-python" => Self::MistralPython,
+            _ if field("x-fern-sdk-name") == "cohere" && field("x-fern-language") == "Python" => {
+                Self::CoherePython
+            }
+            _ if agent.contains("hf_hub/") => Self::HuggingFaceHub,
             _ if field("x-goog-api-client").contains("gl-python/")
                 && field("x-goog-api-client").contains("gax/") =>
             {
@@ -230,15 +245,45 @@ impl Sdk {
                 );
                 (js_class(code), Some(js_message(code, &message)))
             }
-            Self::Botocore(_) | Self::GoogleApiCore | Self::Unknown | Self::XaiPython => {
+            Self::CoherePython => {
+                // The text of the exception has the header fields, too.
+                let body = body.map_or_else(|| raw.to_owned(), |body| repr(body, MESSAGE_CHARS));
+                let message = format!("status_code: {code}, body: {body}");
+                (cohere_class(code).to_owned(), Some(message))
+            }
+            Self::HuggingFaceHub => {
+                let class = body.and_then(|body| text(body, "error_type"));
+                let class = match class {
+                    Some(kind) => generation_class(kind),
+                    None if code == 400 => "BadRequestError",
+                    None => "HfHubHTTPError",
+                };
+                (class.to_owned(), plain_message(body, raw))
+            }
+            Self::MistralPython if code == 422 && body.is_some() => {
+                ("HTTPValidationError".to_owned(), Some(raw.to_owned()))
+            }
+            Self::MistralPython => {
+                let body = if raw.is_empty() { "\"\"" } else { raw };
+                let message = format!("API error occurred: Status {code}. Body: {body}");
+                ("SDKError".to_owned(), Some(message))
+            }
+            Self::OllamaPython => {
+                let message = body.and_then(|body| text(body, "error")).unwrap_or(raw);
+                let message = format!("{message} (status code: {code})");
+                ("ResponseError".to_owned(), Some(message))
+            }
+            Self::GoogleApiCore => {
+                // The text of the exception has the URL, too.
+                let message = plain_message(body, raw).unwrap_or_default();
+                let message = format!("{code} {message}");
+                (api_core_class(code).to_owned(), Some(message))
+            }
+            Self::Botocore(_) | Self::Unknown | Self::XaiPython => {
                 let class = body
                     .and_then(error_type)
                     .map_or_else(|| format!("http_{code}"), str::to_owned);
-                let message = match body {
-                    Some(body) => error_text(body).map(str::to_owned),
-                    None => (!raw.is_empty()).then(|| raw.to_owned()),
-                };
-                (class, message)
+                (class, plain_message(body, raw))
             }
         };
         (class, message.map(|message| bounded(&message)))
@@ -275,7 +320,20 @@ impl Sdk {
             }
             Self::OpenAiJs => ("APIError".to_owned(), message.map(str::to_owned)),
             Self::AnthropicJs => ("APIError".to_owned(), Some(body.to_string())),
-            Self::GoogleApiCore | Self::Unknown | Self::XaiPython => (
+            Self::OllamaPython => (
+                "ResponseError".to_owned(),
+                message.map(|message| format!("{message} (status code: -1)")),
+            ),
+            Self::HuggingFaceHub if error_type(body).is_some() => {
+                let class = generation_class(error_type(body).unwrap_or_default());
+                (class.to_owned(), message.map(str::to_owned))
+            }
+            Self::CoherePython
+            | Self::GoogleApiCore
+            | Self::HuggingFaceHub
+            | Self::MistralPython
+            | Self::Unknown
+            | Self::XaiPython => (
                 error_type(body).unwrap_or("stream_error").to_owned(),
                 message.map(str::to_owned),
             ),
@@ -288,7 +346,13 @@ impl Sdk {
         let (class, message) = match self {
             // They do not wrap what their HTTP library raises while a stream is read (measured with
             // anthropic 2.12 and google-genai 3.4; openai does so from 3.x).
-            Self::AnthropicPython(_) | Self::GoogleGenAi | Self::OpenAiPython(0..=2)
+            Self::AnthropicPython(_)
+            | Self::CoherePython
+            | Self::GoogleGenAi
+            | Self::HuggingFaceHub
+            | Self::MistralPython
+            | Self::OllamaPython
+            | Self::OpenAiPython(0..=2)
                 if answered && stream =>
             {
                 (
@@ -300,7 +364,11 @@ impl Sdk {
             | Self::AnthropicPython(_)
             | Self::OpenAiJs
             | Self::OpenAiPython(_) => ("APIConnectionError", "Connection error."),
-            Self::GoogleGenAi => (
+            Self::CoherePython
+            | Self::GoogleGenAi
+            | Self::HuggingFaceHub
+            | Self::MistralPython
+            | Self::OllamaPython => (
                 "RemoteProtocolError",
                 "Server disconnected without sending a response.",
             ),
@@ -388,7 +456,10 @@ impl Sdk {
                  details.",
             ),
             Self::Botocore(_) => return ("ReadTimeoutError".to_owned(), None),
-            Self::GoogleGenAi => ("ReadTimeout", "timed out"),
+            Self::CoherePython | Self::GoogleGenAi | Self::MistralPython | Self::OllamaPython => {
+                ("ReadTimeout", "timed out")
+            }
+            Self::HuggingFaceHub => ("InferenceTimeoutError", "Inference call timed out"),
             Self::AnthropicJs | Self::OpenAiJs => {
                 ("APIConnectionTimeoutError", "Request timed out.")
             }
@@ -504,6 +575,14 @@ fn error_text(body: &Value) -> Option<&str> {
         .or_else(|| text(body, "detail"))
 }
 
+/// What an error body says, or its text if it is no JSON.
+fn plain_message(body: Option<&Value>, raw: &str) -> Option<String> {
+    match body {
+        Some(body) => error_text(body).map(str::to_owned),
+        None => (!raw.is_empty()).then(|| raw.to_owned()),
+    }
+}
+
 fn error_type(body: &Value) -> Option<&str> {
     let body = match body {
         Value::Array(items) => items.first()?,
@@ -535,6 +614,59 @@ fn openai_class(code: u16) -> &'static str {
         429 => "RateLimitError",
         500.. => "InternalServerError",
         _ => "APIStatusError",
+    }
+}
+
+/// The class of google-api-core over REST.
+fn api_core_class(code: u16) -> &'static str {
+    match code {
+        400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        405 => "MethodNotAllowed",
+        409 => "Conflict",
+        411 => "LengthRequired",
+        412 => "PreconditionFailed",
+        416 => "RequestRangeNotSatisfiable",
+        429 => "TooManyRequests",
+        499 => "Cancelled",
+        500 => "InternalServerError",
+        501 => "MethodNotImplemented",
+        502 => "BadGateway",
+        503 => "ServiceUnavailable",
+        504 => "GatewayTimeout",
+        _ if code < 500 => "ClientError",
+        _ => "ServerError",
+    }
+}
+
+fn cohere_class(code: u16) -> &'static str {
+    match code {
+        400 => "BadRequestError",
+        401 => "UnauthorizedError",
+        403 => "ForbiddenError",
+        404 => "NotFoundError",
+        422 => "UnprocessableEntityError",
+        429 => "TooManyRequestsError",
+        498 => "InvalidTokenError",
+        499 => "ClientClosedRequestError",
+        500 => "InternalServerError",
+        501 => "NotImplementedError",
+        503 => "ServiceUnavailableError",
+        504 => "GatewayTimeoutError",
+        _ => "ApiError",
+    }
+}
+
+/// The class for a kind of error of text generation.
+fn generation_class(kind: &str) -> &'static str {
+    match kind {
+        "generation" => "GenerationError",
+        "incomplete_generation" => "IncompleteGenerationError",
+        "overloaded" => "OverloadedError",
+        "validation" => "ValidationError",
+        _ => "UnknownError",
     }
 }
 
@@ -613,12 +745,28 @@ mod tests {
                 "0.125.0",
                 Sdk::AnthropicPython(0),
             ),
+            (
+                "AsyncAnthropicVertex/Python 2.12.0",
+                "2.12.0",
+                Sdk::AnthropicPython(2),
+            ),
             ("OpenAI/JS 6.9.0", "6.9.0", Sdk::OpenAiJs),
             ("Anthropic/JS 0.70.0", "0.70.0", Sdk::AnthropicJs),
             (
                 "google-genai-sdk/3.4.0 gl-python/3.11.7",
                 "",
                 Sdk::GoogleGenAi,
+            ),
+            (
+                "ollama-python/0.6.3 (x86_64 linux) Python/3.11.7",
+                "",
+                Sdk::OllamaPython,
+            ),
+            ("mistral-client-python/3.7.0", "", Sdk::MistralPython),
+            (
+                "unknown/None; hf_hub/2.4.0; python/3.11.7",
+                "",
+                Sdk::HuggingFaceHub,
             ),
             ("curl/8.5.0", "", Sdk::Unknown),
             ("", "", Sdk::Unknown),
@@ -673,27 +821,27 @@ mod tests {
     #[test]
     fn statuses_have_the_classes_of_the_sdks() {
         const TABLE: &str = "
-            400 BadRequestError          BadRequestError          BadRequestError                  ClientError BadRequestError
-            401 AuthenticationError      AuthenticationError      AuthenticationError              ClientError AuthenticationError
-            402 APIStatusError           APIStatusError           PaymentRequiredError             ClientError APIError
-            403 PermissionDeniedError    PermissionDeniedError    PermissionDeniedError            ClientError PermissionDeniedError
-            404 NotFoundError            NotFoundError            NotFoundError                    ClientError NotFoundError
-            408 APIStatusError           APIStatusError           RequestTimeoutError              ClientError APIError
-            409 ConflictError            ConflictError            ConflictError                    ClientError ConflictError
-            412 APIStatusError           APIStatusError           PreconditionFailedError          ClientError APIError
-            413 APIStatusError           RequestTooLargeError     ContentTooLargeError             ClientError APIError
-            418 APIStatusError           APIStatusError           APIStatusError                   ClientError APIError
-            422 UnprocessableEntityError UnprocessableEntityError UnprocessableEntityError         ClientError UnprocessableEntityError
-            429 RateLimitError           RateLimitError           RateLimitError                   ClientError RateLimitError
-            431 APIStatusError           APIStatusError           RequestHeaderFieldsTooLargeError ClientError APIError
-            499 APIStatusError           APIStatusError           ClientClosedRequestError         ClientError APIError
-            500 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError
-            501 InternalServerError      InternalServerError      HTTPNotImplementedError          ServerError InternalServerError
-            502 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError
-            503 InternalServerError      InternalServerError      ServiceUnavailableError          ServerError InternalServerError
-            504 InternalServerError      InternalServerError      GatewayTimeoutError              ServerError InternalServerError
-            529 InternalServerError      OverloadedError          OverloadedError                  ServerError InternalServerError
-            598 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError
+            400 BadRequestError          BadRequestError          BadRequestError                  ClientError BadRequestError BadRequestError
+            401 AuthenticationError      AuthenticationError      AuthenticationError              ClientError AuthenticationError UnauthorizedError
+            402 APIStatusError           APIStatusError           PaymentRequiredError             ClientError APIError ApiError
+            403 PermissionDeniedError    PermissionDeniedError    PermissionDeniedError            ClientError PermissionDeniedError ForbiddenError
+            404 NotFoundError            NotFoundError            NotFoundError                    ClientError NotFoundError NotFoundError
+            408 APIStatusError           APIStatusError           RequestTimeoutError              ClientError APIError ApiError
+            409 ConflictError            ConflictError            ConflictError                    ClientError ConflictError ApiError
+            412 APIStatusError           APIStatusError           PreconditionFailedError          ClientError APIError ApiError
+            413 APIStatusError           RequestTooLargeError     ContentTooLargeError             ClientError APIError ApiError
+            418 APIStatusError           APIStatusError           APIStatusError                   ClientError APIError ApiError
+            422 UnprocessableEntityError UnprocessableEntityError UnprocessableEntityError         ClientError UnprocessableEntityError UnprocessableEntityError
+            429 RateLimitError           RateLimitError           RateLimitError                   ClientError RateLimitError TooManyRequestsError
+            431 APIStatusError           APIStatusError           RequestHeaderFieldsTooLargeError ClientError APIError ApiError
+            499 APIStatusError           APIStatusError           ClientClosedRequestError         ClientError APIError ClientClosedRequestError
+            500 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError InternalServerError
+            501 InternalServerError      InternalServerError      HTTPNotImplementedError          ServerError InternalServerError NotImplementedError
+            502 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError ApiError
+            503 InternalServerError      InternalServerError      ServiceUnavailableError          ServerError InternalServerError ServiceUnavailableError
+            504 InternalServerError      InternalServerError      GatewayTimeoutError              ServerError InternalServerError GatewayTimeoutError
+            529 InternalServerError      OverloadedError          OverloadedError                  ServerError InternalServerError ApiError
+            598 InternalServerError      InternalServerError      InternalServerError              ServerError InternalServerError ApiError
         ";
         let sdks = [
             Sdk::OpenAiPython(3),
@@ -701,6 +849,7 @@ mod tests {
             Sdk::AnthropicPython(2),
             Sdk::GoogleGenAi,
             Sdk::OpenAiJs,
+            Sdk::CoherePython,
         ];
         for row in TABLE.trim().lines() {
             let (status, classes) = row.trim().split_once(' ').unwrap();
@@ -765,6 +914,25 @@ mod tests {
                 "",
                 r#"429 {"error":"it's enough"}"#,
             ),
+            (
+                Sdk::CoherePython,
+                Some(&bare),
+                "",
+                "status_code: 429, body: {'message': \"it's enough\"}",
+            ),
+            (
+                Sdk::MistralPython,
+                Some(&bare),
+                r#"{"message":"it's enough"}"#,
+                r#"API error occurred: Status 429. Body: {"message":"it's enough"}"#,
+            ),
+            (
+                Sdk::OllamaPython,
+                Some(&text),
+                "",
+                "it's enough (status code: 429)",
+            ),
+            (Sdk::HuggingFaceHub, Some(&text), "", "it's enough"),
             (Sdk::Unknown, Some(&body), "", "it's enough"),
             (Sdk::Unknown, Some(&text), "", "it's enough"),
         ] {

@@ -1,4 +1,4 @@
-"""As calls.py, by google-generativeai over gRPC."""
+"""As calls.py, by google-generativeai over gRPC, or with `--rest` over REST."""
 
 import os
 import pathlib
@@ -6,6 +6,10 @@ import sys
 
 # gRPC brings its own TLS library, and has its own name for the file.
 os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = os.environ["SSL_CERT_FILE"]
+os.environ["REQUESTS_CA_BUNDLE"] = os.environ["SSL_CERT_FILE"]
+TRANSPORT = "rest" if "--rest" in sys.argv else "grpc"
+if TRANSPORT == "rest":
+    sys.argv.remove("--rest")
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import calls  # noqa: E402
@@ -20,7 +24,7 @@ class Client(sdk.Client):
         self.streaming = options.mode == "stream"
         genai.configure(
             api_key="AIza-THIS-KEY-IS-SECRET-0123456789",
-            transport="grpc",
+            transport=TRANSPORT,
             client_options={"api_endpoint": options.url.removeprefix("https://")},
             default_metadata=[("x-test-behaviour", options.behaviour), ("x-test-case", options.case)],
         )

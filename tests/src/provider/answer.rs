@@ -1,13 +1,19 @@
 //! What the providers answer: the wire formats of OpenAI and those that speak them (chat completions, Responses
-//! and all else), Anthropic, Gemini and AWS Bedrock, and those of Gemini and xAI over gRPC.
+//! and all else), Anthropic, Gemini, AWS Bedrock, Cohere, Mistral, Ollama, Hugging Face, those behind Vertex AI,
+//! and those of Gemini and xAI over gRPC.
 
 mod anthropic;
 mod bedrock;
+mod cohere;
 mod gemini;
 mod grpc;
+mod mistral;
+mod ollama;
 mod openai;
 mod operations;
 mod responses;
+mod tgi;
+mod vertex;
 
 use serde_json::{Value, json};
 
@@ -69,6 +75,10 @@ pub(super) fn to(
         responses::answer(request, behaviour, &document, &completion)
     } else if request.method == "GET" && path.contains("/responses/") {
         responses::fetched(request, &completion)
+    } else if post && let Some(operation) = mistral::operation(path) {
+        mistral::answer(operation, request, behaviour, &document, &completion)
+    } else if post && let Some(operation) = ollama::operation(path) {
+        ollama::answer(path, operation, behaviour, &document, &completion)
     } else if post && let Some(operation) = operations::of(path) {
         operations::answer(operation, request, behaviour, &document, &completion)
     } else if post && path.ends_with("/v1/messages") {
@@ -79,6 +89,18 @@ pub(super) fn to(
         && (path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent"))
     {
         gemini::answer(request, behaviour, &document, &completion)
+    } else if post && (path.ends_with(":rawPredict") || path.ends_with(":streamRawPredict")) {
+        vertex::passed_on(path, request, behaviour, &document, &completion)
+    } else if post
+        && [":embedContent", ":batchEmbedContents", ":predict"]
+            .iter()
+            .any(|verb| path.ends_with(verb))
+    {
+        vertex::embeddings(path, &completion)
+    } else if post && let Some(kind) = cohere::Kind::of(path) {
+        cohere::answer(kind, behaviour, &document, &completion)
+    } else if post && path == "/" && document.get("inputs").is_some() {
+        tgi::answer(behaviour, &document, &completion)
     } else if let Some(place) = bedrock::Place::of(request) {
         bedrock::answer(&place, behaviour, &document, &completion)
     } else if post && path.starts_with(grpc::GEMINI) {

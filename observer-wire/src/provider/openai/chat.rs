@@ -4,7 +4,7 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{is_json, known_provider, posted, provider, recognized};
+use super::{is_json, posted, provider, recognized};
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
@@ -13,7 +13,7 @@ use crate::{
         builder::CallBuilder,
         counter, elements,
         fields::{About, Count, Field, Fields, Included},
-        is_filled, preview, text,
+        hosts, is_filled, preview, text, vertex,
     },
 };
 
@@ -35,7 +35,7 @@ pub(in crate::provider) static FIELDS: Fields = Fields {
             &["frequency_penalty"],
         ),
         (Field::Parameter("presence_penalty"), &["presence_penalty"]),
-        (Field::Parameter("seed"), &["seed"]),
+        (Field::Parameter("seed"), &["seed", "random_seed"]),
         (Field::Parameter("choice_count"), &["n"]),
         (Field::Parameter("reasoning_level"), &["reasoning_effort"]),
         (Field::Parameter("service_tier"), &["service_tier"]),
@@ -107,7 +107,7 @@ const ROLES: &[&str] = &[
 ];
 
 const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
-const GROQ: Select = Select::Object(&[("usage", Select::All)]);
+const GROQ: Select = Select::Object(&[("usage", Select::All), ("error", Select::All)]);
 const FUNCTION: Select = Select::Object(&[("name", Select::Scalar)]);
 const TOOL_CALL: Select = Select::Object(&[
     ("index", Select::Scalar),
@@ -129,6 +129,7 @@ macro_rules! selection {
                 ("frequency_penalty", Select::Scalar),
                 ("presence_penalty", Select::Scalar),
                 ("seed", Select::Scalar),
+                ("random_seed", Select::Scalar),
                 ("n", Select::Scalar),
                 ("reasoning_effort", Select::Scalar),
                 ("service_tier", Select::Scalar),
@@ -223,10 +224,19 @@ pub(in crate::provider) struct Chat;
 
 impl Provider for Chat {
     fn recognize(&self, head: &RequestHead) -> Option<Recognized> {
+        if head.method == Method::POST
+            && let Some(model) = vertex::openai(&head.path)
+        {
+            return Some(Recognized {
+                model: Some(model),
+                provider: "vertex_ai",
+                certainty: Certainty::Certain,
+                ..recognized(head, OPERATION)
+            });
+        }
         let on_path = posted(head, &[(PATH, OPERATION)]);
         // Known hosts have other operations than chat; those are not guessed at.
-        let guessed =
-            head.method == Method::POST && is_json(head) && known_provider(head).is_none();
+        let guessed = head.method == Method::POST && is_json(head) && hosts::of(head).is_none();
         on_path.or_else(|| {
             guessed.then(|| Recognized {
                 certainty: Certainty::Possible,
@@ -334,8 +344,11 @@ impl Provider for Chat {
                 return;
             }
         };
-        if document.get("error").is_some_and(|error| !error.is_null()) {
-            call.stream_error(document);
+        let groq = document.get("x_groq").unwrap_or(&Value::Null);
+        for document in [document, groq] {
+            if document.get("error").is_some_and(|error| !error.is_null()) {
+                call.stream_error(document);
+            }
         }
         call.answer_fields(document);
         usage(document, call);

@@ -18,7 +18,7 @@ pub(super) mod retrieval;
 use http::{Method, header};
 use serde_json::Value;
 
-use super::{Certainty, Recognized, gateways, hosts};
+use super::{Certainty, Recognized, hosts};
 use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
@@ -48,7 +48,7 @@ fn posted(head: &RequestHead, paths: &[(&str, &'static str)]) -> Option<Recogniz
 
 /// A request whose path settles which operation it is.
 fn recognized(head: &RequestHead, operation: &'static str) -> Recognized {
-    let known = known_provider(head);
+    let known = hosts::of(head);
     Recognized {
         provider: provider(head),
         operation,
@@ -71,17 +71,7 @@ fn provider(head: &RequestHead) -> &'static str {
     let named_xai = [head.host.as_deref().unwrap_or_default(), &head.path]
         .iter()
         .any(|place| XAI.iter().any(|name| place.contains(name)));
-    known_provider(head).unwrap_or(if named_xai { "xai" } else { "openai" })
-}
-
-/// Who answers, if the host is well known or a gateway names it.
-fn known_provider(head: &RequestHead) -> Option<&'static str> {
-    let host = head.host.as_deref().unwrap_or_default();
-    match gateways::provider(head).or_else(|| hosts::provider(host)) {
-        // One resource serves both; this is Azure AI inference.
-        Some("azure_openai") if head.path.starts_with("/models/") => Some("azure_ai"),
-        known => known,
-    }
+    hosts::of(head).unwrap_or(if named_xai { "xai" } else { "openai" })
 }
 
 fn is_json(head: &RequestHead) -> bool {

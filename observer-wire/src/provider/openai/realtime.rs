@@ -10,8 +10,7 @@ use super::super::{
     builder::CallBuilder,
     counter, elements,
     fields::{About, Count, Field, Fields, Included},
-    gemini::percent_decoded,
-    hosts, is_filled,
+    hosts, is_filled, percent,
     session::{Dialogue, Spoken, Turns},
     text,
 };
@@ -137,7 +136,7 @@ impl Dialogue for Realtime {
                 .split('&')
                 .filter_map(|pair| pair.split_once('='))
                 .find(|(key, value)| *key == name && !value.is_empty())
-                .map(|(_, value)| percent_decoded(value))
+                .map(|(_, value)| percent::decoded(value))
         };
         // Azure names its deployment.
         let model = parameter("model").or_else(|| parameter("deployment"));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Body, Completion, break_off, call, error, event, unfinished};
+use super::{Answer, Body, Completion, break_off, call, error, event, unfinished, vertex};
 use crate::provider::{behaviour::Behaviour, http::Request};
 
 /// Google gives no id of its own; a proxy before it may.
@@ -25,6 +25,9 @@ pub(super) fn answer(
         document["generationConfig"]["temperature"].clone(),
         stream,
     );
+    if vertex::is_path(path) {
+        truth["provider"] = json!("vertex_ai");
+    }
     if let Some(status) = behaviour.number("error") {
         let name = match status {
             400 => "INVALID_ARGUMENT",
@@ -47,6 +50,14 @@ pub(super) fn answer(
     }
     succeed(&mut truth, &version, completion);
     let mut chunks = chunks(&version, stream, completion);
+    // The generated transport of google-ai-generativelanguage asks for numbers.
+    if query.contains("enum-encoding") {
+        for chunk in &mut chunks {
+            if let Some(reason) = chunk.pointer_mut("/candidates/0/finishReason") {
+                *reason = json!(1);
+            }
+        }
+    }
     if !stream {
         let whole = chunks.pop().unwrap_or_default().to_string().into_bytes();
         return call(
