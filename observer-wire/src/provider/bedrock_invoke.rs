@@ -304,10 +304,6 @@ impl Provider for Invoke {
     }
 
     /// A body of any vendor's format is more likely one of that vendor.
-    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        None
-    }
-
     fn about(&self) -> &'static About {
         const ABOUT: About = About {
             title: "AWS Bedrock InvokeModel",
@@ -328,12 +324,8 @@ impl Provider for Invoke {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Selection {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Selection; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn is_request(&self, document: &Value) -> bool {

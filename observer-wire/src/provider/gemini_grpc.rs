@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Messages, NO_SELECTION, Provider, Recognized, Selection,
+    Certainty, Event, Messages, Provider, Recognized,
     builder::CallBuilder,
     fields::About,
     gemini::{self, Gemini},
@@ -226,10 +226,6 @@ impl Provider for GeminiGrpc {
 
     fn about(&self) -> &'static About {
         self.about
-    }
-
-    fn selection(&self, _content: bool) -> &'static Selection {
-        &NO_SELECTION
     }
 
     fn messages(&self, content: bool) -> Option<&'static Messages> {

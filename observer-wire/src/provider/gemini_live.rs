@@ -167,12 +167,8 @@ impl Dialogue for GeminiLive {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Spoken {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Spoken; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn sent(&self, message: &Value, turns: &mut Turns) {

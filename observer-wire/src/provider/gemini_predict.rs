@@ -110,10 +110,6 @@ impl Provider for GeminiPredict {
         })
     }
 
-    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        None
-    }
-
     fn about(&self) -> &'static About {
         const ABOUT: About = About {
             title: "Gemini predict",
@@ -129,12 +125,8 @@ impl Provider for GeminiPredict {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Selection {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Selection; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn is_request(&self, document: &Value) -> bool {

@@ -104,14 +104,23 @@ trait Provider: Sync {
 
     /// Provider and operation of a request whose path is unknown, if its bodies turn out to be in this
     /// format; `None` if bodies alone do not tell.
-    fn by_shape(&self, head: &RequestHead) -> Option<(&'static str, &'static str)>;
+    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
+        None
+    }
 
     /// What it is called, where it is served and where its fields are.
     fn about(&self) -> &'static About;
 
-    /// What is kept of the bodies. Without `content` nothing may be selected that holds the text of
-    /// a prompt or an answer.
-    fn selection(&self, content: bool) -> &'static Selection;
+    /// What is kept of the bodies: where no content is wanted, and where it is. In the first nothing may be
+    /// selected that holds the text of a prompt or an answer.
+    fn selections(&self) -> [&'static Selection; 2] {
+        [&NO_SELECTION; 2]
+    }
+
+    /// Either of them.
+    fn selection(&self, content: bool) -> &'static Selection {
+        self.selections()[usize::from(content)]
+    }
 
     /// What is kept of the messages of a format of gRPC, instead of a selection of JSON. The same holds for
     /// `content`.

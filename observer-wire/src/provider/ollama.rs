@@ -169,12 +169,8 @@ impl Provider for Ollama {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Selection {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Selection; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn is_request(&self, document: &Value) -> bool {

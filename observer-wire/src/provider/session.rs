@@ -50,7 +50,12 @@ pub(super) trait Dialogue: Sync {
 
     /// What is kept of messages. Without `content` nothing may be selected that holds the text of a prompt
     /// or an answer.
-    fn selection(&self, content: bool) -> &'static Spoken;
+    fn selections(&self) -> [&'static Spoken; 2];
+
+    /// Either of them.
+    fn selection(&self, content: bool) -> &'static Spoken {
+        self.selections()[usize::from(content)]
+    }
 
     /// Reads a message of the client. Of one that was lost in part, some members may be missing.
     fn sent(&self, message: &Value, turns: &mut Turns);

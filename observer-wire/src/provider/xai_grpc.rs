@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    Certainty, Event, Messages, NO_SELECTION, Provider, Recognized, Selection,
+    Certainty, Event, Messages, Provider, Recognized,
     builder::CallBuilder,
     counter, elements,
     fields::{self, About, Count, Fields, Included},
@@ -236,10 +236,6 @@ impl Provider for XaiGrpc {
             fields: &FIELDS,
         };
         &ABOUT
-    }
-
-    fn selection(&self, _content: bool) -> &'static Selection {
-        &NO_SELECTION
     }
 
     fn messages(&self, content: bool) -> Option<&'static Messages> {

@@ -117,10 +117,6 @@ impl Provider for Assistants {
         posted(head, PATHS)
     }
 
-    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        None
-    }
-
     fn about(&self) -> &'static About {
         const ABOUT: About = About {
             title: "OpenAI assistants",
@@ -136,12 +132,8 @@ impl Provider for Assistants {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Selection {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Selection; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn is_request(&self, document: &Value) -> bool {

@@ -164,12 +164,8 @@ impl Dialogue for Realtime {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Spoken {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Spoken; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn sent(&self, message: &Value, turns: &mut Turns) {

@@ -174,12 +174,8 @@ impl Provider for Responses {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Selection {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Selection; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn is_request(&self, document: &Value) -> bool {
@@ -257,10 +253,6 @@ impl Provider for Fetched {
         fetches.then(|| recognized(head, FETCH))
     }
 
-    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        None
-    }
-
     fn about(&self) -> &'static About {
         const ABOUT: About = About {
             title: "OpenAI Responses, fetched",
@@ -272,8 +264,8 @@ impl Provider for Fetched {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Selection {
-        Responses.selection(content)
+    fn selections(&self) -> [&'static Selection; 2] {
+        Responses.selections()
     }
 
     fn is_request(&self, _document: &Value) -> bool {

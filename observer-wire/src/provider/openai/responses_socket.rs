@@ -55,12 +55,8 @@ impl Dialogue for ResponsesSocket {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Spoken {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Spoken; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn sent(&self, message: &Value, turns: &mut Turns) {

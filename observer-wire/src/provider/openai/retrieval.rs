@@ -51,10 +51,6 @@ impl Provider for Retrieval {
         posted(head, &[("/search", OPERATION)])
     }
 
-    fn by_shape(&self, _head: &RequestHead) -> Option<(&'static str, &'static str)> {
-        None
-    }
-
     fn about(&self) -> &'static About {
         const ABOUT: About = About {
             title: "OpenAI vector stores",
@@ -66,12 +62,8 @@ impl Provider for Retrieval {
         &ABOUT
     }
 
-    fn selection(&self, content: bool) -> &'static Selection {
-        if content {
-            &WITH_CONTENT
-        } else {
-            &WITHOUT_CONTENT
-        }
+    fn selections(&self) -> [&'static Selection; 2] {
+        [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
     fn is_request(&self, document: &Value) -> bool {
