@@ -146,18 +146,16 @@ pub fn passed(transfer: &Transfer, asks: bool) {
             connection.write_buffer = buffer;
             return;
         }
-        let offset = connection.sent;
-        connection.sent = offset + bytes;
         (
-            offset,
+            connection.sent,
             connection.received,
             core::mem::take(&mut connection.write_since),
         )
     } else {
-        let offset = connection.received;
-        connection.received = offset + bytes;
         // SAFETY: a helper without arguments.
-        (offset, connection.sent, unsafe { bpf_ktime_get_boot_ns() })
+        (connection.received, connection.sent, unsafe {
+            bpf_ktime_get_boot_ns()
+        })
     };
     emit::plaintext(&mut Plaintext {
         address: buffer,
@@ -173,6 +171,13 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         task: transfer.task,
         half: transfer.half,
     });
+    // Not before they are sent: a record of the other direction, by another thread, would count them, and
+    // could be ahead of theirs.
+    if direction == SENT {
+        connection.sent = offset + bytes;
+    } else {
+        connection.received = offset + bytes;
+    }
 }
 
 /// Takes note of bytes that cannot be had.

@@ -22,6 +22,8 @@ pub struct LlmCall {
     pub response_model: Option<String>,
     /// The id of the answer (`chatcmpl-…`, `resp_…`, `msg_…`), by which later requests may refer to it.
     pub response_id: Option<String>,
+    /// The tier of service by which the provider says that it answered.
+    pub service_tier: Option<String>,
     /// Input tokens as the provider counts them (Anthropic: without cached ones).
     pub prompt_tokens: Option<u64>,
     /// Output tokens as the provider counts them (Gemini: without thoughts).

@@ -667,6 +667,7 @@ fn record(call: &LlmCall) -> Value {
         "model": call.model,
         "response_model": call.response_model,
         "response_id": call.response_id,
+        "service_tier": call.service_tier,
         "prompt_tokens": call.prompt_tokens,
         "completion_tokens": call.completion_tokens,
         "cached_tokens": call.cached_tokens,

@@ -568,6 +568,7 @@ impl Engine {
             model: call.model,
             response_model: call.response_model,
             response_id: call.response_id,
+            service_tier: call.service_tier,
             prompt_tokens: call.prompt_tokens,
             completion_tokens: call.completion_tokens,
             cached_tokens: call.cached_tokens,

@@ -165,7 +165,7 @@ fn openai_python_breaks_off() {
             let run = scene.exec(&[], &python(&scene, &arguments));
             let call = run.only_call();
             let seen = &run.client[0];
-            assert_eq!(call["incomplete"], incomplete, "{behaviour}: {call}");
+            assert_eq!(call["incomplete"], incomplete, "{sdk} {behaviour}: {call}");
             assert_eq!(
                 call["error_type"], seen["error_type"],
                 "{behaviour}: {call}"

@@ -29,6 +29,7 @@ pub(super) static FIELDS: Fields = Fields {
     answer: &[
         (Field::ResponseModel, &["model"]),
         (Field::ResponseId, &["id"]),
+        (Field::ServiceTier, &["usage.service_tier"]),
     ],
     usage: &[
         (Count::Prompt, &["input_tokens"]),

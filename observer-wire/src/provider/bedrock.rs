@@ -36,7 +36,7 @@ static FIELDS: Fields = Fields {
         ),
         (Field::Parameter("service_tier"), &["serviceTier.type"]),
     ],
-    answer: &[],
+    answer: &[(Field::ServiceTier, &["serviceTier.type"])],
     usage: USAGE,
     cost: &[],
     cached: Included::No,
@@ -94,6 +94,7 @@ macro_rules! selection {
             ]),
             response: Select::Object(&[
                 ("stopReason", Select::Scalar),
+                ("serviceTier", Select::Object(&[("type", Select::Scalar)])),
                 ("usage", Select::All),
                 (
                     "output",
@@ -116,6 +117,7 @@ macro_rules! selection {
                 ("role", Select::Scalar),
                 ("contentBlockIndex", Select::Scalar),
                 ("stopReason", Select::Scalar),
+                ("serviceTier", Select::Object(&[("type", Select::Scalar)])),
                 ("usage", Select::All),
                 ("start", Select::Object(&[("toolUse", TOOL)])),
                 (
@@ -186,9 +188,12 @@ impl Provider for Converse {
     }
 
     fn is_response(&self, document: &Value) -> bool {
-        ["contentBlockIndex", "output", "stopReason"]
+        ["contentBlockIndex", "stopReason"]
             .iter()
             .any(|key| document.get(key).is_some())
+            || document
+                .get("output")
+                .is_some_and(|output| output.get("message").is_some())
             || document
                 .get("usage")
                 .is_some_and(|usage| counter(usage, "inputTokens").is_some())
@@ -204,6 +209,7 @@ impl Provider for Converse {
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {
+        call.answer_fields(document);
         call.finish_reason(0, text(document, "stopReason"));
         if let Some(usage) = document.get("usage") {
             call.usage(usage);
@@ -248,6 +254,7 @@ impl Provider for Converse {
                 call.terminal();
             }
             "metadata" => {
+                call.answer_fields(document);
                 if let Some(usage) = document.get("usage") {
                     call.usage(usage);
                 }
@@ -283,8 +290,11 @@ pub(super) fn recognize(head: &RequestHead, operations: &[&str]) -> Option<Recog
         stream,
         certainty: if certain {
             Certainty::Certain
-        } else {
+        } else if operation.starts_with("Converse") {
             Certainty::Likely
+        } else {
+            // Others invoke models too.
+            Certainty::Possible
         },
     })
 }

@@ -343,7 +343,10 @@ impl Provider for Invoke {
     }
 
     fn request(&self, document: &Value, call: &mut CallBuilder) {
-        if let Some(operation) = operation(document) {
+        // Titan's embeddings have nothing but the text: what the model's name says stays.
+        let operation = operation(document)
+            .filter(|name| *name != "text_completion" || !call.is_operation("embeddings"));
+        if let Some(operation) = operation {
             call.operation(operation);
         }
         if document.get("anthropic_version").is_some() {
@@ -431,7 +434,6 @@ fn operation(document: &Value) -> Option<&'static str> {
         () if has("texts") || has("input_type") || task.contains("EMBEDDING") => Some("embeddings"),
         () if !task.is_empty() => Some("generate_content"),
         () if has("documents") && has("query") => Some("rerank"),
-        // Titan's embeddings have nothing but the text; the answer will tell.
         () if has("prompt") || has("inputText") => Some("text_completion"),
         () => None,
     }

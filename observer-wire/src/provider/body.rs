@@ -1,6 +1,6 @@
 //! Bodies of requests and answers, and how a format gets what they hold.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{Event, Failure, Provider, builder::CallBuilder, sdk::Exception};
@@ -38,6 +38,10 @@ const LINES: &[&str] = &[
 
 /// How types begin of which there is nothing to be read.
 const MEDIA: &[&str] = &["audio/", "image/", "video/"];
+
+/// Header fields that say something about an error, and the longest that is kept, in bytes.
+static TOLD: [HeaderName; 1] = [HeaderName::from_static("x-amzn-errortype")];
+const TOLD_BYTES: usize = 256;
 
 /// The body of a request.
 pub(super) enum Request {
@@ -145,7 +149,8 @@ enum Body {
     Elements(Parser),
     /// Of an answer whose status is an error.
     Error {
-        head: Box<ResponseHead>,
+        status: StatusCode,
+        headers: HeaderMap,
         parser: Parser,
         raw: Vec<u8>,
     },
@@ -274,7 +279,13 @@ impl Response {
 
     /// The exception that a status of an error stands for; after [`finish`](Self::finish).
     pub(super) fn error(&mut self, reader: &mut Reader<'_>) -> Option<Exception> {
-        let Body::Error { head, parser, raw } = &mut self.body else {
+        let Body::Error {
+            status: code,
+            headers,
+            parser,
+            raw,
+        } = &mut self.body
+        else {
             return None;
         };
         let (document, status) = parser.finish(&mut |_| ());
@@ -283,8 +294,8 @@ impl Response {
         });
         let raw = String::from_utf8_lossy(raw);
         let failure = Failure {
-            status: head.status?,
-            headers: &head.headers,
+            status: *code,
+            headers,
             body: document.as_ref(),
             raw: raw.trim(),
         };
@@ -310,13 +321,20 @@ impl Body {
         let options = reader.options;
         let content_type = content_type(&head.headers).to_ascii_lowercase();
         let bounds = limits(options, options.output_preview_chars, ERROR_CHARS);
-        if head.status.is_some_and(|status| status.as_u16() >= 400) {
+        if let Some(status) = head.status
+            && status.as_u16() >= 400
+        {
             let bounds = Limits {
                 string_chars: ERROR_CHARS,
                 kept_bytes: KEPT_BYTES,
             };
             return Self::Error {
-                head: Box::new(head.clone()),
+                status,
+                headers: TOLD
+                    .iter()
+                    .filter_map(|name| Some((name.clone(), head.headers.get(name)?.clone())))
+                    .filter(|(_, value)| value.len() <= TOLD_BYTES)
+                    .collect(),
                 parser: Parser::new(&Select::All, bounds),
                 raw: Vec::new(),
             };

@@ -62,6 +62,7 @@ pub(super) struct CallBuilder {
     stream: bool,
     parameters: Map<String, Value>,
     response_id: Option<String>,
+    service_tier: Option<String>,
     counts: Counts,
     usage: Map<String, Value>,
     cost: Option<f64>,
@@ -90,6 +91,7 @@ impl CallBuilder {
             stream: false,
             parameters: Map::new(),
             response_id: None,
+            service_tier: None,
             counts: Counts::default(),
             usage: Map::new(),
             cost: None,
@@ -140,6 +142,11 @@ impl CallBuilder {
             (Field::Model, Value::String(model)) => self.request_model(Some(model)),
             (Field::ResponseModel, Value::String(model)) => self.response_model(Some(model)),
             (Field::ResponseId, Value::String(id)) => self.response_id(Some(id)),
+            (Field::ServiceTier, Value::String(tier)) => {
+                if self.service_tier.as_deref() != Some(tier) {
+                    self.service_tier = Some(name(tier));
+                }
+            }
             (Field::Stream, Value::Bool(stream)) => self.stream(*stream),
             (Field::Temperature, Value::Number(_)) => self.temperature(Some(value)),
             (Field::Parameter(parameter), Value::String(text)) if text.len() <= PARAMETER_BYTES => {
@@ -183,6 +190,11 @@ impl CallBuilder {
     /// The bodies tell what the operation is.
     pub(super) fn operation(&mut self, operation: &'static str) {
         self.start.operation = operation;
+    }
+
+    /// Which operation it is, as far as is known.
+    pub(super) fn is_operation(&self, operation: &str) -> bool {
+        self.start.operation == operation
     }
 
     /// What the call cost by the provider's own account, in US dollars.
@@ -403,6 +415,7 @@ impl CallBuilder {
             model: self.model,
             response_model: self.response_model,
             response_id: self.response_id,
+            service_tier: self.service_tier,
             prompt_tokens: self.counts.get(Count::Prompt),
             completion_tokens: self.counts.get(Count::Completion),
             cached_tokens: self.counts.get(Count::CacheRead),
@@ -442,7 +455,8 @@ impl CallBuilder {
     }
 }
 
-fn name(text: &str) -> String {
+/// A name in its bounds.
+pub(super) fn name(text: &str) -> String {
     if text.len() <= NAME_CHARS {
         return text.to_owned();
     }

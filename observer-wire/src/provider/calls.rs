@@ -351,8 +351,8 @@ impl Calls {
     }
 }
 
-/// The formats that a request is, or may be, in. One that the path speaks for is alone; of those of which
-/// only the bodies can tell there may be several.
+/// The formats that a request is, or may be, in. One that the head settles is alone. Of those of which only
+/// the bodies can tell there may be several, and they come before one that the path speaks for.
 fn recognized(head: &RequestHead) -> Vec<(&'static dyn Provider, Recognized)> {
     let mut possible = Vec::new();
     if head.path.is_empty() && head.partial {
@@ -373,10 +373,16 @@ fn recognized(head: &RequestHead) -> Vec<(&'static dyn Provider, Recognized)> {
     }
     for provider in PROVIDERS {
         match provider.recognize(head) {
-            Some(recognized) if recognized.certainty == Certainty::Possible => {
-                possible.push((*provider, recognized));
+            Some(recognized) if recognized.certainty == Certainty::Certain => {
+                return vec![(*provider, recognized)];
             }
-            Some(recognized) => return vec![(*provider, recognized)],
+            Some(recognized) => {
+                let likely = recognized.certainty == Certainty::Likely;
+                possible.push((*provider, recognized));
+                if likely {
+                    break;
+                }
+            }
             None => {}
         }
     }

@@ -12,7 +12,7 @@ use super::{
     Certainty, Provider, Recognized,
     body::{NAME_CHARS, Reader, Request, Response, State},
     botocore,
-    builder::{CallBuilder, Finish, Start},
+    builder::{CallBuilder, Finish, Start, name},
     fields::Fields,
     headers, hosts, percent,
     sdk::Sdk,
@@ -26,6 +26,9 @@ use crate::{
 
 /// Longest path of a record, in bytes of UTF-8.
 const PATH_BYTES: usize = 2048;
+
+/// Longest host of a record: RFC 1035 section 2.3.4.
+const HOST_BYTES: usize = 255;
 
 /// Header fields in which providers give the id of a request, the usual one first.
 const REQUEST_ID: &[&str] = &[
@@ -112,7 +115,7 @@ impl Begin<'_> {
             provider: recognized.provider,
             operation: recognized.operation,
             fields,
-            model: recognized.model,
+            model: recognized.model.as_deref().map(name),
             at: self.at,
             origin: self.origin,
             attempts: head
@@ -121,7 +124,10 @@ impl Begin<'_> {
                 .and_then(|count| count.to_str().ok()?.parse::<u32>().ok())
                 .map(|count| count.saturating_add(1))
                 .or_else(|| botocore::attempt(&head.headers)),
-            server_address: head.host.clone(),
+            server_address: head
+                .host
+                .as_ref()
+                .map(|host| host[..host.floor_char_boundary(HOST_BYTES)].to_owned()),
             server_port: head
                 .host
                 .as_ref()

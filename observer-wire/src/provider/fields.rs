@@ -44,6 +44,8 @@ pub(super) enum Field {
     Parameter(&'static str),
     ResponseId,
     ResponseModel,
+    /// The tier of service that the answer names.
+    ServiceTier,
     /// Whether the answer is asked for as a stream.
     Stream,
     Temperature,
@@ -102,6 +104,7 @@ impl Field {
             Self::Parameter(name) => name,
             Self::ResponseId => "response_id",
             Self::ResponseModel => "response_model",
+            Self::ServiceTier => "service_tier",
             Self::Stream => "stream",
             Self::Temperature => "temperature",
         }
@@ -237,6 +240,9 @@ const RAW_DEPTH: usize = 4;
 const RAW_MEMBERS: usize = 48;
 const RAW_CHARS: usize = 48;
 
+/// Most values in a member.
+const RAW_VALUES: usize = 96;
+
 /// Adds what a provider says about usage to what it said before: of each member the last that is not null.
 /// Numbers and short words are kept, in bounds.
 pub(super) fn merge_usage(raw: &mut Map<String, Value>, usage: &Value) {
@@ -249,36 +255,39 @@ pub(super) fn merge_usage(raw: &mut Map<String, Value>, usage: &Value) {
         }
         if let Some((_, known)) = raw.iter_mut().find(|(known, _)| *known == name) {
             if *known != *value
-                && let Some(value) = plain(value, RAW_DEPTH)
+                && let Some(value) = plain(value, RAW_DEPTH, &mut { RAW_VALUES })
             {
                 *known = value;
             }
         } else if raw.len() < RAW_MEMBERS
             && name.len() <= RAW_CHARS
-            && let Some(value) = plain(value, RAW_DEPTH)
+            && let Some(value) = plain(value, RAW_DEPTH, &mut { RAW_VALUES })
         {
             raw.insert(name.clone(), value);
         }
     }
 }
 
-fn plain(value: &Value, depth: usize) -> Option<Value> {
+fn plain(value: &Value, depth: usize, room: &mut usize) -> Option<Value> {
+    *room = room.checked_sub(1)?;
     match value {
         Value::Null => None,
-        Value::Bool(_) | Value::Number(_) => Some(value.clone()),
+        Value::Bool(_) => Some(value.clone()),
+        Value::Number(number) => (number.as_str().len() <= RAW_CHARS).then(|| value.clone()),
         Value::String(text) => (text.len() <= RAW_CHARS).then(|| value.clone()),
         Value::Array(items) => {
             let depth = depth.checked_sub(1)?;
             let items = items.iter().take(RAW_MEMBERS);
-            Some(items.filter_map(|item| plain(item, depth)).collect())
+            Some(items.filter_map(|item| plain(item, depth, room)).collect())
         }
         Value::Object(members) => {
             let depth = depth.checked_sub(1)?;
             let members = members
                 .iter()
+                .take(RAW_MEMBERS)
                 .filter(|(name, _)| name.len() <= RAW_CHARS)
-                .filter_map(|(name, value)| Some((name.clone(), plain(value, depth)?)));
-            Some(Value::Object(members.take(RAW_MEMBERS).collect()))
+                .filter_map(|(name, value)| Some((name.clone(), plain(value, depth, room)?)));
+            Some(Value::Object(members.collect()))
         }
     }
 }

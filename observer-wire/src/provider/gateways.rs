@@ -87,7 +87,12 @@ pub(super) fn provider(head: &RequestHead) -> Option<&'static str> {
 
 /// Who answers if `provider` is a gateway that goes by the name of the model: `openai/gpt-4o`.
 pub(super) fn by_model(provider: &str, model: &str) -> Option<&'static str> {
-    GATEWAYS.iter().find(|(_, name)| *name == provider)?;
+    // One for OpenAI only is called so, and so are hosts that are not known.
+    let is_gateway =
+        GATEWAYS.iter().any(|(_, name)| *name == provider) && named(provider).is_none();
+    if !is_gateway {
+        return None;
+    }
     named(model.split_once('/')?.0)
 }
 

@@ -197,9 +197,9 @@ impl Dialogue for GeminiLive {
         let tool = either(message, "toolResponse", "tool_response");
         let said = content.or(typed).is_some();
         if said || tool.is_some() {
-            turns.end(|turn| turn.is_complete());
-            // Content that comes in the middle of an answer interrupts it.
-            if turns.is_idle() || (said && turns.are_answered()) {
+            // One that is complete may still be waiting for its usage. Content that comes in the middle of an
+            // answer interrupts it.
+            if !turns.has(|turn| !turn.is_complete()) || (said && turns.are_answered()) {
                 turns.begin_by_client();
             }
         }
@@ -225,7 +225,11 @@ impl Dialogue for GeminiLive {
                 turns.begin_by_server();
             }
         }
-        let Some(turn) = turns.find(|_| true) else {
+        // Usage by itself is that of a turn that is complete, also where the client has begun the next.
+        let late = usage.is_some() && content.or(functions).is_none();
+        let late = late && turns.has(|turn| turn.is_complete());
+        let any = !turns.has(|turn| turn.is_complete() == late);
+        let Some(turn) = turns.find(|turn| any || turn.is_complete() == late) else {
             return;
         };
         if message.get("error").is_some_and(Value::is_object) {

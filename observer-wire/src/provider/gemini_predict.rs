@@ -9,7 +9,7 @@ use super::{
     builder::CallBuilder,
     counter_of, elements,
     fields::{About, Count, Field, Fields, Included, find},
-    gemini, percent, text,
+    gemini, hosts, percent, text,
 };
 use crate::{
     body::json::{Keep, Select},
@@ -100,6 +100,13 @@ impl Provider for GeminiPredict {
             return None;
         }
         let model = resource.rsplit('/').next().map(percent::decoded)?;
+        // Other servers of models have paths like this (TensorFlow Serving), with bodies like these.
+        let known = matches!(hosts::of(head), Some("google" | "vertex_ai"))
+            || head.path.contains("/publishers/")
+            || head.headers.contains_key("x-goog-api-client");
+        if !known {
+            return None;
+        }
         let (_, operation) = FAMILIES.iter().find(|(name, _)| model.contains(name))?;
         Some(Recognized {
             provider: gemini::provider(head),

@@ -104,8 +104,18 @@ pub(super) fn is_session(head: &RequestHead) -> bool {
         && kind.starts_with("application/json")
         && (head.headers.contains_key("mcp-protocol-version")
             || head.headers.contains_key("mcp-session-id")
-            || (accept.contains("application/json") && accept.contains("text/event-stream"))
+            || is_mcp(accept)
             || head.path.ends_with("/mcp"))
+}
+
+/// Whether a client accepts what those of MCP must, and nothing else: GraphQL's accept more.
+fn is_mcp(accept: &str) -> bool {
+    let mut kinds: Vec<&str> = accept
+        .split(',')
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim())
+        .collect();
+    kinds.sort_unstable();
+    kinds == ["application/json", "text/event-stream"]
 }
 
 impl Provider for Mcp {

@@ -577,6 +577,11 @@ impl Turns {
         self.open.is_empty()
     }
 
+    /// Whether there is an open call like this.
+    pub(super) fn has(&self, like: impl Fn(&Turn) -> bool) -> bool {
+        self.open.iter().any(like)
+    }
+
     /// Whether the server has begun to answer all calls that are open.
     pub(super) fn are_answered(&self) -> bool {
         self.open.iter().all(|turn| turn.last.is_some())

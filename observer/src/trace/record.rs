@@ -20,6 +20,8 @@ pub struct CallRecord {
     pub response_model: Option<String>,
     /// The id of the answer.
     pub response_id: Option<String>,
+    /// The tier of service by which the provider says that it answered.
+    pub service_tier: Option<String>,
     /// Input tokens as the provider counts them.
     pub prompt_tokens: Option<u64>,
     /// Output tokens as the provider counts them.
@@ -174,6 +176,7 @@ pub(crate) mod tests {
             model: Some("gpt-4o".to_owned()),
             response_model: Some("gpt-4o-2024-08-06".to_owned()),
             response_id: Some("chatcmpl-9".to_owned()),
+            service_tier: None,
             prompt_tokens: Some(21),
             completion_tokens: Some(0),
             cached_tokens: None,

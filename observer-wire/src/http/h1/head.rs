@@ -137,12 +137,13 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
     let (path, query) = split_target(target);
     Some((
         RequestHead {
+            // RFC 6455 section 4.1.
+            websocket: method == Method::GET && is_upgrade(&headers),
             method,
             path,
             query,
             host,
             port,
-            websocket: is_upgrade(&headers),
             headers,
             partial: false,
         },

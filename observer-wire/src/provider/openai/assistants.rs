@@ -8,7 +8,7 @@ use crate::{
     body::json::{Keep, Select},
     http::RequestHead,
     provider::{
-        Event, Provider, Recognized, Selection,
+        Certainty, Event, Provider, Recognized, Selection,
         builder::CallBuilder,
         counter, elements,
         fields::{About, Count, Field, Fields, Included},
@@ -114,7 +114,14 @@ impl Provider for Assistants {
         if !head.path.contains("/threads/") {
             return None;
         }
-        posted(head, PATHS)
+        // Others have runs of assistants on threads too (LangGraph).
+        let beta = head.headers.get("openai-beta");
+        let beta = beta
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        posted(head, PATHS).filter(|recognized| {
+            recognized.certainty == Certainty::Certain || beta.contains("assistants")
+        })
     }
 
     fn about(&self) -> &'static About {

@@ -43,6 +43,7 @@ pub(in crate::provider) static FIELDS: Fields = Fields {
     answer: &[
         (Field::ResponseModel, &["model"]),
         (Field::ResponseId, &["id"]),
+        (Field::ServiceTier, &["service_tier"]),
     ],
     usage: USAGE,
     cost: COST,
@@ -138,6 +139,7 @@ macro_rules! selection {
             response: Select::Object(&[
                 ("object", Select::Scalar),
                 ("id", Select::Scalar),
+                ("service_tier", Select::Scalar),
                 ("model", Select::Scalar),
                 ("usage", Select::All),
                 ("x_groq", GROQ),
@@ -166,6 +168,7 @@ macro_rules! selection {
             event: Select::Object(&[
                 ("object", Select::Scalar),
                 ("id", Select::Scalar),
+                ("service_tier", Select::Scalar),
                 ("model", Select::Scalar),
                 ("usage", Select::All),
                 ("x_groq", GROQ),
@@ -268,15 +271,13 @@ impl Provider for Chat {
     }
 
     fn is_request(&self, document: &Value) -> bool {
-        document.get("model").is_some_and(Value::is_string)
-            && document
-                .get("messages")
-                .and_then(Value::as_array)
-                .is_some_and(|messages| {
-                    messages.first().is_none_or(|message| {
-                        text(message, "role").is_some_and(|role| ROLES.contains(&role))
-                    })
-                })
+        let named = document.get("model").is_some_and(Value::is_string);
+        let messages = document.get("messages").and_then(Value::as_array);
+        // The path may name the model, or the server have but one.
+        messages.is_some_and(|messages| match messages.first() {
+            Some(message) => text(message, "role").is_some_and(|role| ROLES.contains(&role)),
+            None => named,
+        })
     }
 
     fn is_response(&self, document: &Value) -> bool {

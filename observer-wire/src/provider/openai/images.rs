@@ -111,8 +111,9 @@ impl Provider for Images {
     }
 
     fn is_request(&self, document: &Value) -> bool {
-        // DALL·E 2 need not be named.
-        document.get("prompt").is_some() || document.get("image").is_some()
+        // DALL·E 2 need not be named, but others have paths like these.
+        document.get("model").is_some()
+            && (document.get("prompt").is_some() || document.get("image").is_some())
     }
 
     fn is_response(&self, document: &Value) -> bool {

@@ -36,6 +36,9 @@ const TEXT: Select = Select::Either(
 /// What infinium-o2 knows xAI by.
 const XAI: &[&str] = &["x.ai", "grok", "xai"];
 
+/// What has that in it and is not: a tunnel that many use, and a platform.
+const NOT_XAI: &[&str] = &["ngrok", "vertexai"];
+
 /// A POST whose path has one of these ends: the first that fits says which operation it is. At hosts that are
 /// not known the bodies must have the shape, too.
 fn posted(head: &RequestHead, paths: &[(&str, &'static str)]) -> Option<Recognized> {
@@ -68,10 +71,16 @@ fn recognized(head: &RequestHead, operation: &'static str) -> Recognized {
 
 /// Who answers: by host, by name, as infinium-o2 tells xAI, or else the one whose format it is.
 fn provider(head: &RequestHead) -> &'static str {
-    let named_xai = [head.host.as_deref().unwrap_or_default(), &head.path]
-        .iter()
-        .any(|place| XAI.iter().any(|name| place.contains(name)));
-    hosts::of(head).unwrap_or(if named_xai { "xai" } else { "openai" })
+    hosts::of(head).unwrap_or_else(|| {
+        let places = [head.host.as_deref().unwrap_or_default(), &head.path];
+        let named_xai = places.into_iter().any(|place| {
+            let place = NOT_XAI
+                .iter()
+                .fold(place.to_owned(), |place, word| place.replace(word, ""));
+            XAI.iter().any(|name| place.contains(name))
+        });
+        if named_xai { "xai" } else { "openai" }
+    })
 }
 
 fn is_json(head: &RequestHead) -> bool {

@@ -130,7 +130,7 @@ impl Dialogue for Realtime {
         if !head.path.ends_with(PATH) {
             return None;
         }
-        let known = hosts::provider(head.host.as_deref().unwrap_or_default());
+        let known = hosts::of(head);
         let parameter = |name: &str| {
             head.query
                 .split('&')

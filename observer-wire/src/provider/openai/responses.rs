@@ -31,6 +31,7 @@ pub(in crate::provider) static FIELDS: Fields = Fields {
     answer: &[
         (Field::ResponseModel, &["model"]),
         (Field::ResponseId, &["id"]),
+        (Field::ServiceTier, &["service_tier"]),
     ],
     usage: &[
         (Count::Prompt, &["input_tokens"]),
@@ -69,6 +70,7 @@ macro_rules! response {
         Select::Object(&[
             ("object", Select::Scalar),
             ("id", Select::Scalar),
+            ("service_tier", Select::Scalar),
             ("model", Select::Scalar),
             ("status", Select::Scalar),
             ("usage", Select::All),

@@ -31,7 +31,7 @@ impl Dialogue for ResponsesSocket {
         if !head.path.ends_with(responses::PATH) {
             return None;
         }
-        let known = hosts::provider(head.host.as_deref().unwrap_or_default());
+        let known = hosts::of(head);
         Some(Recognized {
             provider: known.unwrap_or("openai"),
             operation: "chat",
