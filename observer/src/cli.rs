@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
     io::{self, IsTerminal as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -32,7 +31,7 @@ use crate::{
         self, Exporter, Format, Queue,
         terminal::{count, others_of},
     },
-    recording::{Head, Recorder},
+    recording::{Created, Head, Recorder},
     replay::Replay,
     trace::Prices,
 };
@@ -239,8 +238,8 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
         }
     }
     give_up_rights(&mut attacher, options);
-    let (engine, recorder) = options.engine(recording, prices)?;
     let queue = options.records.queue(exporter)?;
+    let (engine, recorder) = options.engine(recording, prices)?;
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
     let outcome = agent.run(&mut signals)?;
@@ -264,8 +263,8 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     attacher.add(&[gated.pid()])?;
     attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
-    let (engine, recorder) = options.engine(recording, prices)?;
     let queue = options.records.queue(exporter)?;
+    let (engine, recorder) = options.engine(recording, prices)?;
     anstream::eprintln!("ready");
     gated.release()?;
     let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
@@ -386,7 +385,7 @@ impl RecordOptions {
 
 impl WatchOptions {
     /// Creates the file of the recording.
-    fn recording(&self) -> anyhow::Result<Option<File>> {
+    fn recording(&self) -> anyhow::Result<Option<Created>> {
         let Some(path) = &self.record else {
             return Ok(None);
         };
@@ -409,7 +408,7 @@ impl WatchOptions {
 
     fn engine(
         &self,
-        recording: Option<File>,
+        recording: Option<Created>,
         prices: Option<Prices>,
     ) -> anyhow::Result<(Engine, Option<Recorder>)> {
         let head = Head {
@@ -418,10 +417,7 @@ impl WatchOptions {
             all_hosts: self.all_hosts,
             trace_idle: Duration::from_secs_f64(self.trace_idle),
         };
-        let recorder = match (recording, &self.record) {
-            (Some(file), Some(path)) => Some(Recorder::start(file, path, &head)?),
-            _ => None,
-        };
+        let recorder = recording.map(|file| file.start(&head)).transpose()?;
         Ok((Engine::new(self.records.settings(&head, prices)), recorder))
     }
 

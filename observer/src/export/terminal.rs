@@ -180,9 +180,12 @@ impl Totals {
     fn add(&mut self, call: &CallRecord) {
         self.calls += 1;
         self.errors += u64::from(call.error_type.is_some());
-        self.input += call.prompt_tokens.unwrap_or(0);
-        self.output += call.completion_tokens.unwrap_or(0);
-        self.latency += Duration::from_nanos(call.latency_ns);
+        let input = call.prompt_tokens.unwrap_or(0);
+        self.input = self.input.saturating_add(input);
+        let output = call.completion_tokens.unwrap_or(0);
+        self.output = self.output.saturating_add(output);
+        let latency = Duration::from_nanos(call.latency_ns);
+        self.latency = self.latency.saturating_add(latency);
         self.priced += u64::from(call.cost_usd.is_some());
         self.cost += call.cost_usd.unwrap_or(0.0);
     }

@@ -26,7 +26,7 @@ mod reader;
 mod writer;
 
 pub use reader::{Error, Next, Recording};
-pub use writer::Recorder;
+pub use writer::{Created, Recorder};
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
 
@@ -47,6 +47,15 @@ const VERSION: u32 = 1;
 
 /// The longest payload. The longest `Entry` holds 16 KiB of plaintext.
 const LONGEST: usize = 64 * 1024;
+
+/// The longest name of a process: the kernel has 15 bytes, each of which may stand as a character of three.
+const COMM: usize = 64;
+
+/// The longest path of an executable, that of the kernel (`PATH_MAX`).
+const EXE: usize = 4096;
+
+/// The longest id of a container: 64 hexadecimal digits are usual.
+const CONTAINER_ID: usize = 128;
 
 /// What the records depend on beside what was captured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -281,6 +290,32 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// What is longer than on any machine, and would be kept for each of many processes.
+    fn excess(&self) -> Option<String> {
+        let Self::Process {
+            comm,
+            exe,
+            container_id,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let lengths = [
+            ("a name", comm.as_ref().map(String::len), COMM),
+            ("a path", exe.map(<[u8]>::len), EXE),
+            (
+                "an id of a container",
+                container_id.as_ref().map(String::len),
+                CONTAINER_ID,
+            ),
+        ];
+        lengths.into_iter().find_map(|(what, length, most)| {
+            let length = length.filter(|length| *length > most)?;
+            Some(format!("{what} of {length} bytes"))
+        })
+    }
+
     /// The latest time that it tells.
     fn time(&self) -> Option<u64> {
         match self {
@@ -358,7 +393,7 @@ mod tests {
     use std::{
         io::{self, Write},
         path::Path,
-        sync::{Arc, Mutex},
+        sync::{Arc, Mutex, mpsc},
     };
 
     use observer_wire::Options;
@@ -615,6 +650,114 @@ mod tests {
             error(&flipped),
             format!("it is damaged: a wrong checksum in entry 1, at byte {at}")
         );
+    }
+
+    #[test]
+    fn a_file_stays_only_with_a_recording() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recording");
+        drop(Recorder::create(&path).unwrap());
+        assert!(!path.exists());
+        let recorder = Recorder::create(&path).unwrap().start(&head()).unwrap();
+        assert!(Recorder::create(&path).is_err());
+        recorder.finish(Timestamp(1), &Losses::default());
+        let (_, end) = replayed(&std::fs::read(&path).unwrap());
+        assert!(end.unwrap());
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_kept_is_refused() {
+        let identity = |comm: usize, exe: usize, container: usize| {
+            let input = Input::Process {
+                pid: Pid(7),
+                identity: Identity {
+                    start_time: None,
+                    comm: Some("c".repeat(comm)),
+                    exe: Some("e".repeat(exe).into()),
+                    ppid: None,
+                    container_id: Some("d".repeat(container)),
+                },
+            };
+            let payload = postcard::to_stdvec(&Entry::of(&input)).unwrap();
+            replayed(&framed(&[payload])).1
+        };
+        assert!(matches!(identity(COMM, EXE, CONTAINER_ID), Ok(false)));
+        for (error, what) in [
+            (identity(COMM + 1, 1, 1), "a name of 65 bytes"),
+            (identity(1, EXE + 1, 1), "a path of 4097 bytes"),
+            (
+                identity(1, 1, CONTAINER_ID + 1),
+                "an id of a container of 129 bytes",
+            ),
+        ] {
+            let error = error.unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("it is damaged: {what} in entry 1,")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_disk_that_stalls_costs_nothing_while_little_waits() {
+        /// Takes nothing until it is told to.
+        struct Stalled(mpsc::Receiver<()>, Disk);
+
+        impl Write for Stalled {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _ = self.0.recv();
+                self.1.write(bytes)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let tick = Input::Tick { now: Timestamp(1) };
+        let bytes = vec![b'x'; 16 * 1024];
+        let data = Input::Data {
+            connection: ConnectionKey {
+                pid: Pid(7),
+                ssl: 1,
+                generation: 0,
+            },
+            tid: 8,
+            task: 0,
+            direction: Direction::Sent,
+            offset: 0,
+            opposite: 0,
+            at: Timestamp(1),
+            bytes: Bytes(&bytes),
+        };
+        // Little at a time for long; more at last than a block holds; more than may wait.
+        for (large, ends) in [(0, true), (40, true), (6_000, false)] {
+            let (go, stalled) = mpsc::channel();
+            let disk = Disk(Arc::default(), usize::MAX);
+            let file = Stalled(stalled, disk.clone());
+            let mut recorder = Recorder::start(file, Path::new("disk"), &head()).unwrap();
+            for _ in 0..2_000 {
+                recorder.input(&tick);
+                recorder.flush();
+            }
+            for _ in 0..large {
+                recorder.input(&data);
+            }
+            drop(go);
+            recorder.finish(Timestamp(2), &Losses::default());
+            let file = disk.0.lock().unwrap().clone();
+            let mut recording = Recording::open(&file[..]).unwrap();
+            let mut inputs = 0;
+            let end = loop {
+                match recording.next().unwrap() {
+                    Next::Input(_) => inputs += 1,
+                    Next::End { .. } => break true,
+                    Next::Cut { .. } => break false,
+                }
+            };
+            assert_eq!(end, ends, "{large}");
+            assert!(inputs == 2_000 + large || !ends, "{inputs}");
+        }
     }
 
     /// A recording with this head's frame and these payloads, all checksums right.

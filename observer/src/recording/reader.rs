@@ -143,6 +143,9 @@ impl<R: Read> Recording<R> {
             Frame::Whole => {
                 let entry: Entry<'_> =
                     decode(&self.payload).map_err(|what| damaged(self.entries, at, what))?;
+                if let Some(what) = entry.excess() {
+                    return Err(damaged(self.entries, at, what));
+                }
                 self.latest = self.latest.max(entry.time().unwrap_or(0));
                 Ok(entry.into_next())
             }

@@ -2,12 +2,16 @@
 //! hold up the capture. A recording has no holes: where the disk is full or too slow, it ends.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     mem,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::mpsc::{self, SyncSender, TrySendError},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, SyncSender, TrySendError},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -23,8 +27,11 @@ use crate::{capture::loss::Losses, engine::Input};
 /// Bytes that are handed to the thread at once.
 const BLOCK: usize = 256 * 1024;
 
-/// Blocks that may wait for the disk: 64 MiB.
+/// Blocks that may wait for the disk.
 const BLOCKS: usize = 256;
+
+/// Bytes that may wait for it: 64 MiB.
+const WAITING: usize = BLOCKS * BLOCK;
 
 /// Writes down what the engine is given.
 pub struct Recorder {
@@ -33,8 +40,44 @@ pub struct Recorder {
     payload: Vec<u8>,
     /// `None` once the recording has ended.
     blocks: Option<SyncSender<Vec<u8>>>,
+    /// Bytes that were handed over and are not written.
+    waiting: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
     path: PathBuf,
+}
+
+/// A file for a recording. Is removed again if none is begun.
+#[derive(Debug)]
+pub struct Created {
+    /// `None` once a recording has begun.
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl Created {
+    /// Begins the recording.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot start a thread.
+    pub fn start(mut self, head: &Head) -> anyhow::Result<Recorder> {
+        let file = self.file.as_ref().map(File::try_clone);
+        let file = file.context("the recording has begun")??;
+        let recorder = Recorder::start(file, &self.path, head)?;
+        self.file = None;
+        Ok(recorder)
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if self.file.is_some()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            let path = self.path.display();
+            warn!("cannot remove {path}, which holds no recording: {error}");
+        }
+    }
 }
 
 impl Recorder {
@@ -43,8 +86,8 @@ impl Recorder {
     /// # Errors
     ///
     /// There is something by this name, a symbolic link included; or it cannot be created.
-    pub fn create(path: &Path) -> anyhow::Result<File> {
-        OpenOptions::new()
+    pub fn create(path: &Path) -> anyhow::Result<Created> {
+        let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
@@ -56,7 +99,11 @@ impl Recorder {
                     path.display()
                 ),
                 _ => anyhow::anyhow!("cannot create {}: {error}", path.display()),
-            })
+            })?;
+        Ok(Created {
+            file: Some(file),
+            path: path.to_owned(),
+        })
     }
 
     /// Begins a recording in `file`. `path` is for messages.
@@ -70,11 +117,13 @@ impl Recorder {
         head: &Head,
     ) -> anyhow::Result<Self> {
         let (sender, blocks) = mpsc::sync_channel(BLOCKS);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&waiting);
         let name = path.to_owned();
         let thread = thread::Builder::new()
             .name("record".to_owned())
             .spawn(move || {
-                if let Err(error) = write_all(file, &blocks) {
+                if let Err(error) = write_all(file, &blocks, &left) {
                     let path = name.display();
                     warn!("the recording {path} has ended early: {error}; the capture goes on");
                 }
@@ -84,6 +133,7 @@ impl Recorder {
             block: Vec::with_capacity(BLOCK),
             payload: Vec::new(),
             blocks: Some(sender),
+            waiting,
             thread,
             path: path.to_owned(),
         };
@@ -104,20 +154,30 @@ impl Recorder {
         }
     }
 
-    /// Hands what is there to the thread.
+    /// Hands what is there to the thread. Where too many blocks wait, however small, it is kept.
     pub fn flush(&mut self) {
         if self.block.is_empty() {
             return;
         }
-        let block = mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
-        match self.blocks.as_ref().map(|blocks| blocks.try_send(block)) {
-            Some(Ok(())) => {}
-            Some(Err(TrySendError::Full(_))) => self.give_up("the disk is too slow"),
-            // The thread has said why.
-            Some(Err(TrySendError::Disconnected(_))) | None => {
-                self.blocks = None;
-                self.block = Vec::new();
+        let Some(blocks) = &self.blocks else {
+            self.block = Vec::new();
+            return;
+        };
+        let length = self.block.len();
+        // Before the thread takes them off again.
+        let waiting = self.waiting.fetch_add(length, Ordering::Relaxed);
+        if waiting + length > WAITING {
+            self.give_up("the disk is too slow");
+            return;
+        }
+        match blocks.try_send(mem::take(&mut self.block)) {
+            Ok(()) => self.block.reserve(BLOCK),
+            Err(TrySendError::Full(block)) => {
+                self.waiting.fetch_sub(length, Ordering::Relaxed);
+                self.block = block;
             }
+            // The thread has said why.
+            Err(TrySendError::Disconnected(_)) => self.blocks = None,
         }
     }
 
@@ -136,6 +196,7 @@ impl Recorder {
             });
         }
         if let Some(blocks) = self.blocks.take() {
+            self.waiting.fetch_add(self.block.len(), Ordering::Relaxed);
             let _ = blocks.send(self.block);
         }
         if self.thread.join().is_err() {
@@ -168,9 +229,14 @@ impl Recorder {
     }
 }
 
-fn write_all(mut file: impl Write, blocks: &mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+fn write_all(
+    mut file: impl Write,
+    blocks: &mpsc::Receiver<Vec<u8>>,
+    waiting: &AtomicUsize,
+) -> io::Result<()> {
     for block in blocks {
         file.write_all(&block)?;
+        waiting.fetch_sub(block.len(), Ordering::Relaxed);
     }
     file.flush()
 }

@@ -16,6 +16,12 @@ const SOURCE: &str = "thread";
 /// A trace of more calls is ended and another begun, so that memory stays bounded.
 const CALLS_PER_TRACE: usize = 10_000;
 
+/// So many traces may be open.
+const OPEN: usize = 65_536;
+
+/// So many of the oldest end before another begins: not all are to be looked at each time.
+const AT_ONCE: usize = OPEN / 16;
+
 /// Where a call belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallContext {
@@ -82,6 +88,9 @@ impl Traces {
         {
             ended.extend(self.open.remove(&thread).and_then(OpenTrace::into_record));
         }
+        if self.open.len() >= OPEN && !self.open.contains_key(&thread) {
+            self.end_oldest(ended);
+        }
         let trace = self.open.entry(thread).or_insert_with(|| OpenTrace {
             trace_id: random_hex(&mut self.ids, 2),
             start: at,
@@ -120,7 +129,7 @@ impl Traces {
                 trace.calls.push(context.span_id.clone());
             }
             trace.errors += u64::from(call.error_type.is_some());
-            trace.latency += call.latency;
+            trace.latency = trace.latency.saturating_add(call.latency);
             let usage = &mut trace.usage;
             usage.api_calls_count += 1;
             merge(&mut usage.provider, Some(call.provider));
@@ -169,6 +178,21 @@ impl Traces {
     /// Whether a trace of a process is open.
     pub fn concern(&self, pid: Pid) -> bool {
         self.open.keys().any(|thread| thread.0 == pid)
+    }
+
+    fn end_oldest(&mut self, ended: &mut Vec<TraceRecord>) {
+        let mut ages: Vec<_> = self
+            .open
+            .iter()
+            .map(|(thread, trace)| (trace.start, *thread))
+            .collect();
+        ages.sort_unstable();
+        let over = ages
+            .into_iter()
+            .take(AT_ONCE)
+            .filter_map(|(_, thread)| self.open.remove_entry(&thread))
+            .collect();
+        conclude(over, ended);
     }
 
     fn settle(
@@ -222,7 +246,9 @@ impl OpenTrace {
         let mut usage = self.usage;
         usage.total_tokens = match (usage.prompt_tokens, usage.completion_tokens) {
             (None, None) => None,
-            (prompt, completion) => Some(prompt.unwrap_or(0) + completion.unwrap_or(0)),
+            (prompt, completion) => {
+                Some(prompt.unwrap_or(0).saturating_add(completion.unwrap_or(0)))
+            }
         };
         usage.total_latency_ms = u64::try_from(self.latency.as_millis()).unwrap_or(u64::MAX);
         Some(TraceRecord {
@@ -359,6 +385,47 @@ mod tests {
         assert_eq!(ended.len(), 1);
         traces.call_ended(&two, &call(0), &mut ended);
         assert_eq!(ended.len(), 2);
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let mut traces = Traces::new(Duration::from_secs(10), 1);
+        let mut ended = Vec::new();
+        let contexts: Vec<CallContext> = (0..OPEN)
+            .map(|tid| {
+                let at = tid as u64;
+                start(&mut traces, tid as u32, at, &mut ended)
+            })
+            .collect();
+        traces.call_ended(&contexts[0], &call(0), &mut ended);
+        // A thread that has one takes no room.
+        start(&mut traces, 1, SECOND, &mut ended);
+        assert!(ended.is_empty());
+        start(&mut traces, u32::MAX, SECOND, &mut ended);
+        assert_eq!(traces.open.len(), OPEN - AT_ONCE + 1);
+        // Only one had a call that had ended.
+        assert_eq!(ended.len(), 1);
+        assert_eq!(ended[0].trace_id, contexts[0].trace_id);
+        // What was in flight in the others belongs to none that is open.
+        traces.call_ended(&contexts[1], &call(0), &mut ended);
+        assert_eq!(ended.len(), 1);
+    }
+
+    #[test]
+    fn hostile_counts_do_not_overflow() {
+        let mut traces = Traces::new(Duration::from_secs(10), 1);
+        let mut ended = Vec::new();
+        let context = start(&mut traces, 1, 0, &mut ended);
+        let mut call = call(0);
+        call.prompt_tokens = Some(u64::MAX);
+        call.completion_tokens = Some(2);
+        call.latency = Duration::MAX;
+        traces.call_ended(&context, &call, &mut ended);
+        let context = start(&mut traces, 1, 0, &mut ended);
+        traces.call_ended(&context, &call, &mut ended);
+        traces.finish(&mut ended);
+        assert_eq!(ended[0].llm_usage.total_tokens, Some(u64::MAX));
+        assert_eq!(ended[0].llm_usage.total_latency_ms, u64::MAX);
     }
 
     #[test]

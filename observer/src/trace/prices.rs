@@ -4,15 +4,19 @@
 //! Sums are decimal and exact; only the result is rounded, to the nearest `f64`. What is not in the table
 //! has no cost: an unknown model, a tier of service without a price, tokens that were not counted.
 
-use std::{collections::HashMap, fmt, fs::File, io::Read as _, path::Path, sync::Arc};
+use std::{collections::HashMap, fmt, fs::File, io::Read as _, mem, path::Path, sync::Arc};
 
 use anyhow::{Context as _, ensure};
 use observer_wire::LlmCall;
 use rust_decimal::Decimal;
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::{Map, Value};
 
-/// The largest file that is read. LiteLLM's has 3 MB.
-const FILE_BYTES: u64 = 64 << 20;
+/// The largest file that is read. LiteLLM's has 3.5 MB.
+const FILE_BYTES: u64 = 16 << 20;
 
 /// LiteLLM's entry that explains the others.
 const SAMPLE: &str = "sample_spec";
@@ -22,10 +26,15 @@ const PROVIDERS: &[(&str, &[&str])] = &[
     ("aws_bedrock", &["bedrock"]),
     ("azure_openai", &["azure"]),
     ("cohere", &["cohere", "cohere_chat"]),
+    ("featherless", &["featherless_ai"]),
     ("fireworks", &["fireworks_ai"]),
+    ("friendli", &["friendliai"]),
     ("google", &["gemini"]),
+    ("lambda", &["lambda_ai"]),
+    ("meta", &["meta", "meta_llama"]),
     ("openai", &["openai", "text-completion-openai"]),
     ("together", &["together_ai"]),
+    ("vercel", &["vercel_ai_gateway"]),
 ];
 
 /// Prices by model.
@@ -40,6 +49,8 @@ struct Model {
     /// LiteLLM's name of who serves it.
     provider: Option<String>,
     prices: Vec<Price>,
+    /// What all prices are multiplied by, by where and how the call is served: `us`, `fast`.
+    factors: Vec<(Box<str>, Decimal)>,
 }
 
 /// A price and when it holds.
@@ -59,6 +70,8 @@ enum Of {
     AudioInput,
     AudioOutput,
     CacheRead,
+    CacheReadAudio,
+    CacheReadImage,
     CacheWrite,
     /// Kept for an hour, and not for five minutes.
     CacheWriteHour,
@@ -72,9 +85,13 @@ enum Of {
 /// The tokens of a call, each once.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tokens {
+    /// Audio and images that were not read from a cache.
     audio_input: u64,
     audio_output: u64,
+    /// The rest of what was read from a cache.
     cache_read: u64,
+    cache_read_audio: u64,
+    cache_read_image: u64,
     cache_write: u64,
     cache_write_hour: u64,
     image_input: u64,
@@ -109,14 +126,21 @@ impl Prices {
     }
 
     fn parse(text: &[u8]) -> anyhow::Result<Self> {
-        let entries: Map<String, Value> =
-            serde_json::from_slice(text).context("it is no JSON object of models")?;
-        let mut models = HashMap::new();
-        for (name, entry) in entries {
-            if name != SAMPLE {
-                let model = Model::parse(&entry).with_context(|| format!("{name:?}"))?;
-                models.insert(name, model);
+        let mut table = Table::default();
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let read = table.deserialize(&mut reader).and_then(|()| reader.end());
+        let Table {
+            models,
+            entry,
+            wrong,
+        } = table;
+        match (wrong, read) {
+            (Some(wrong), _) => return Err(wrong.context(format!("{entry:?}"))),
+            (None, Ok(())) => {}
+            (None, Err(error)) if entry.is_empty() => {
+                return Err(error).context("it is no JSON object of models");
             }
+            (None, Err(error)) => return Err(error).context(format!("{entry:?}")),
         }
         ensure!(
             models.values().any(|model| !model.prices.is_empty()),
@@ -143,13 +167,17 @@ impl Prices {
         {
             return None;
         }
+        let factor = model.factor(call)?;
         let tokens = Tokens::of(call);
+        let read = price(Of::CacheRead).or(input);
         let written = price(Of::CacheWrite).or(input);
         let parts = [
             (tokens.input, input),
             (tokens.audio_input, price(Of::AudioInput).or(input)),
             (tokens.image_input, price(Of::ImageInput).or(input)),
-            (tokens.cache_read, price(Of::CacheRead).or(input)),
+            (tokens.cache_read, read),
+            (tokens.cache_read_audio, price(Of::CacheReadAudio).or(read)),
+            (tokens.cache_read_image, price(Of::CacheReadImage).or(read)),
             (tokens.cache_write, written),
             (
                 tokens.cache_write_hour,
@@ -166,6 +194,7 @@ impl Prices {
             .try_fold(Decimal::ZERO, |sum, (count, usd)| {
                 sum.checked_add(usd?.checked_mul(count.into())?)
             })?;
+        let sum = sum.checked_mul(factor)?;
         // Text leads to the nearest number, which is written as the same digits.
         sum.normalize().to_string().parse().ok()
     }
@@ -214,21 +243,111 @@ impl fmt::Debug for Prices {
     }
 }
 
+/// A table that is being read, one entry after the other: all of them at once as JSON take fifty times the
+/// room of their text.
+#[derive(Default)]
+struct Table {
+    models: HashMap<String, Model>,
+    /// The entry that is being read.
+    entry: String,
+    /// What is wrong with it.
+    wrong: Option<anyhow::Error>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Table {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Table {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(name) = entries.next_key()? {
+            self.entry = name;
+            if self.entry == SAMPLE {
+                entries.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let Entry(fields) = entries.next_value()?;
+            match Model::parse(&fields) {
+                Ok(model) => self.models.insert(mem::take(&mut self.entry), model),
+                Err(error) => {
+                    self.wrong = Some(error);
+                    return Err(A::Error::custom("not in the format"));
+                }
+            };
+        }
+        self.entry.clear();
+        Ok(())
+    }
+}
+
+/// The fields of an entry that mean something here.
+struct Entry(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Entry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Entry, A::Error> {
+                let mut known = Map::new();
+                while let Some(field) = fields.next_key::<String>()? {
+                    if [FACTORS, PROVIDER, RANGES].contains(&&*field) || meaning(&field).is_some() {
+                        known.insert(field, fields.next_value()?);
+                    } else {
+                        fields.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Entry(known))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Fields of an entry that are no prices: factors of all of them, who serves the model, and prices by ranges
+/// of input tokens.
+const FACTORS: &str = "provider_specific_entry";
+const PROVIDER: &str = "litellm_provider";
+const RANGES: &str = "tiered_pricing";
+
 impl Model {
-    fn parse(entry: &Value) -> anyhow::Result<Self> {
-        let entry = entry.as_object().context("not an object")?;
+    fn parse(entry: &Map<String, Value>) -> anyhow::Result<Self> {
         let mut model = Self::default();
         for (field, value) in entry {
-            if field == "litellm_provider" {
-                model.provider = value.as_str().map(str::to_owned);
-            } else if field == "tiered_pricing" {
-                for (index, tier) in value.as_array().into_iter().flatten().enumerate() {
-                    model
-                        .tiered(tier)
-                        .with_context(|| format!("{field}[{index}]"))?;
+            match field.as_str() {
+                PROVIDER => model.provider = value.as_str().map(str::to_owned),
+                // Others than numbers mean something else.
+                FACTORS => {
+                    let factors = value.as_object().into_iter().flatten();
+                    model.factors = factors
+                        .filter_map(|(name, factor)| Some((name.as_str().into(), price(factor)?)))
+                        .collect();
                 }
-            } else {
-                model.field(field, value, 0)?;
+                RANGES => {
+                    for (index, tier) in value.as_array().into_iter().flatten().enumerate() {
+                        model
+                            .tiered(tier)
+                            .with_context(|| format!("{field}[{index}]"))?;
+                    }
+                }
+                _ => model.field(field, value, 0)?,
             }
         }
         Ok(model)
@@ -286,6 +405,24 @@ impl Model {
             .max_by_key(|price| price.above)
             .map(|price| price.usd)
     }
+
+    /// What the prices are multiplied by because of where and how Anthropic served the call; `None` if the
+    /// entry does not say.
+    fn factor(&self, call: &LlmCall) -> Option<Decimal> {
+        // What costs as is usual. Models that cannot be asked for a place have none.
+        const USUAL: &[&str] = &["default", "global", "not_available", "standard"];
+        let said = |field| call.usage.as_ref()?.get(field)?.as_str();
+        ["inference_geo", "speed"]
+            .into_iter()
+            .filter_map(said)
+            .filter(|said| !said.is_empty())
+            .map(str::to_ascii_lowercase)
+            .filter(|said| !USUAL.contains(&&**said))
+            .try_fold(Decimal::ONE, |product, said| {
+                let (_, factor) = self.factors.iter().find(|(name, _)| **name == *said)?;
+                product.checked_mul(*factor)
+            })
+    }
 }
 
 impl Tokens {
@@ -298,23 +435,19 @@ impl Tokens {
             *from -= part;
             part
         };
-        let cache_read = take(&mut input, call.cached_tokens);
+        let mut cache_read = take(&mut input, call.cached_tokens);
         let mut cache_write = take(&mut input, call.cache_write_tokens);
-        let hour = call
-            .usage
-            .as_ref()
-            .and_then(|usage| {
-                usage
-                    .get("cache_creation")?
-                    .get("ephemeral_1h_input_tokens")
-            })
-            .and_then(Value::as_u64);
-        let cache_write_hour = take(&mut cache_write, hour);
+        let cache_write_hour = take(&mut cache_write, written_for_an_hour(call));
+        let of_cache = |modality| cached_tokens(call, modality);
+        let cache_read_audio = take(&mut cache_read, of_cache("audio"));
+        let cache_read_image = take(&mut cache_read, of_cache("image"));
         let of_input = |modality| modality_tokens(call, &INPUT_DETAILS, modality);
         let of_output = |modality| modality_tokens(call, &OUTPUT_DETAILS, modality);
+        // These count what is from the cache.
+        let less = |all: Option<u64>, cached| all.map(|all| all.saturating_sub(cached));
         let audio_input = call.audio_input_tokens.or_else(|| of_input("audio"));
-        let audio_input = take(&mut input, audio_input);
-        let image_input = take(&mut input, of_input("image"));
+        let audio_input = take(&mut input, less(audio_input, cache_read_audio));
+        let image_input = take(&mut input, less(of_input("image"), cache_read_image));
         let reasoning = take(&mut output, call.reasoning_tokens);
         let audio_output = call.audio_output_tokens.or_else(|| of_output("audio"));
         let audio_output = take(&mut output, audio_output);
@@ -323,6 +456,8 @@ impl Tokens {
             audio_input,
             audio_output,
             cache_read,
+            cache_read_audio,
+            cache_read_image,
             cache_write,
             cache_write_hour,
             image_input,
@@ -334,22 +469,45 @@ impl Tokens {
     }
 }
 
-/// Where usage tells input and output by modality: Gemini in either spelling, and OpenAI.
-const INPUT_DETAILS: [&str; 3] = [
+/// Where usage tells input and output by modality: Gemini in either spelling, also of its Live API, and OpenAI,
+/// in the singular of its Realtime API.
+const INPUT_DETAILS: [&str; 5] = [
     "promptTokensDetails",
     "prompt_tokens_details",
     "input_tokens_details",
+    "input_token_details",
+    "prompt_token_details",
 ];
-const OUTPUT_DETAILS: [&str; 3] = [
+const OUTPUT_DETAILS: [&str; 6] = [
     "candidatesTokensDetails",
     "candidates_tokens_details",
+    "responseTokensDetails",
+    "response_tokens_details",
     "output_tokens_details",
+    "output_token_details",
 ];
 
-/// Tokens of a modality: `[{"modality": "IMAGE", "tokenCount": 7}]` or `{"image_tokens": 7}`.
+/// And what of the input is from a cache: Gemini.
+const CACHE_DETAILS: [&str; 2] = ["cacheTokensDetails", "cache_tokens_details"];
+
+/// Tokens of a modality.
 fn modality_tokens(call: &LlmCall, places: &[&str], modality: &str) -> Option<u64> {
     let usage = call.usage.as_ref()?;
-    match places.iter().find_map(|place| usage.get(*place))? {
+    of_modality(places.iter().find_map(|place| usage.get(*place))?, modality)
+}
+
+/// Tokens of a modality that were read from a cache. OpenAI has them within the details of the input.
+fn cached_tokens(call: &LlmCall, modality: &str) -> Option<u64> {
+    modality_tokens(call, &CACHE_DETAILS, modality).or_else(|| {
+        let usage = call.usage.as_ref()?;
+        let within = |place: &&str| usage.get(*place)?.get("cached_tokens_details");
+        of_modality(INPUT_DETAILS.iter().find_map(within)?, modality)
+    })
+}
+
+/// `[{"modality": "IMAGE", "tokenCount": 7}]` or `{"image_tokens": 7}`.
+fn of_modality(details: &Value, modality: &str) -> Option<u64> {
+    match details {
         Value::Array(parts) => parts
             .iter()
             .filter(|part| {
@@ -365,12 +523,30 @@ fn modality_tokens(call: &LlmCall, places: &[&str], modality: &str) -> Option<u6
     }
 }
 
+/// Tokens that were written to a cache for an hour: Anthropic's
+/// `{"cache_creation": {"ephemeral_1h_input_tokens": 7}}`, Bedrock's
+/// `{"cacheDetails": [{"ttl": "1h", "inputTokens": 7}]}`.
+fn written_for_an_hour(call: &LlmCall) -> Option<u64> {
+    let usage = call.usage.as_ref()?;
+    if let Some(written) = usage.get("cache_creation") {
+        return written.get("ephemeral_1h_input_tokens")?.as_u64();
+    }
+    usage
+        .get("cacheDetails")?
+        .as_array()?
+        .iter()
+        .filter(|part| part.get("ttl").and_then(Value::as_str) == Some("1h"))
+        .filter_map(|part| part.get("inputTokens")?.as_u64())
+        .reduce(u64::saturating_add)
+}
+
 /// How a call was served by the provider's word, else as was asked for; by the name that prices have then.
 fn tier(call: &LlmCall) -> &str {
     let usage = call.usage.as_ref();
-    let said = usage.and_then(|usage| usage.get("service_tier"));
-    let asked = call.parameters.get("service_tier");
-    match said.or(asked).and_then(Value::as_str) {
+    let said = || usage?.get("service_tier")?.as_str();
+    let asked = || call.parameters.get("service_tier")?.as_str();
+    let answered = call.service_tier.as_deref();
+    match answered.or_else(said).or_else(asked) {
         // OpenAI, Groq and Anthropic.
         None | Some("auto" | "default" | "on_demand" | "standard" | "standard_only") => "",
         Some("batch") => "batches",
@@ -383,6 +559,8 @@ fn tier(call: &LlmCall) -> &str {
 fn meaning(field: &str) -> Option<(Of, &str, u64)> {
     const FIELDS: &[(&str, Of)] = &[
         ("cache_creation_input_token_cost", Of::CacheWrite),
+        ("cache_read_input_audio_token_cost", Of::CacheReadAudio),
+        ("cache_read_input_image_token_cost", Of::CacheReadImage),
         ("cache_read_input_token_cost", Of::CacheRead),
         ("input_cost_per_audio_token", Of::AudioInput),
         ("input_cost_per_image_token", Of::ImageInput),
@@ -416,14 +594,40 @@ fn meaning(field: &str) -> Option<(Of, &str, u64)> {
     Some((of, tier, above))
 }
 
-/// A price as it is written.
+/// A price as it is written, to the 28th decimal.
 fn price(value: &Value) -> Option<Decimal> {
     let Value::Number(number) = value else {
         return None;
     };
     let text = number.to_string();
-    let usd = Decimal::from_str_exact(&text).or_else(|_| Decimal::from_scientific(&text));
-    usd.ok().filter(|usd| !usd.is_sign_negative())
+    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
+    let digits: Decimal = digits.parse().ok()?;
+    let exponent: i64 = exponent.parse().ok()?;
+    let usd = scaled(
+        digits.mantissa(),
+        i64::from(digits.scale()).checked_sub(exponent)?,
+    );
+    usd.filter(|usd| !usd.is_sign_negative())
+}
+
+/// `mantissa` / 10^`scale`, rounded.
+fn scaled(mantissa: i128, scale: i64) -> Option<Decimal> {
+    const TEN: i128 = 10;
+    let most = i64::from(Decimal::MAX_SCALE);
+    let (mantissa, scale) = if scale < 0 && mantissa != 0 {
+        let power = TEN.checked_pow(u32::try_from(-scale).ok()?)?;
+        (mantissa.checked_mul(power)?, 0)
+    } else if scale > most {
+        // Of what is divided by more than it can be nothing is left.
+        let power = u32::try_from(scale - most)
+            .ok()
+            .and_then(|excess| TEN.checked_pow(excess));
+        let rounded = |power| (mantissa + power / 2) / power;
+        (power.map_or(0, rounded), most)
+    } else {
+        (mantissa, scale.max(0))
+    };
+    Decimal::try_from_i128_with_scale(mantissa, u32::try_from(scale).ok()?).ok()
 }
 
 /// A model's name without one of the parts that say where and since when: the next to be looked up.
@@ -493,6 +697,11 @@ mod tests {
         "gpt-audio": {"litellm_provider": "openai", "input_cost_per_token": 2.5e-06,
             "output_cost_per_token": 1e-05, "input_cost_per_audio_token": 4e-05,
             "output_cost_per_audio_token": 8e-05},
+        "gpt-realtime": {"litellm_provider": "openai", "input_cost_per_token": 4e-06,
+            "input_cost_per_audio_token": 3.2e-05, "input_cost_per_image_token": 5e-06,
+            "cache_read_input_token_cost": 4e-07, "cache_read_input_audio_token_cost": 3e-07,
+            "cache_read_input_image_token_cost": 5e-07, "output_cost_per_token": 1.6e-05,
+            "output_cost_per_audio_token": 6.4e-05, "provider_specific_entry": {"realtime_ga_only": 1}},
         "ft:gpt-4o-2024-08-06": {"litellm_provider": "openai", "input_cost_per_token": 3.75e-06,
             "output_cost_per_token": 1.5e-05},
         "text-embedding-3-small": {"litellm_provider": "openai", "mode": "embedding",
@@ -506,18 +715,29 @@ mod tests {
             "output_cost_per_token_above_200k_tokens": 2.25e-05,
             "cache_read_input_token_cost_above_200k_tokens": 6e-07,
             "search_context_cost_per_query": {"search_context_size_low": 0.01}},
+        "claude-opus-4-8": {"litellm_provider": "anthropic", "input_cost_per_token": 5e-06,
+            "output_cost_per_token": 2.5e-05, "provider_specific_entry": {"us": 1.1, "fast": 2.0}},
         "gemini/gemini-2.5-pro": {"litellm_provider": "gemini", "input_cost_per_token": 1.25e-06,
             "input_cost_per_token_above_200k_tokens": 2.5e-06, "output_cost_per_token": 1e-05,
             "output_cost_per_token_above_200k_tokens": 1.5e-05},
         "gemini/gemini-2.5-flash": {"litellm_provider": "gemini", "input_cost_per_token": 3e-07,
             "output_cost_per_token": 2.5e-06, "output_cost_per_reasoning_token": 3.5e-06,
+            "cache_read_input_token_cost": 3e-08, "cache_read_input_audio_token_cost": 1e-07,
             "input_cost_per_audio_token": 1e-06, "output_cost_per_image_token": 3e-05},
         "groq/llama-3.1-8b-instant": {"litellm_provider": "groq", "input_cost_per_token": 5e-08,
             "output_cost_per_token": 8e-08},
         "azure/gpt-4o": {"litellm_provider": "azure", "input_cost_per_token": 2.75e-06,
             "output_cost_per_token": 1.1e-05},
         "anthropic.claude-sonnet-4-5-20250929-v1:0": {"litellm_provider": "bedrock_converse",
+            "cache_creation_input_token_cost": 4.125e-06,
+            "cache_creation_input_token_cost_above_1hr": 6.6e-06,
             "input_cost_per_token": 3.3e-06, "output_cost_per_token": 1.65e-05},
+        "friendliai/m": {"litellm_provider": "friendliai", "input_cost_per_token": 1e-06},
+        "lambda_ai/m": {"litellm_provider": "lambda_ai", "input_cost_per_token": 2e-06},
+        "featherless_ai/m": {"litellm_provider": "featherless_ai", "input_cost_per_token": 3e-06},
+        "vercel_ai_gateway/m": {"litellm_provider": "vercel_ai_gateway", "input_cost_per_token": 4e-06},
+        "meta/m": {"litellm_provider": "meta", "input_cost_per_token": 5e-06},
+        "meta_llama/n": {"litellm_provider": "meta_llama", "input_cost_per_token": 6e-06},
         "dashscope/qwen-flash": {"litellm_provider": "dashscope", "tiered_pricing": [
             {"input_cost_per_token": 5e-08, "output_cost_per_token": 4e-07, "range": [0, 256000.0]},
             {"input_cost_per_token": 2.5e-07, "output_cost_per_token": 2e-06, "range": [256000.0, 1000000.0]}]},
@@ -570,11 +790,27 @@ mod tests {
     }
 
     fn anthropic(usage: &Value) -> LlmCall {
-        let request = json!({"model": "claude-sonnet-4-5", "max_tokens": 9,
+        claude("claude-sonnet-4-5-20250929", usage)
+    }
+
+    fn claude(model: &str, usage: &Value) -> LlmCall {
+        let request = json!({"model": model, "max_tokens": 9,
             "messages": [{"role": "user", "content": "Hi"}]});
-        let answer = json!({"type": "message", "id": "msg_1", "model": "claude-sonnet-4-5-20250929",
+        let answer = json!({"type": "message", "id": "msg_1", "model": model,
             "content": [], "usage": usage});
         call("api.anthropic.com", "/v1/messages", &request, &answer)
+    }
+
+    fn converse(usage: &Value) -> LlmCall {
+        let request = json!({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]});
+        let answer = json!({"output": {"message": {"role": "assistant", "content": [{"text": "Hi"}]}},
+            "stopReason": "end_turn", "usage": usage});
+        call(
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse",
+            &request,
+            &answer,
+        )
     }
 
     fn gemini(model: &str, usage: &Value) -> LlmCall {
@@ -618,6 +854,11 @@ mod tests {
             "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200}});
         // In millionths: 30 + 300 + 375 + 1200 + 300.
         assert_cost(&anthropic(&usage), Some(0.002_205));
+        let usage = json!({"inputTokens": 10, "outputTokens": 20, "totalTokens": 330,
+            "cacheWriteInputTokens": 300, "cacheReadInputTokens": 0,
+            "cacheDetails": [{"ttl": "5m", "inputTokens": 100}, {"ttl": "1h", "inputTokens": 200}]});
+        // In millionths: 33 + 412.5 + 1320 + 330.
+        assert_cost(&converse(&usage), Some(0.002_095_5));
     }
 
     #[test]
@@ -655,6 +896,46 @@ mod tests {
     }
 
     #[test]
+    fn sound_and_images_from_a_cache_count_once() {
+        let usage = json!({"prompt_tokens": 1000, "completion_tokens": 0,
+            "prompt_tokens_details": {"text_tokens": 500, "audio_tokens": 500, "cached_tokens": 500,
+                "cached_tokens_details": {"text_tokens": 0, "audio_tokens": 500}}});
+        // In millionths: 2000 + 150.
+        assert_cost(
+            &openai("api.openai.com", "gpt-realtime", None, &usage),
+            Some(0.002_15),
+        );
+        // In the singular of the Realtime API: of text 100, 50 of them cached; of audio 200 and 150; of
+        // images 300 and 250.
+        let mut realtime = openai("api.openai.com", "gpt-realtime", None, &usage);
+        realtime.cached_tokens = Some(450);
+        realtime.audio_input_tokens = Some(200);
+        (realtime.input_tokens, realtime.output_tokens) = (Some(600), Some(10));
+        let usage = json!({"input_tokens": 600, "output_tokens": 10,
+            "input_token_details": {"text_tokens": 100, "audio_tokens": 200, "image_tokens": 300,
+                "cached_tokens": 450,
+                "cached_tokens_details": {"text_tokens": 50, "audio_tokens": 150, "image_tokens": 250}},
+            "output_token_details": {"text_tokens": 4, "audio_tokens": 6}});
+        realtime.usage = usage.as_object().cloned();
+        // In millionths: 200 + 20 + 1600 + 45 + 250 + 125 + 64 + 384.
+        assert_cost(&realtime, Some(0.002_688));
+        let usage = json!({"promptTokenCount": 100, "candidatesTokenCount": 0, "totalTokenCount": 100,
+            "cachedContentTokenCount": 60,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 50}, {"modality": "AUDIO", "tokenCount": 50}],
+            "cacheTokensDetails": [{"modality": "TEXT", "tokenCount": 20}, {"modality": "AUDIO", "tokenCount": 40}]});
+        // In millionths: 9 + 0.6 + 10 + 4.
+        assert_cost(&gemini("gemini-2.5-flash", &usage), Some(0.000_023_6));
+        // More from the cache than there was.
+        let usage = json!({"prompt_tokens": 10, "completion_tokens": 0,
+            "prompt_tokens_details": {"audio_tokens": 5, "cached_tokens": 8,
+                "cached_tokens_details": {"audio_tokens": 9}}});
+        assert_cost(
+            &openai("api.openai.com", "gpt-realtime", None, &usage),
+            Some(0.000_010_4),
+        );
+    }
+
+    #[test]
     fn the_tier_of_service_counts() {
         let usage = json!({"prompt_tokens": 1000, "completion_tokens": 100});
         for (tier, usd) in [
@@ -667,6 +948,51 @@ mod tests {
             ("scale", None),
         ] {
             assert_cost(&openai("api.openai.com", "gpt-4o", Some(tier), &usage), usd);
+        }
+        // What the answer says is what counts.
+        for (asked, answered, usd) in [
+            (Some("priority"), "default", Some(0.003_5)),
+            (Some("priority"), "standard", Some(0.003_5)),
+            (Some("auto"), "priority", Some(0.005_95)),
+            (None, "priority", Some(0.005_95)),
+            (None, "flex", None),
+        ] {
+            let mut call = openai("api.openai.com", "gpt-4o", asked, &usage);
+            call.service_tier = Some(answered.to_owned());
+            assert_cost(&call, usd);
+        }
+    }
+
+    #[test]
+    fn where_and_how_fast_it_was_served_multiplies_the_prices() {
+        for (geo, speed, usd) in [
+            (json!("us"), json!("standard"), Some(0.008_25)),
+            (json!("global"), json!("fast"), Some(0.015)),
+            (json!("us"), json!("fast"), Some(0.016_5)),
+            (json!("not_available"), json!(null), Some(0.007_5)),
+            (json!("eu"), json!("standard"), None),
+        ] {
+            let usage = json!({"input_tokens": 1000, "output_tokens": 100,
+                "inference_geo": geo, "speed": speed});
+            assert_cost(&claude("claude-opus-4-8", &usage), usd);
+        }
+        // The entry has no such factors.
+        let usage = json!({"input_tokens": 1000, "output_tokens": 100, "speed": "fast"});
+        assert_cost(&anthropic(&usage), None);
+    }
+
+    #[test]
+    fn providers_have_other_names_in_the_table() {
+        let usage = json!({"prompt_tokens": 1000, "completion_tokens": 0});
+        for (host, model, usd) in [
+            ("api.friendli.ai", "m", 0.001),
+            ("api.lambda.ai", "m", 0.002),
+            ("api.featherless.ai", "m", 0.003),
+            ("ai-gateway.vercel.sh", "m", 0.004),
+            ("api.meta.ai", "m", 0.005),
+            ("api.llama.com", "n", 0.006),
+        ] {
+            assert_cost(&openai(host, model, None, &usage), Some(usd));
         }
     }
 
@@ -693,15 +1019,8 @@ mod tests {
 
     #[test]
     fn a_model_has_one_price_wherever_in_the_world_it_is() {
-        let request = json!({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]});
-        let answer = json!({"output": {"message": {"role": "assistant", "content": [{"text": "Hi"}]}},
-            "stopReason": "end_turn", "usage": {"inputTokens": 1000, "outputTokens": 100, "totalTokens": 1100}});
-        let call = call(
-            "bedrock-runtime.us-east-1.amazonaws.com",
-            "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/converse",
-            &request,
-            &answer,
-        );
+        let call =
+            converse(&json!({"inputTokens": 1000, "outputTokens": 100, "totalTokens": 1100}));
         // In millionths: 3300 + 1650.
         assert_cost(&call, Some(0.004_95));
     }
@@ -745,6 +1064,27 @@ mod tests {
         let many = json!({"prompt_tokens": u64::MAX, "completion_tokens": u64::MAX});
         let cost = prices.cost(&openai("api.openai.com", "m", None, &many));
         assert_eq!(cost, Some(5.534_023_222_112_865e18));
+        // More decimals than fit are rounded.
+        let prices =
+            |text: &str| price(&serde_json::from_str(text).unwrap()).map(|usd| usd.to_string());
+        for (text, usd) in [
+            (
+                "0.12345678901234567890123456785",
+                "0.1234567890123456789012345679",
+            ),
+            ("1.2345678901234567e-20", "0.0000000000000000000123456789"),
+            (
+                "0.00000000000000000000000000000000000001",
+                "0.0000000000000000000000000000",
+            ),
+            ("6e-29", "0.0000000000000000000000000001"),
+            ("1e-999999999999", "0.0000000000000000000000000000"),
+            ("2.50E+2", "250"),
+            ("1.25e1", "12.5"),
+            ("0e99", "0"),
+        ] {
+            assert_eq!(prices(text).as_deref(), Some(usd), "{text}");
+        }
         // Hostile counts may not fit.
         let table = r#"{"m": {"input_cost_per_token": 1e27}}"#;
         let prices = Prices::parse(table.as_bytes()).unwrap();
@@ -799,7 +1139,12 @@ mod tests {
         let error = |text: &str| format!("{:#}", Prices::parse(text.as_bytes()).unwrap_err());
         assert!(error("{\n  \"gpt-4o\": {,").contains("line 2 column"));
         assert!(error("[]").contains("no JSON object of models"));
-        assert_eq!(error(r#"{"gpt-4o": 3}"#), r#""gpt-4o": not an object"#);
+        assert!(error(r#"{"m": {"input_cost_per_token": 1}} x"#).contains("trailing characters"));
+        assert!(error(r#"{"m": {"mode": }"#).starts_with(r#""m": expected value at line 1"#));
+        assert_eq!(
+            error(r#"{"gpt-4o": 3}"#),
+            r#""gpt-4o": invalid type: integer `3`, expected an object at line 1 column 12"#
+        );
         for price in ["\"2.5e-06\"", "-1", "true", "1e99"] {
             let table = format!(r#"{{"gpt-4o": {{"input_cost_per_token_flex": {price}}}}}"#);
             let error = error(&table);
