@@ -142,10 +142,10 @@ impl CallBuilder {
             (Field::Model, Value::String(model)) => self.request_model(Some(model)),
             (Field::ResponseModel, Value::String(model)) => self.response_model(Some(model)),
             (Field::ResponseId, Value::String(id)) => self.response_id(Some(id)),
-            (Field::ServiceTier, Value::String(tier)) => {
-                if self.service_tier.as_deref() != Some(tier) {
-                    self.service_tier = Some(name(tier));
-                }
+            (Field::ServiceTier, Value::String(tier))
+                if self.service_tier.as_ref() != Some(tier) =>
+            {
+                self.service_tier = Some(name(tier));
             }
             (Field::Stream, Value::Bool(stream)) => self.stream(*stream),
             (Field::Temperature, Value::Number(_)) => self.temperature(Some(value)),
