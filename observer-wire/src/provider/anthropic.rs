@@ -207,20 +207,10 @@ impl Provider for Anthropic {
         call.request_fields(document);
         if let Some(limit) = call.input_limit() {
             let system = document.get("system").filter(|system| is_true(system));
-            let shown: Vec<String> = system
-                .map(|system| preview::message("system", Some(system), limit))
-                .into_iter()
-                .chain(elements(document, "messages").map(|message| {
-                    preview::message(
-                        text(message, "role").unwrap_or_default(),
-                        message.get("content"),
-                        limit,
-                    )
-                }))
-                .collect();
-            if !shown.is_empty() {
-                call.input(&shown.join("\n"));
-            }
+            let system = system.map(|system| preview::message("system", Some(system), limit));
+            let messages = elements(document, "messages");
+            let messages = messages.map(|message| preview::said(message, limit));
+            call.input_lines(system.into_iter().chain(messages));
         }
     }
 

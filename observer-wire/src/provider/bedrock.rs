@@ -337,9 +337,7 @@ pub(super) fn show(document: &Value, call: &mut CallBuilder) {
             )
         }))
         .collect();
-    if !shown.is_empty() {
-        call.input(&shown.join("\n"));
-    }
+    call.input_lines(shown);
 }
 
 /// The text of blocks that are nothing else.

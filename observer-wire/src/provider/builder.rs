@@ -1,6 +1,6 @@
 //! The one place where an [`LlmCall`] is made.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Number, Value};
 
@@ -332,6 +332,14 @@ impl CallBuilder {
     pub(super) fn input(&mut self, text: &str) {
         if let Some(limit) = self.input_limit() {
             self.input = Some(preview::cut(text, limit));
+        }
+    }
+
+    /// The input as it is shown, line by line, if there is any.
+    pub(super) fn input_lines<S: Borrow<str>>(&mut self, lines: impl IntoIterator<Item = S>) {
+        let lines: Vec<S> = lines.into_iter().collect();
+        if !lines.is_empty() {
+            self.input(&lines.join("\n"));
         }
     }
 

@@ -177,15 +177,8 @@ impl Provider for Cohere {
     fn request(&self, document: &Value, call: &mut CallBuilder) {
         call.request_fields(document);
         if let Some(limit) = call.input_limit() {
-            let shown: Vec<String> = elements(document, "messages")
-                .map(|message| {
-                    let role = text(message, "role").unwrap_or_default();
-                    preview::message(role, message.get("content"), limit)
-                })
-                .collect();
-            if !shown.is_empty() {
-                call.input(&shown.join("\n"));
-            }
+            let messages = elements(document, "messages");
+            call.input_lines(messages.map(|message| preview::said(message, limit)));
         }
     }
 

@@ -124,9 +124,7 @@ impl Provider for CohereEmbed {
             .filter_map(Value::as_str)
             .chain(text(document, "query"))
             .collect();
-        if !shown.is_empty() {
-            call.input(&shown.join("\n"));
-        }
+        call.input_lines(shown);
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {

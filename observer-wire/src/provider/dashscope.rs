@@ -211,16 +211,8 @@ impl Provider for DashScope {
         let Some(input) = document.get("input") else {
             return;
         };
-        let shown: Vec<String> = elements(input, "messages")
-            .map(|message| {
-                let role = text(message, "role").unwrap_or_default();
-                preview::message(role, message.get("content"), limit)
-            })
-            .chain(text(input, "prompt").map(str::to_owned))
-            .collect();
-        if !shown.is_empty() {
-            call.input(&shown.join("\n"));
-        }
+        let messages = elements(input, "messages").map(|message| preview::said(message, limit));
+        call.input_lines(messages.chain(text(input, "prompt").map(str::to_owned)));
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {

@@ -289,9 +289,7 @@ impl Provider for Gemini {
                 .iter()
                 .map(|content| shown(content, limit))
                 .collect();
-            if !shown.is_empty() {
-                call.input(&shown.join("\n"));
-            }
+            call.input_lines(shown);
         }
     }
 

@@ -123,9 +123,7 @@ impl Provider for GeminiEmbeddings {
                 .filter_map(|request| request.get("content"))
                 .chain(document.get("content"));
             let shown: Vec<String> = contents.map(|content| shown(content, limit)).collect();
-            if !shown.is_empty() {
-                call.input(&shown.join("\n"));
-            }
+            call.input_lines(shown);
         }
     }
 

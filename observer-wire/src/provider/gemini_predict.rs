@@ -149,9 +149,7 @@ impl Provider for GeminiPredict {
         let shown: Vec<&str> = elements(document, "instances")
             .filter_map(|instance| text(instance, "content").or_else(|| text(instance, "prompt")))
             .collect();
-        if !shown.is_empty() {
-            call.input(&shown.join("\n"));
-        }
+        call.input_lines(shown);
     }
 
     fn response(&self, document: &Value, call: &mut CallBuilder) {

@@ -187,16 +187,10 @@ impl Provider for Ollama {
         call.request_fields(document);
         call.stream(document.get("stream").and_then(Value::as_bool) != Some(false));
         if let Some(limit) = call.input_limit() {
-            let shown: Vec<String> = elements(document, "messages")
-                .map(|message| {
-                    let role = text(message, "role").unwrap_or_default();
-                    preview::message(role, message.get("content"), limit)
-                })
-                .collect();
+            let messages = elements(document, "messages");
             match text(document, "prompt") {
                 Some(prompt) => call.input(prompt),
-                None if shown.is_empty() => {}
-                None => call.input(&shown.join("\n")),
+                None => call.input_lines(messages.map(|message| preview::said(message, limit))),
             }
         }
     }

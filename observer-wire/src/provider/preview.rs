@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::repr::repr_without_base64;
+use super::{repr::repr_without_base64, text};
 
 /// The first `limit` code points, and dots if there are more.
 pub(super) fn cut(text: &str, limit: usize) -> String {
@@ -21,6 +21,12 @@ pub(super) fn message(role: &str, content: Option<&Value>, limit: usize) -> Stri
         Some(other) => repr_without_base64(other, limit.saturating_add(1)),
     };
     format!("[{role}] {content}")
+}
+
+/// As [`message`], of one with `role` and `content`.
+pub(super) fn said(one: &Value, limit: usize) -> String {
+    let role = text(one, "role").unwrap_or_default();
+    message(role, one.get("content"), limit)
 }
 
 /// Anything that looks like a key is masked: providers quote the keys that they refuse.

@@ -266,9 +266,7 @@ impl Provider for XaiGrpc {
                     format!("[{}] {}", role.unwrap_or("unknown"), texts.concat())
                 })
                 .collect();
-            if !shown.is_empty() {
-                call.input(&shown.join("\n"));
-            }
+            call.input_lines(shown);
         }
     }
 

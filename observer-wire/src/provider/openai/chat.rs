@@ -291,19 +291,8 @@ impl Provider for Chat {
             let messages: Vec<&Value> = elements(document, "messages")
                 .filter(|message| is_shown(message))
                 .collect();
-            let shown: Vec<String> = messages[messages.len().saturating_sub(SHOWN)..]
-                .iter()
-                .map(|message| {
-                    preview::message(
-                        text(message, "role").unwrap_or_default(),
-                        message.get("content"),
-                        limit,
-                    )
-                })
-                .collect();
-            if !shown.is_empty() {
-                call.input(&shown.join("\n"));
-            }
+            let shown = &messages[messages.len().saturating_sub(SHOWN)..];
+            call.input_lines(shown.iter().map(|message| preview::said(message, limit)));
         }
     }
 

@@ -203,16 +203,8 @@ impl Provider for Responses {
             }
             Some(Value::Array(messages)) => {
                 let messages: Vec<&Value> = messages.iter().filter(|one| is_shown(one)).collect();
-                let shown: Vec<String> = messages[messages.len().saturating_sub(SHOWN)..]
-                    .iter()
-                    .map(|message| {
-                        let role = text(message, "role").unwrap_or_default();
-                        preview::message(role, message.get("content"), limit)
-                    })
-                    .collect();
-                if !shown.is_empty() {
-                    call.input(&shown.join("\n"));
-                }
+                let shown = &messages[messages.len().saturating_sub(SHOWN)..];
+                call.input_lines(shown.iter().map(|message| preview::said(message, limit)));
             }
             _ => {}
         }
