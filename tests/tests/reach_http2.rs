@@ -197,24 +197,17 @@ fn curl() {
     }
 }
 
-/// gRPC's own library, with a stripped BoringSSL in it.
-#[test]
-fn grpc_by_google_generativeai() {
-    let scene = Scene::new();
+/// Calls by an SDK on gRPC's own library, which has a stripped BoringSSL in it: three of each mode and behaviour.
+fn cover_grpc(scene: &Scene, runtime: &str, folder: &str, cases: &[(&str, &str)]) {
     let row = Row {
-        runtime: "Python grpcio (google-generativeai)",
+        runtime,
         version: "1.83",
         library: "BoringSSL",
         linkage: "static",
         symbols: "stripped",
         http: "2 (gRPC)",
     };
-    for (mode, behaviour) in [
-        ("sync", "cached=4; reasoning=2"),
-        ("sync", "encoding=gzip; bytes=40000"),
-        ("stream", "events=30; token-ms=3; cached=4; reasoning=2"),
-        ("stream", "events=30; encoding=gzip; tools=2"),
-    ] {
+    for (mode, behaviour) in cases {
         let arguments = [
             "--mode",
             mode,
@@ -225,10 +218,25 @@ fn grpc_by_google_generativeai() {
             "--temperature",
             "0.7",
         ];
-        let run = scene.cover(&row, 3, &[], &python(&scene, "gemini_grpc", &arguments));
+        let run = scene.cover(&row, 3, &[], &python(scene, folder, &arguments));
         assert_eq!(texts(&run.client).len(), 3);
         scene.assert_truth_of(&run.calls);
     }
+}
+
+#[test]
+fn grpc_by_google_generativeai() {
+    cover_grpc(
+        &Scene::new(),
+        "Python grpcio (google-generativeai)",
+        "gemini_grpc",
+        &[
+            ("sync", "cached=4; reasoning=2"),
+            ("sync", "encoding=gzip; bytes=40000"),
+            ("stream", "events=30; token-ms=3; cached=4; reasoning=2"),
+            ("stream", "events=30; encoding=gzip; tools=2"),
+        ],
+    );
 }
 
 /// Class and text of the exception are those that the client raises.
@@ -253,34 +261,17 @@ fn grpc_errors() {
 #[test]
 fn grpc_by_xai_sdk() {
     let scene = Scene::new();
-    let row = Row {
-        runtime: "Python grpcio (xai-sdk)",
-        version: "1.83",
-        library: "BoringSSL",
-        linkage: "static",
-        symbols: "stripped",
-        http: "2 (gRPC)",
-    };
-    for (mode, behaviour) in [
-        ("sync", "cached=4; reasoning=2"),
-        ("sync", "tools=2"),
-        ("stream", "events=30; token-ms=3; cached=4; reasoning=2"),
-        ("stream", "events=5; tools=2"),
-    ] {
-        let arguments = [
-            "--mode",
-            mode,
-            "--count",
-            "3",
-            "--behaviour",
-            behaviour,
-            "--temperature",
-            "0.7",
-        ];
-        let run = scene.cover(&row, 3, &[], &python(&scene, "xai_grpc", &arguments));
-        assert_eq!(texts(&run.client).len(), 3);
-        scene.assert_truth_of(&run.calls);
-    }
+    cover_grpc(
+        &scene,
+        "Python grpcio (xai-sdk)",
+        "xai_grpc",
+        &[
+            ("sync", "cached=4; reasoning=2"),
+            ("sync", "tools=2"),
+            ("stream", "events=30; token-ms=3; cached=4; reasoning=2"),
+            ("stream", "events=5; tools=2"),
+        ],
+    );
     for (mode, behaviour) in [("sync", "error=429"), ("stream", "error=400")] {
         let arguments = ["--mode", mode, "--behaviour", behaviour];
         let run = scene.exec(&[], &python(&scene, "xai_grpc", &arguments));

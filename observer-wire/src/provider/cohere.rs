@@ -17,26 +17,29 @@ use crate::{
 
 /// Where its fields are.
 static FIELDS: Fields = Fields {
-    request: &[
-        (Field::Model, &["model"]),
-        (Field::Temperature, &["temperature"]),
-        (Field::Stream, &["stream"]),
-        (Field::Parameter("max_tokens"), &["max_tokens"]),
-        (Field::Parameter("top_p"), &["p"]),
-        (Field::Parameter("top_k"), &["k"]),
-        (
-            Field::Parameter("frequency_penalty"),
-            &["frequency_penalty"],
-        ),
-        (Field::Parameter("presence_penalty"), &["presence_penalty"]),
-        (Field::Parameter("seed"), &["seed"]),
-    ],
+    request: REQUEST,
     answer: &[(Field::ResponseId, &["id"])],
     usage: USAGE,
     cost: &[],
     cached: Included::Yes,
     reasoning: Included::Yes,
 };
+
+/// What both versions of its chat ask for.
+pub(super) const REQUEST: &[(Field, &[&str])] = &[
+    (Field::Model, &["model"]),
+    (Field::Temperature, &["temperature"]),
+    (Field::Stream, &["stream"]),
+    (Field::Parameter("max_tokens"), &["max_tokens"]),
+    (Field::Parameter("top_p"), &["p"]),
+    (Field::Parameter("top_k"), &["k"]),
+    (
+        Field::Parameter("frequency_penalty"),
+        &["frequency_penalty"],
+    ),
+    (Field::Parameter("presence_penalty"), &["presence_penalty"]),
+    (Field::Parameter("seed"), &["seed"]),
+];
 
 /// What all of Cohere's formats count. OpenTelemetry wants what is billed.
 pub(super) const USAGE: &[(Count, &[&str])] = &[

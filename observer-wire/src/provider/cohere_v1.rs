@@ -17,20 +17,7 @@ use crate::{
 
 /// Where its fields are.
 static FIELDS: Fields = Fields {
-    request: &[
-        (Field::Model, &["model"]),
-        (Field::Temperature, &["temperature"]),
-        (Field::Stream, &["stream"]),
-        (Field::Parameter("max_tokens"), &["max_tokens"]),
-        (Field::Parameter("top_p"), &["p"]),
-        (Field::Parameter("top_k"), &["k"]),
-        (
-            Field::Parameter("frequency_penalty"),
-            &["frequency_penalty"],
-        ),
-        (Field::Parameter("presence_penalty"), &["presence_penalty"]),
-        (Field::Parameter("seed"), &["seed"]),
-    ],
+    request: cohere::REQUEST,
     answer: &[(Field::ResponseId, &["response_id", "generation_id"])],
     usage: cohere::USAGE,
     cost: &[],

@@ -237,10 +237,9 @@ impl Provider for Chat {
                 ..recognized(head, OPERATION)
             });
         }
-        let on_path = posted(head, &[(PATH, OPERATION)]);
-        // Known hosts have other operations than chat; those are not guessed at.
-        let guessed = head.method == Method::POST && is_json(head) && hosts::of(head).is_none();
-        on_path.or_else(|| {
+        posted(head, &[(PATH, OPERATION)]).or_else(|| {
+            // Known hosts have other operations than chat; those are not guessed at.
+            let guessed = head.method == Method::POST && is_json(head) && hosts::of(head).is_none();
             guessed.then(|| Recognized {
                 certainty: Certainty::Possible,
                 ..recognized(head, OPERATION)

@@ -53,7 +53,7 @@ fn posted(head: &RequestHead, paths: &[(&str, &'static str)]) -> Option<Recogniz
 fn recognized(head: &RequestHead, operation: &'static str) -> Recognized {
     let known = hosts::of(head);
     Recognized {
-        provider: provider(head),
+        provider: known.unwrap_or_else(|| unknown(head)),
         operation,
         // Azure names the deployment in the path; the body may not have it.
         model: head
@@ -69,18 +69,22 @@ fn recognized(head: &RequestHead, operation: &'static str) -> Recognized {
     }
 }
 
-/// Who answers: by host, by name, as infinium-o2 tells xAI, or else the one whose format it is.
+/// Who answers: by host, or as [`unknown`] says.
 fn provider(head: &RequestHead) -> &'static str {
-    hosts::of(head).unwrap_or_else(|| {
-        let places = [head.host.as_deref().unwrap_or_default(), &head.path];
-        let named_xai = places.into_iter().any(|place| {
-            let place = NOT_XAI
-                .iter()
-                .fold(place.to_owned(), |place, word| place.replace(word, ""));
-            XAI.iter().any(|name| place.contains(name))
-        });
-        if named_xai { "xai" } else { "openai" }
-    })
+    hosts::of(head).unwrap_or_else(|| unknown(head))
+}
+
+/// Who answers at a host that is not known: by name, as infinium-o2 tells xAI, or else the one whose format
+/// it is.
+fn unknown(head: &RequestHead) -> &'static str {
+    let places = [head.host.as_deref().unwrap_or_default(), &head.path];
+    let named_xai = places.into_iter().any(|place| {
+        let place = NOT_XAI
+            .iter()
+            .fold(place.to_owned(), |place, word| place.replace(word, ""));
+        XAI.iter().any(|name| place.contains(name))
+    });
+    if named_xai { "xai" } else { "openai" }
 }
 
 fn is_json(head: &RequestHead) -> bool {
