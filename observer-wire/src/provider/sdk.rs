@@ -403,6 +403,18 @@ impl Sdk {
         (class.to_owned(), Some(message))
     }
 
+    /// The exception when the server closes the connection instead of answering the request for a WebSocket session.
+    pub(super) fn session_unanswered(self) -> Exception {
+        match self {
+            // websockets, `client.py`: `handshake_exc`.
+            Self::GoogleGenAi | Self::OpenAiPython(_) => (
+                "InvalidMessage".to_owned(),
+                Some("did not receive a valid HTTP response".to_owned()),
+            ),
+            _ => self.session_closed(None, ""),
+        }
+    }
+
     /// The exception when the server ends a WebSocket session in the middle, with this code and reason or
     /// without a word.
     pub(super) fn session_closed(self, code: Option<u16>, reason: &str) -> Exception {

@@ -76,6 +76,8 @@ pub(super) struct Session {
     format: &'static dyn Dialogue,
     sdk: Sdk,
     fingerprint: u64,
+    /// Whether the server has answered the request for the session.
+    answered: bool,
     status: Option<StatusCode>,
     request_id: Option<String>,
     rate_limit: BTreeMap<String, String>,
@@ -120,6 +122,7 @@ impl Session {
             format,
             sdk,
             fingerprint: fingerprint(begin.head),
+            answered: false,
             status: None,
             request_id: None,
             rate_limit: BTreeMap::new(),
@@ -153,6 +156,7 @@ impl Session {
     }
 
     pub(super) fn response_head(&mut self, head: &ResponseHead) {
+        self.answered = true;
         self.status = head.status;
         self.request_id = request_id(&head.headers);
         self.rate_limit = rate_limit(&head.headers);
@@ -328,6 +332,10 @@ impl Session {
         if let Some(mut refusal) = self.refusal.take() {
             self.refused(&mut refusal, at, next, report);
         }
+        if !self.answered && self.certainty == Certainty::Certain {
+            // The call that the session was for has failed; no message passed.
+            self.turns.begin().last = Some(at);
+        }
         for turn in &mut self.turns.open {
             turn.by_server = None;
         }
@@ -346,7 +354,11 @@ impl Session {
                 _ if refused => None,
                 End::ServerClosed | End::Complete | End::Upgraded => {
                     let (code, reason) = self.closed.clone().unwrap_or_default();
-                    error = error.or_else(|| Some(self.sdk.session_closed(code, &reason)));
+                    let ended = || match self.answered {
+                        true => self.sdk.session_closed(code, &reason),
+                        false => self.sdk.session_unanswered(),
+                    };
+                    error = error.or_else(|| Some(ended()));
                     Some(Incomplete::ServerDisconnected)
                 }
                 End::ClientClosed => Some(Incomplete::ClientCancelled),

@@ -43,6 +43,7 @@
 //! | `fail` | the response fails |
 //! | `invalid` | `response.create` is refused |
 //! | `late-usage` | the usage comes behind the end of the turn |
+//! | `unanswered` | the connection is closed instead of an answer to the request for the session |
 //! | `vad=N` | an answer to N pieces of audio, without being asked for |
 
 use std::{collections::HashMap, time::Duration};

@@ -1,7 +1,11 @@
 //! What the providers say in sessions of WebSocket: OpenAI Realtime, OpenAI Responses, Gemini Live. Each answer
 //! has a truth of its own, told apart by the id of the response or, of Gemini, by order.
 
-use std::{io::Write as _, thread, time::Instant};
+use std::{
+    io::Write as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -43,6 +47,11 @@ pub(super) fn serve(
     let id = format!("req_{number:08x}{:08x}", random.u32(..));
     if let Some(status) = behaviour.number("error") {
         return refuse(stream, request, shared, status, &id);
+    }
+    if behaviour.has("unanswered") {
+        // As far away as a server is: the reader of a client would see the end before its writer has returned.
+        thread::sleep(Duration::from_millis(20));
+        return Ok(());
     }
     let fork = random.fork();
     let mut session = Session::accept(stream, buffer, request, &behaviour, &id, fork)?;
