@@ -22,9 +22,15 @@ const FOLDERS: [&str; 3] = ["/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu"
 /// `e_machine` of x86-64 (elf(5)).
 const X86_64: [u8; 2] = [62, 0];
 
-/// What may be told of a file in this time and memory, whatever it says.
+/// What may be told of a file in this processor time and memory, whatever it says.
 const LONGEST: Duration = Duration::from_secs(20);
 const LARGEST: u64 = 300 << 20;
+
+/// The time on the clock after which it would not end by itself, however busy the machine.
+const HUNG: Duration = Duration::from_secs(300);
+
+/// The unit of times in /proc (time(7), `USER_HZ`).
+const TICK: Duration = Duration::from_millis(10);
 
 /// The ELF files of this machine's architecture below a folder, each inode once.
 fn elf_files(folder: &Path, seen: &mut HashSet<(u64, u64)>) -> Vec<PathBuf> {
@@ -313,15 +319,17 @@ fn bounded(path: &Path) -> Output {
         .spawn()
         .unwrap();
     let status = format!("/proc/{}/status", child.id());
+    let stat = format!("/proc/{}/stat", child.id());
     while child.try_wait().unwrap().is_none() {
         let text = fs::read_to_string(&status).unwrap_or_default();
         if let Some(line) = text.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
             let kib: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
             assert!(kib * 1024 <= LARGEST, "{}: {kib} KiB", path.display());
         }
-        if started.elapsed() > LONGEST {
+        let taken = processor_time(&fs::read_to_string(&stat).unwrap());
+        if taken > LONGEST || started.elapsed() > HUNG {
             child.kill().unwrap();
-            panic!("{}: not through with it", path.display());
+            panic!("{}: not through with it after {taken:?}", path.display());
         }
         thread::sleep(Duration::from_millis(2));
     }
@@ -334,6 +342,14 @@ fn bounded(path: &Path) -> Output {
         output.status
     );
     output
+}
+
+/// What a process has taken by its /proc/PID/stat (proc_pid_stat(5)): `utime` and `stime`.
+fn processor_time(stat: &str) -> Duration {
+    // The second field is a name in parentheses, the third follows it.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let times = fields.split(' ').skip(11).take(2);
+    TICK * times.map(|field| field.parse::<u32>().unwrap()).sum()
 }
 
 #[test]
