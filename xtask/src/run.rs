@@ -11,6 +11,9 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::root;
 
+/// How often cargo and apt-get try a download once more.
+pub(crate) const RETRIES: &str = "6";
+
 /// Cargo itself, in the workspace.
 pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<()> {
     command(&mut cargo_command(arguments))
@@ -23,7 +26,8 @@ pub(crate) fn cargo_command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item =
     command
         .current_dir(root())
         .args(arguments)
-        .env_remove("CARGO_TERM_QUIET");
+        .env_remove("CARGO_TERM_QUIET")
+        .env("CARGO_NET_RETRY", RETRIES);
     command
 }
 

@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 
 use crate::{
     root,
-    run::{command, output, privileged},
+    run::{RETRIES, command, output, privileged},
 };
 
 const BPF_LINKER: &str = "0.13.0";
@@ -109,6 +109,7 @@ fn debian(place: &Path) -> anyhow::Result<String> {
                 .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"))
                 // Not into the target folder of whoever runs us.
                 .env_remove("CARGO_TARGET_DIR")
+                .env("CARGO_NET_RETRY", RETRIES)
                 .args([
                     "install",
                     "bpf-linker",
@@ -186,24 +187,28 @@ fn apt_has(packages: &[&str]) -> bool {
 }
 
 fn apt_update() -> anyhow::Result<()> {
-    command(
-        privileged("apt-get")
-            .args(["update", "--quiet"])
-            .stdout(Stdio::null()),
-    )
+    command(apt_get().args(["update", "--quiet"]).stdout(Stdio::null()))
 }
 
 fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     let install = || {
         command(
-            privileged("apt-get")
-                .env("DEBIAN_FRONTEND", "noninteractive")
+            apt_get()
                 .args(["install", "--yes", "--quiet", "--no-install-recommends"])
                 .args(packages)
                 .stdout(Stdio::null()),
         )
     };
     install().or_else(|_| apt_update().and_then(|()| install()))
+}
+
+fn apt_get() -> Command {
+    let mut apt_get = privileged("apt-get");
+    apt_get
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .arg(format!("--option=Acquire::Retries={RETRIES}"))
+        .arg("--option=DPkg::Lock::Timeout=600");
+    apt_get
 }
 
 fn linker(place: &Path) -> PathBuf {
