@@ -10,6 +10,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
+use crate::commands::fetch;
+pub use crate::commands::run;
+
+/// The variable with the path of the list of what [`environments::make`](crate::environments::make) has made.
+pub const LISTED: &str = "OBSERVER_ENVIRONMENTS";
+
 /// The folder of this crate.
 pub fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -35,7 +41,7 @@ pub fn python() -> anyhow::Result<PathBuf> {
 ///
 /// As [`python`].
 pub fn environment(name: &str, requirements: &str) -> anyhow::Result<PathBuf> {
-    let folder = prepared(name, requirements, |folder| {
+    let folder = listed(name, requirements, |folder| {
         run(Command::new("python3").args(["-m", "venv"]).arg(folder))
             .context("cannot make a virtual environment: install Python 3 with venv (`apt-get install python3-venv`)")?;
         let list = folder.join("requirements.txt");
@@ -62,13 +68,15 @@ pub fn environment(name: &str, requirements: &str) -> anyhow::Result<PathBuf> {
 ///
 /// There is no npm, or a package cannot be had.
 pub fn npm(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
-    prepared(name, &packages.join(" "), |folder| {
+    listed(name, &packages.join(" "), |folder| {
         fs::create_dir_all(folder)?;
-        run(Command::new("npm")
-            .args(["install", "--no-audit", "--no-fund", "--ignore-scripts"])
-            .args(["--force", "--no-save", "--prefix"])
-            .arg(folder)
-            .args(packages))
+        fetch(
+            Command::new("npm")
+                .args(["install", "--no-audit", "--no-fund", "--ignore-scripts"])
+                .args(["--force", "--no-save", "--prefix"])
+                .arg(folder)
+                .args(packages),
+        )
         .context("cannot install packages from npm")
     })
 }
@@ -84,14 +92,12 @@ pub fn prepared(
     input: &str,
     make: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    input.hash(&mut hasher);
-    let parent = target().join("e2e");
-    fs::create_dir_all(&parent)?;
-    let place = parent.join(format!("{name}-{:016x}", hasher.finish()));
+    let place = place(name, input);
     let done = place.join("complete");
     // Tests run side by side: one makes it, the others wait.
-    let lock = File::create(parent.join(format!("{name}.lock")))?;
+    let lock = place.with_file_name(format!("{name}.lock"));
+    fs::create_dir_all(target().join("e2e"))?;
+    let lock = File::create(lock)?;
     lock.lock()?;
     if !done.exists() {
         let _ = fs::remove_dir_all(&place);
@@ -99,6 +105,30 @@ pub fn prepared(
         fs::write(done, "")?;
     }
     Ok(place)
+}
+
+/// As [`prepared`], for what takes longer than a moment: it is to be made before the tests.
+pub(crate) fn listed(
+    name: &str,
+    input: &str,
+    make: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
+    if let Some(list) = std::env::var_os(LISTED) {
+        let place = place(name, input);
+        let list = fs::read_to_string(list).context(LISTED)?;
+        ensure!(
+            list.lines().any(|path| Path::new(path).starts_with(&place)),
+            "tests/src/environments.rs does not list {name} as it is asked for here: {input}"
+        );
+    }
+    prepared(name, input, make)
+}
+
+fn place(name: &str, input: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    input.hash(&mut hasher);
+    let name = format!("{name}-{:016x}", hasher.finish());
+    target().join("e2e").join(name)
 }
 
 /// The folder of build results.
@@ -111,23 +141,6 @@ pub fn target() -> PathBuf {
         },
         PathBuf::from,
     )
-}
-
-/// Runs a command whose output matters only if it fails.
-///
-/// # Errors
-///
-/// It cannot be run, or fails: with what it wrote to standard error.
-pub fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?} failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
 
 /// Copies a program or library without its symbols, and without the note by which observer would know it for
@@ -150,8 +163,11 @@ pub fn strip(from: &Path, to: &Path) -> anyhow::Result<()> {
 pub fn readable_copy(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     let copy = folder.join(path.file_name().context("no file name")?);
-    fs::copy(path, &copy)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    // Not by this process: a child that another thread starts meanwhile would have the copy open for writing, and
+    // nobody could execute it (ETXTBSY).
+    run(Command::new("install")
+        .args(["-m", "755"])
+        .args([path, &copy]))?;
     Ok(copy)
 }

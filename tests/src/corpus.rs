@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::clients::{self, run};
+use crate::{
+    clients,
+    commands::{fetch, run},
+};
 
 /// A wheel: project, version, platform tag and Python version.
 type Wheel = (&'static str, &'static str, &'static str, &'static str);
@@ -115,7 +118,7 @@ pub fn specimens() -> anyhow::Result<Vec<Specimen>> {
     for (wheel, origin) in WHEELS {
         let folder = parent.join(format!("{}-{}-{}", wheel.0, wheel.1, wheel.2));
         if !folder.join("complete").exists() {
-            fetch(*wheel, &folder)
+            libraries(*wheel, &folder)
                 .with_context(|| format!("cannot get {} {} from PyPI", wheel.0, wheel.1))?;
         }
         for entry in fs::read_dir(&folder)? {
@@ -133,16 +136,19 @@ pub fn specimens() -> anyhow::Result<Vec<Specimen>> {
     Ok(specimens)
 }
 
-fn fetch((project, version, platform, python): Wheel, folder: &Path) -> anyhow::Result<()> {
+/// Fills a folder with the libraries of a wheel.
+fn libraries((project, version, platform, python): Wheel, folder: &Path) -> anyhow::Result<()> {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder)?;
-    run(Command::new(clients::python()?)
-        .args(["-m", "pip", "download", "--quiet", "--no-deps"])
-        .args(["--disable-pip-version-check", "--only-binary", ":all:"])
-        .args(["--platform", platform, "--python-version", python])
-        .arg("--dest")
-        .arg(folder)
-        .arg(format!("{project}=={version}")))?;
+    fetch(
+        Command::new(clients::python()?)
+            .args(["-m", "pip", "download", "--quiet", "--no-deps"])
+            .args(["--disable-pip-version-check", "--only-binary", ":all:"])
+            .args(["--platform", platform, "--python-version", python])
+            .arg("--dest")
+            .arg(folder)
+            .arg(format!("{project}=={version}")),
+    )?;
     let wheel = fs::read_dir(folder)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use crate::clients;
+use crate::{
+    clients,
+    commands::{fetch, run},
+};
 
 /// A way to build a client.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +58,11 @@ impl Build {
         for file in sources(&module)? {
             input.push_str(&fs::read_to_string(file)?);
         }
-        let folder = clients::prepared(&self.name(), &input, |folder| {
+        let folder = clients::listed(&self.name(), &input, |folder| {
             fs::create_dir_all(folder)?;
+            // This downloads the version and the modules.
+            fetch(self.go().current_dir(&module).args(["list", "-deps", "."]))
+                .context("cannot get what a client in Go is built of")?;
             let mut build = self.go();
             build
                 .current_dir(&module)
@@ -65,7 +71,7 @@ impl Build {
                 .arg("-o")
                 .arg(folder.join(self.module))
                 .arg(".");
-            clients::run(&mut build).context("cannot build a client in Go")
+            run(&mut build).context("cannot build a client in Go")
         })?;
         Ok(folder.join(self.module))
     }
@@ -103,7 +109,8 @@ impl Build {
         go
     }
 
-    fn name(&self) -> String {
+    /// A name that tells it from others.
+    pub(crate) fn name(&self) -> String {
         let mut name = format!("go-{}-{}", self.module, self.version);
         for argument in self.arguments {
             name.push('-');

@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
-use crate::clients;
+use crate::{clients, commands::run};
 
 /// How long a guest may run: emulation is slow, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -163,6 +163,15 @@ impl Guest {
     }
 }
 
+/// The kernel images of all series; what is missing is downloaded.
+///
+/// # Errors
+///
+/// QEMU or a kernel cannot be had from Debian.
+pub fn kernels() -> anyhow::Result<Vec<PathBuf>> {
+    KERNELS.iter().map(|(series, _)| kernel(series)).collect()
+}
+
 /// The kernel image of a series; downloaded once.
 fn kernel(series: &str) -> anyhow::Result<PathBuf> {
     let meta = KERNELS
@@ -191,14 +200,12 @@ fn kernel(series: &str) -> anyhow::Result<PathBuf> {
     }
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
-    let package = match newest(meta) {
-        Some(package) => package,
-        None => {
-            apt(&["update", "-q"], &parent)?;
-            newest(meta).with_context(|| format!("Debian has no {meta}"))?
-        }
+    let download = || {
+        let package = newest(meta).with_context(|| format!("Debian has no {meta}"))?;
+        apt(&["download", "-q", &package], &folder)
     };
-    apt(&["download", "-q", &package], &folder)?;
+    // The lists may be empty, or name a kernel that Debian has replaced.
+    download().or_else(|_| apt(&["update", "-q"], &parent).and_then(|()| download()))?;
     let archive = fs::read_dir(&folder)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
@@ -244,20 +251,13 @@ fn newest(meta: &str) -> Option<String> {
 }
 
 fn apt(arguments: &[&str], folder: &Path) -> anyhow::Result<()> {
-    let output = Command::new("apt-get")
+    // Not ended when it takes long: dpkg must not be left in the middle.
+    let mut apt = Command::new("apt-get");
+    apt.args(["-o", "Acquire::Retries=6", "-o", "DPkg::Lock::Timeout=600"])
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .current_dir(folder)
-        .output()
-        .context("apt-get: these tests install QEMU and kernels from Debian")?;
-    if !output.status.success() {
-        bail!(
-            "apt-get {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(())
+        .current_dir(folder);
+    run(&mut apt).context("apt-get: these tests install QEMU and kernels from Debian")
 }
 
 fn which(tool: &str) -> Option<PathBuf> {

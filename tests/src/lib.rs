@@ -4,12 +4,15 @@
 #![forbid(unsafe_code)]
 
 pub mod clients;
+pub mod commands;
 pub mod corpus;
 pub mod coverage;
+pub mod environments;
 pub mod front;
 pub mod golang;
 pub mod guest;
 pub mod harness;
+pub mod java;
 pub mod provider;
 pub mod proxy;
 pub mod sites;

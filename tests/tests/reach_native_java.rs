@@ -5,16 +5,13 @@
 
 use std::{
     ffi::OsString,
-    fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::Context as _;
 use observer_e2e::{
-    clients,
     coverage::Row,
     harness::{Scene, binary, output},
+    java,
 };
 use serde_json::Value;
 
@@ -51,34 +48,7 @@ const LIBRARIES: [Library; 2] = [
 
 /// A folder with the client and its jars.
 fn client() -> PathBuf {
-    let sources = ["java/pom.xml", "java/NativeTls.java"].map(clients::script);
-    let input: String = sources
-        .iter()
-        .map(|path| fs::read_to_string(path).unwrap())
-        .collect();
-    let [project, source] = sources;
-    let folder = clients::prepared("java-native", &input, |folder| {
-        let jars = folder.join("jars");
-        fs::create_dir_all(&jars)?;
-        clients::run(
-            Command::new("mvn")
-                .args(["--quiet", "--batch-mode", "dependency:copy-dependencies"])
-                .arg("--file")
-                .arg(project)
-                .arg(format!("-DoutputDirectory={}", jars.display())),
-        )
-        .context("cannot get jars from Maven Central: apt-get install maven")?;
-        clients::run(
-            Command::new("javac")
-                .arg("-cp")
-                .arg(jars.join("*"))
-                .arg("-d")
-                .arg(folder)
-                .arg(source),
-        )
-        .context("cannot compile Java: apt-get install openjdk-17-jdk-headless")
-    });
-    folder.unwrap_or_else(|error| panic!("{error:#}"))
+    java::native().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 fn command(scene: &Scene, folder: &Path, library: &str, more: &[&str]) -> Vec<OsString> {

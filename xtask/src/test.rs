@@ -1,12 +1,12 @@
 //! Tests, lints and fuzzing.
 
-use std::{env, fs, process::Command};
+use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, bail};
 
 use crate::{
     coverage, root,
-    run::{cargo, cargo_command, command, is_root, output, target},
+    run::{RETRIES, cargo, cargo_command, command, is_root, output, target},
     toolchain,
 };
 
@@ -37,9 +37,6 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
              `sudo -E env PATH=$PATH cargo xtask test`"
         );
     }
-    if filter.is_empty() {
-        coverage::begin()?;
-    }
     let mut end_to_end =
         cargo_command(["test", "--package", "observer-e2e", "--no-fail-fast", "--"]);
     end_to_end
@@ -47,11 +44,32 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
         .arg("--test-threads=2")
         .args(filter)
         .env("OBSERVER_BIN", target().join("release/observer"));
+    if filter.is_empty() {
+        coverage::begin()?;
+        match environments() {
+            Ok(list) => {
+                end_to_end.env("OBSERVER_ENVIRONMENTS", list);
+            }
+            // Tests make what they miss, or fail.
+            Err(error) => eprintln!("xtask: {error:#}"),
+        }
+    }
     command(&mut end_to_end)?;
     if filter.is_empty() {
         coverage::write()?;
     }
     Ok(())
+}
+
+/// Makes what the end-to-end tests ask for, since nothing must be installed beside tests that compare latencies.
+/// Returns the list of what there is; tests refuse what is not on it.
+fn environments() -> anyhow::Result<PathBuf> {
+    eprintln!("xtask: making what the tests use (once)");
+    let list = target().join("environments");
+    let mut make = cargo_command(["run", "--quiet", "--package", "observer-e2e"]);
+    make.args(["--bin", "observer-clients", "--", "--all"]);
+    command(make.arg(&list))?;
+    Ok(list)
 }
 
 /// What CI asks for beside the tests.
@@ -85,6 +103,7 @@ pub(crate) fn fuzz(seconds: u64) -> anyhow::Result<()> {
         command(
             Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
                 .env_remove("CARGO_TARGET_DIR")
+                .env("CARGO_NET_RETRY", RETRIES)
                 .args(["install", "--quiet", "--locked", "cargo-fuzz", "--root"])
                 .arg(&tools),
         )?;
