@@ -61,6 +61,26 @@ pub fn environment(name: &str, requirements: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.join("bin/python"))
 }
 
+/// A folder with a version of a Python package, which is on no interpreter's path.
+///
+/// # Errors
+///
+/// As [`python`].
+pub fn package(name: &str, version: &str) -> anyhow::Result<PathBuf> {
+    let python = python()?;
+    listed(&format!("{name}-{version}"), version, |folder| {
+        // Nothing is compiled.
+        fetch(
+            Command::new(&python)
+                .args(["-m", "pip", "install", "--quiet"])
+                .args(["--disable-pip-version-check", "--only-binary", ":all:"])
+                .arg("--target")
+                .arg(folder)
+                .args([&format!("{name}=={version}"), "typing-extensions"]),
+        )
+    })
+}
+
 /// A folder with packages of npm in `node_modules`, such as `openai@6.1.0`. Their install scripts do not
 /// run.
 ///

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::{clients, corpus, golang::Build, guest, java};
+use crate::{clients, corpus, golang::Build, guest, java, rustls};
 
 /// Names and requirements of virtual environments, beside those with a `requirements.txt` below `clients/`.
 const PYTHON: &[(&str, &str)] = &[
@@ -38,6 +38,15 @@ const PYTHON: &[(&str, &str)] = &[
         "cryptography==46.0.3\nidna==3.11\npyOpenSSL==25.3.0\nurllib3==2.5.0\n",
     ),
     ("uvicorn", "uvicorn[standard]==0.38.0\n"),
+];
+
+/// Names and versions of packages for [`clients::package`].
+const PACKAGES: &[(&str, &str)] = &[
+    ("curl_cffi", "0.17.0"),
+    ("grpcio", "1.50.0"),
+    ("grpcio", "1.62.3"),
+    ("grpcio", "1.70.0"),
+    ("grpcio", "1.85.1"),
 ];
 
 /// Names and packages of folders of npm.
@@ -150,6 +159,7 @@ fn all() -> anyhow::Result<Vec<(String, Make)>> {
     let mut all: Vec<(String, Make)> = Vec::new();
     let mut add = |name: &str, make: Make| all.push((name.to_owned(), make));
     add("clients", Box::new(|| Ok(vec![clients::python()?])));
+    add("rustls-client", Box::new(|| Ok(vec![rustls::programs()?])));
     add("java-native", Box::new(|| Ok(vec![java::native()?])));
     add(
         "corpus",
@@ -177,6 +187,12 @@ fn all() -> anyhow::Result<Vec<(String, Make)>> {
         add(
             name,
             Box::new(|| Ok(vec![clients::environment(name, requirements)?])),
+        );
+    }
+    for (name, version) in PACKAGES {
+        add(
+            &format!("{name}-{version}"),
+            Box::new(|| Ok(vec![clients::package(name, version)?])),
         );
     }
     for (name, packages) in NPM {

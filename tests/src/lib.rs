@@ -15,4 +15,5 @@ pub mod harness;
 pub mod java;
 pub mod provider;
 pub mod proxy;
+pub mod rustls;
 pub mod sites;

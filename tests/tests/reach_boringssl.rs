@@ -175,18 +175,7 @@ fn claude_code_calls_tools() {
 
 /// A folder with a version of a Python package, which is on no interpreter's path.
 fn package(name: &str, version: &str) -> PathBuf {
-    let python = clients::python().unwrap();
-    clients::prepared(&format!("{name}-{version}"), version, |folder| {
-        clients::run(
-            Command::new(&python)
-                .args(["-m", "pip", "install", "--quiet"])
-                .args(["--disable-pip-version-check", "--only-binary", ":all:"])
-                .arg("--target")
-                .arg(folder)
-                .args([&format!("{name}=={version}"), "typing-extensions"]),
-        )
-    })
-    .unwrap()
+    clients::package(name, version).unwrap()
 }
 
 /// A command line for Python with such a package.

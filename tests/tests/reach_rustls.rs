@@ -1,11 +1,12 @@
 //! rustls: with aws-lc-rs and with ring, in Codex and in clients of our own (`clients/rustls`).
 
-use std::{ffi::OsString, fs, path::PathBuf, process::Command};
+use std::{ffi::OsString, fs, path::PathBuf};
 
 use observer_e2e::{
-    clients::{self, npm, prepared, run},
+    clients::npm,
     coverage::Row,
     harness::{Run, Scene},
+    rustls::{AWS_LC, RING, programs},
 };
 
 /// Versions of Codex, and the TLS library that carries their calls.
@@ -69,10 +70,6 @@ fn codex_command(scene: &mut Scene, version: &str) -> Vec<OsString> {
     ]
 }
 
-/// Features of the client.
-const AWS_LC: &str = "aws-lc";
-const RING: &str = "ring";
-
 /// How the client is linked with rustls 0.23.
 #[derive(Clone, Copy, Debug)]
 struct Variant {
@@ -112,33 +109,7 @@ impl Variant {
 
 /// The client of `clients/rustls`, built by cargo.
 fn client(variant: Variant) -> PathBuf {
-    let sources = clients::folder().join("clients/rustls");
-    let input: String = ["Cargo.toml", "Cargo.lock", "src/main.rs"]
-        .map(|name| fs::read_to_string(sources.join(name)).expect("a source"))
-        .concat();
-    let folder = prepared("rustls-client", &input, |folder| {
-        fs::create_dir_all(folder)?;
-        // What both have in common is built once, and kept.
-        let target = clients::target().join("e2e/rustls-client-target");
-        for provider in [AWS_LC, RING] {
-            run(Command::new("cargo")
-                .args(["build", "--quiet", "--locked", "--release", "--features"])
-                .arg(provider)
-                .arg("--manifest-path")
-                .arg(sources.join("Cargo.toml"))
-                .arg("--target-dir")
-                .arg(&target)
-                .env_remove("RUSTFLAGS"))?;
-            let built = target.join("release/rustls-client");
-            fs::copy(&built, folder.join(provider))?;
-            run(Command::new("strip")
-                .arg("-o")
-                .arg(folder.join(format!("{provider}-stripped")))
-                .arg(&built))?;
-        }
-        Ok(())
-    })
-    .unwrap_or_else(|error| panic!("{error:#}"));
+    let folder = programs().unwrap_or_else(|error| panic!("{error:#}"));
     folder.join(if variant.stripped {
         format!("{}-stripped", variant.provider)
     } else {
