@@ -80,6 +80,13 @@ class Client:
             if options.retries:
                 http_options["retry_options"] = {"attempts": options.retries + 1, "initial_delay": 0.05}
             client = genai.Client(api_key=key, http_options=http_options)
+        # The SDKs import the most of themselves here, which takes longer than some calls are waited for.
+        if options.sdk == "google":
+            _ = client.aio.models if self.asynchronous else client.models
+        elif options.sdk == "anthropic":
+            _ = client.messages
+        else:
+            _ = client.chat.completions
         self.client = wrap(client)
 
     def request(self, case: str) -> dict:
@@ -145,13 +152,21 @@ class Seen:
         self.case = case
         self.started = time.perf_counter_ns()
         self.text = ""
+        self.first_ns = None
         self.error = None
+
+    def read(self, text: str) -> None:
+        """Takes the text of the next event of a stream."""
+        self.text += text
+        if text and self.first_ns is None:
+            self.first_ns = time.perf_counter_ns() - self.started
 
     def line(self) -> str:
         return json.dumps(
             {
                 "case": self.case,
                 "elapsed_ns": time.perf_counter_ns() - self.started,
+                "first_ns": self.first_ns,
                 "text": self.text,
                 "error_type": type(self.error).__name__ if self.error else None,
                 "error_message": str(self.error) if self.error else None,
@@ -167,7 +182,7 @@ def call(client: Client, case: str) -> str:
             seen.text = client.text(answer)
         else:
             for index, event in enumerate(answer):
-                seen.text += client.text(event)
+                seen.read(client.text(event))
                 if index + 1 == client.options.break_after:
                     answer.close()
                     break
@@ -192,7 +207,7 @@ async def read_async(client: Client, seen: Seen) -> None:
         return
     index = 0
     async for event in answer:
-        seen.text += client.text(event)
+        seen.read(client.text(event))
         index += 1
         if index == client.options.break_after:
             await (answer.aclose() if hasattr(answer, "aclose") else answer.close())

@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LATENCY_SHARE: f64 = 0.15;
 const LATENCY_TIME: Duration = Duration::from_millis(30);
 
+/// How much later than the provider writes a client may read, where it does not say itself.
+const CLIENT_TIME: Duration = Duration::from_millis(150);
+
 /// The fields of a record that the provider knows.
 const FIELDS: &[&str] = &[
     "provider",
@@ -206,12 +209,7 @@ impl Scene {
     ///
     /// It is not so.
     pub fn assert_truth(&self, calls: &[Value]) {
-        let truth: Vec<Value> = self
-            .provider
-            .truth()
-            .into_iter()
-            .filter(|truth| truth["llm_call"] == true)
-            .collect();
+        let truth = self.truth_of_calls(calls.len());
         assert!(!truth.is_empty(), "the provider saw no call");
         for truth in &truth {
             let records: Vec<&Value> = calls
@@ -224,13 +222,28 @@ impl Scene {
         assert_eq!(calls.len(), truth.len(), "more records than calls");
     }
 
+    /// What the provider knows of the LLM calls, once there are so many: it notes a call after its last write, when
+    /// the client and the agent may be done already.
+    fn truth_of_calls(&self, count: usize) -> Vec<Value> {
+        let mut truth = Vec::new();
+        wait_until(
+            "the provider knows of as many calls as were recorded",
+            || {
+                truth = self.provider.truth();
+                truth.retain(|truth| truth["llm_call"] == true);
+                truth.len() >= count
+            },
+        );
+        truth
+    }
+
     /// Asserts that these records are right in every field, whatever other calls there were.
     ///
     /// # Panics
     ///
     /// They are not.
     pub fn assert_truth_of(&self, calls: &[Value]) {
-        let truth = self.provider.truth();
+        let truth = self.truth_of_calls(calls.len());
         for call in calls {
             let of = |truth: &&Value| truth["request_id"] == call["request_id"];
             let truth = truth.iter().find(of);
@@ -328,7 +341,8 @@ pub fn assert_matches(record: &Value, truth: &Value, client: Option<Duration>) {
     let latency = |value: &Value| Duration::from_nanos(value.as_u64().unwrap_or(0));
     let (recorded, true_latency) = (latency(&record["latency_ns"]), latency(&truth["server_ns"]));
     let slack = |latency: Duration| latency.mul_f64(LATENCY_SHARE).max(LATENCY_TIME);
-    let longest = client.unwrap_or(true_latency).max(true_latency);
+    let longest = client.unwrap_or(true_latency + CLIENT_TIME);
+    let longest = longest.max(true_latency);
     assert!(
         recorded + slack(true_latency) >= true_latency && recorded <= longest + slack(longest),
         "latency {recorded:?}, of the provider {true_latency:?}, of the client {client:?}"

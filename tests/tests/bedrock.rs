@@ -213,14 +213,19 @@ fn streams_that_break_off() {
 
 #[test]
 fn content_is_opt_in_and_credentials_never_leave() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     let prompt = "My secret prompt is BLUE-HERON";
     for api in APIS {
         for mode in ["sync", "stream"] {
             let arguments = ["--api", api, "--mode", mode, "--prompt", prompt];
-            let mut command = vec!["env".into(), "OBSERVER_LOG=trace".into()];
-            command.extend(python(&scene, &arguments));
-            let run = scene.exec(&[], &command);
+            scene.environment = vec![("OBSERVER_LOG".into(), "trace".into())];
+            let run = exec(&scene, &[], &arguments);
+            assert!(
+                run.stderr.contains("TRACE"),
+                "the log tells all: {}",
+                run.stderr
+            );
+            scene.environment.clear();
             run.assert_clean();
             assert!(run.only_call()["output_preview"].is_null());
             let said = format!("{}{}", run.raw, run.stderr);

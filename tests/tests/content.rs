@@ -7,15 +7,19 @@ const KEY: &str = "THIS-KEY-IS-SECRET";
 
 #[test]
 fn without_the_option_no_content_reaches_records_or_logs() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
+    scene.environment = vec![("OBSERVER_LOG".into(), "trace".into())];
     for sdk in ["openai", "xai", "anthropic", "google"] {
         for mode in ["sync", "stream"] {
             let arguments = [
                 "--sdk", sdk, "--mode", mode, "--prompt", PROMPT, "--system", PROMPT,
             ];
-            let mut command = vec!["env".into(), "OBSERVER_LOG=trace".into()];
-            command.extend(scene.script("calls.py", arguments));
-            let run = scene.exec(&[], &command);
+            let run = scene.exec(&[], &scene.script("calls.py", arguments));
+            assert!(
+                run.stderr.contains("TRACE"),
+                "the log tells all: {}",
+                run.stderr
+            );
             run.assert_clean();
             assert_eq!(run.calls.len(), 1);
             assert!(

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, process::Command, thread, time::Duration};
 
-use observer_e2e::harness::{Load, Observer, Scene, assert_matches};
+use observer_e2e::harness::{Load, Observer, Scene, assert_matches, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -27,7 +27,10 @@ fn an_overrun_marks_the_calls_it_touches_and_no_other() {
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(150));
         observer.signal(Signal::STOP);
-        thread::sleep(Duration::from_millis(200));
+        let before = scene.provider.truth().len();
+        wait_until("calls overrun the buffer", || {
+            scene.provider.truth().len() >= before + 8
+        });
         observer.signal(Signal::CONT);
     }
     assert!(client.wait().0.success());

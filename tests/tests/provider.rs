@@ -1,10 +1,7 @@
 //! The other end and the clients prove each other, without the agent: what a client saw is what the
 //! provider says it sent.
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{process::Stdio, time::Duration};
 
 use observer_e2e::harness::Scene;
 use serde_json::Value;
@@ -88,11 +85,8 @@ fn every_sdk_reads_every_answer() {
                     (&sdk.into(), &"complete".into()),
                     "{truth}"
                 );
-                // The provider looks at its clock when it gets to run after its last write.
-                let late = 10_000_000;
                 assert!(
-                    truth["server_ns"].as_u64().unwrap()
-                        <= seen["elapsed_ns"].as_u64().unwrap() + late,
+                    truth["server_ns"].as_u64().unwrap() <= seen["elapsed_ns"].as_u64().unwrap(),
                     "{seen} {truth}"
                 );
             }
@@ -225,7 +219,7 @@ fn clients_that_leave() {
                 "{sdk} {mode}"
             );
         }
-        let (seen, truth) = call(&scene, sdk, "sync", "hang", &["--timeout", "0.3"]);
+        let (seen, truth) = call(&scene, sdk, "sync", "hang", &["--timeout", "1"]);
         assert!(
             seen["error_type"].as_str().unwrap().contains("Timeout"),
             "{seen}"
@@ -245,7 +239,7 @@ fn calls_that_are_cancelled() {
             ("async", "hang"),
             ("async-stream", "events=400; token-ms=10"),
         ] {
-            let (seen, truth) = call(&scene, sdk, mode, behaviour, &["--cancel-after", "0.3"]);
+            let (seen, truth) = call(&scene, sdk, mode, behaviour, &["--cancel-after", "2"]);
             assert_eq!(
                 (&seen["error_type"], &truth["ended"]),
                 (&"TimeoutError".into(), &"client gone".into()),
@@ -359,7 +353,6 @@ fn infinium_o2_records_what_was_answered() {
 #[test]
 fn the_pace_is_that_of_the_behaviour() {
     let scene = Scene::new();
-    let start = Instant::now();
     let (seen, truth) = call(
         &scene,
         "openai",
@@ -367,9 +360,10 @@ fn the_pace_is_that_of_the_behaviour() {
         "delay-ms=100; events=20; token-ms=10; pause-ms=100",
         &[],
     );
-    assert!(start.elapsed() < Duration::from_secs(10));
-    for nanoseconds in [&seen["elapsed_ns"], &truth["server_ns"]] {
-        let took = Duration::from_nanos(nanoseconds.as_u64().unwrap());
-        assert!((400..900).contains(&took.as_millis()), "{took:?}");
-    }
+    let took = |nanoseconds: &Value| Duration::from_nanos(nanoseconds.as_u64().unwrap());
+    let (client, server) = (took(&seen["elapsed_ns"]), took(&truth["server_ns"]));
+    assert!(
+        server >= Duration::from_millis(400) && client >= server,
+        "{client:?}, of the provider {server:?}"
+    );
 }

@@ -169,12 +169,16 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>) -> anyhow::Result<()> {
         let behaviour = Behaviour::of(&request);
         let answer = answer::to(&request, &behaviour, number, &mut random);
         let mut truth = answer.truth.clone();
-        let mut sent = 0;
-        let ending = write::answer(&mut stream, answer, &behaviour, &mut random, &mut sent);
-        truth["server_ns"] =
-            json!(u64::try_from(request.first_byte.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let mut progress = write::Progress::default();
+        let ending = write::answer(&mut stream, answer, &behaviour, &mut random, &mut progress);
+        let ended = match (&ending, progress.wrote_at) {
+            (Ending::Complete, Some(wrote_at)) => wrote_at,
+            _ => Instant::now(),
+        };
+        let elapsed = ended.duration_since(request.first_byte);
+        truth["server_ns"] = json!(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
         if !matches!(ending, Ending::Complete) {
-            answer::unfinished(&mut truth, sent, behaviour.has("hang"));
+            answer::unfinished(&mut truth, progress.sent, behaviour.has("hang"));
         }
         if behaviour.has("early") {
             // A client that is refused may well close in the middle of its request.

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read as _, Write},
     net::Shutdown,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use flate2::{
@@ -20,6 +20,11 @@ use super::{
     behaviour::Behaviour,
 };
 
+const CRLF: &[u8] = b"\r\n";
+
+/// Longest end of a block of a content coding, behind the content.
+const CODED_END_BYTES: usize = 16;
+
 /// Most pieces into which one part of an answer is cut.
 const PIECES: usize = 6;
 
@@ -30,20 +35,33 @@ pub(super) enum Ending {
     Cut,
 }
 
-/// Writes an answer as the behaviour wants it, and counts the parts of the body that were `sent`.
+/// How far an answer has come.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Parts of the body that were sent.
+    pub(super) sent: usize,
+    /// When the last write of content began, which is before the client can have read it all.
+    pub(super) wrote_at: Option<Instant>,
+    /// Bytes that were written, with head and framing.
+    written: usize,
+    /// How many of them hold all content, once that is known.
+    enough: Option<usize>,
+}
+
+/// Writes an answer as the behaviour wants it.
 pub(super) fn answer(
     stream: &mut Stream,
     answer: Answer,
     behaviour: &Behaviour,
     random: &mut fastrand::Rng,
-    sent: &mut usize,
+    progress: &mut Progress,
 ) -> Ending {
     if behaviour.has("hang") {
         wait_for_end(stream);
         return Ending::ClientGone;
     }
     thread::sleep(behaviour.pause("delay-ms"));
-    match write(stream, answer, behaviour, random, sent) {
+    match write(stream, answer, behaviour, random, progress) {
         Ok(ending) => ending,
         Err(_) => Ending::ClientGone,
     }
@@ -54,7 +72,7 @@ fn write(
     answer: Answer,
     behaviour: &Behaviour,
     random: &mut fastrand::Rng,
-    sent: &mut usize,
+    progress: &mut Progress,
 ) -> io::Result<Ending> {
     let mut coder = Coder::new(behaviour.get("encoding"));
     let (parts, streamed) = match answer.body {
@@ -66,6 +84,7 @@ fn write(
         .get("framing")
         .unwrap_or(if streamed { "chunked" } else { "length" });
     let middle = parts.len() / 2;
+    let last = parts.iter().rposition(|part| !part.is_empty());
     let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
     for (name, value) in &answer.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -98,27 +117,28 @@ fn write(
             "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n",
         );
     }
-    pieces(stream, head.as_bytes(), random)?;
+    pieces(stream, head.as_bytes(), random, progress)?;
     let cut = ["cut", "cut-clean", "cut-reset"]
         .iter()
         .find_map(|key| behaviour.number(key));
-    let last = coded
-        .iter()
-        .rposition(|part| !part.is_empty())
-        .map_or(0, |index| index + 1);
+    // A decoder may have the content before the end of its coding's last block.
+    let spare = behaviour.get("encoding").map_or(0, |_| CODED_END_BYTES);
+    if last.is_none() {
+        progress.enough = Some(progress.written);
+    }
     let paced = streamed && (behaviour.has("token-ms") || behaviour.has("pause-ms"));
     let mut pending = Vec::new();
     for (index, part) in coded.into_iter().enumerate() {
         if behaviour.has("rekey") && index == middle {
-            pieces(stream, &std::mem::take(&mut pending), random)?;
+            pieces(stream, &std::mem::take(&mut pending), random, progress)?;
             stream
                 .conn
                 .refresh_traffic_keys()
                 .map_err(io::Error::other)?;
         }
         if cut == Some(index as u64) {
-            pieces(stream, &pending, random)?;
-            *sent = index;
+            pieces(stream, &pending, random, progress)?;
+            progress.sent = index;
             if behaviour.has("cut-clean") {
                 stream.conn.send_close_notify();
                 stream.flush()?;
@@ -145,11 +165,20 @@ fn write(
         } else {
             pending.extend_from_slice(&part);
         }
+        if last == Some(index) {
+            let framed = if framing == "chunked" { CRLF.len() } else { 0 };
+            let behind = framed + spare.min(part.len());
+            progress.enough = Some(progress.written + pending.len() - behind);
+        }
         // A provider in a hurry puts several events, and the end too, into one record.
         if paced || random.bool() {
-            pieces(stream, &pending, random)?;
+            let result = pieces(stream, &pending, random, progress);
+            if result.is_err() && progress.has_content() {
+                return Ok(Ending::Complete);
+            }
+            result?;
             pending.clear();
-            *sent = index + 1;
+            progress.sent = index + 1;
         }
     }
     if framing == "chunked" {
@@ -160,9 +189,9 @@ fn write(
         };
         pending.extend_from_slice(end);
     }
-    // A client that has everything but the end of the framing may close.
-    match pieces(stream, &pending, random) {
-        Err(error) if *sent < last => Err(error),
+    // A client that has everything but the end of the coding and of the framing may close.
+    match pieces(stream, &pending, random, progress) {
+        Err(error) if !progress.has_content() => Err(error),
         _ => Ok(Ending::Complete),
     }
 }
@@ -175,12 +204,17 @@ fn chunk(part: &[u8], behaviour: &Behaviour) -> Vec<u8> {
     };
     let mut framed = format!("{:x}{extension}\r\n", part.len()).into_bytes();
     framed.extend_from_slice(part);
-    framed.extend_from_slice(b"\r\n");
+    framed.extend_from_slice(CRLF);
     framed
 }
 
 /// Each piece is a TLS record of its own, so that the client reads it by itself.
-fn pieces(stream: &mut Stream, mut bytes: &[u8], random: &mut fastrand::Rng) -> io::Result<()> {
+fn pieces(
+    stream: &mut Stream,
+    mut bytes: &[u8],
+    random: &mut fastrand::Rng,
+    progress: &mut Progress,
+) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
@@ -189,12 +223,27 @@ fn pieces(stream: &mut Stream, mut bytes: &[u8], random: &mut fastrand::Rng) -> 
             break;
         }
         let (piece, rest) = bytes.split_at(random.usize(1..bytes.len()));
-        stream.write_all(piece)?;
-        stream.flush()?;
+        progress.write(stream, piece)?;
         bytes = rest;
     }
-    stream.write_all(bytes)?;
-    stream.flush()
+    progress.write(stream, bytes)
+}
+
+impl Progress {
+    fn write(&mut self, stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+        if !self.has_content() {
+            self.wrote_at = Some(Instant::now());
+        }
+        stream.write_all(bytes)?;
+        stream.flush()?;
+        self.written += bytes.len();
+        Ok(())
+    }
+
+    /// Whether all content has been written.
+    fn has_content(&self) -> bool {
+        self.enough.is_some_and(|enough| self.written >= enough)
+    }
 }
 
 fn wait_for_end(stream: &mut Stream) {
