@@ -1,14 +1,12 @@
-"""As calls.py, and does what lines of its input tell it to; it says when the first text of an answer came.
+"""As calls.py, and does what lines of its input tell it to.
 
 With `--by-line` each call waits for a line; with `--until-told` there are calls until a line comes. The end of the
-input is the end of both. With `--say-begun` the first text of an answer prints `begun`.
+input is the end of both. With `--say-begun` the first text of a stream prints `begun`.
 """
 
-import json
 import pathlib
 import select
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
@@ -19,26 +17,18 @@ ENDLESS = ["--count", "1000000"]
 
 
 class Seen(sdk.Seen):
-    """What the client saw of a call, and when the first text of the answer came."""
+    """Says that an answer has begun."""
 
-    first_text_ns = None
-    says_begun = False
-
-    def __setattr__(self, name: str, value) -> None:
-        if name == "text" and value and self.first_text_ns is None:
-            self.first_text_ns = time.perf_counter_ns() - self.started
-            if self.says_begun:
-                print("begun", flush=True)
-        super().__setattr__(name, value)
-
-    def line(self) -> str:
-        return json.dumps({**json.loads(super().line()), "first_text_ns": self.first_text_ns})
+    def read(self, text: str) -> None:
+        begun = self.first_ns is not None
+        super().read(text)
+        if not begun and self.first_ns is not None:
+            print("begun", flush=True)
 
 
 def main() -> None:
-    sdk.Seen = Seen
     if has("--say-begun"):
-        Seen.says_begun = True
+        sdk.Seen = Seen
     if has("--by-line"):
         sys.argv += ENDLESS
         sdk.call = if_told(sdk.call, lambda: sys.stdin.readline() != "")

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{ffi::OsString, fs, path::Path, process::Command};
+use std::{ffi::OsString, fs, path::Path, process::Command, time::Duration};
 
-use observer_e2e::harness::{Client, Scene, binary, output, wait_until};
+use observer_e2e::harness::{Client, Scene, assert_matches, binary, output, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -35,14 +35,13 @@ fn calls(scene: &Scene) -> Vec<OsString> {
 /// Waits until enough calls of the client have been recorded to see whether all is well.
 fn until_recorded(scene: &Scene, client: &Client) {
     let output = scene.folder.path().join("watched.jsonl");
-    let pid = client.pid();
+    let pid: u64 = client.pid().parse().unwrap();
     wait_until("records", || {
         let text = fs::read_to_string(&output).unwrap_or_default();
         let records = text
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let is_its =
-            |record: &Value| record["type"] == "llm_call" && record["pid"].to_string() == pid;
+        let is_its = |record: &Value| record["type"] == "llm_call" && record["pid"] == pid;
         records.filter(is_its).count() >= 5
     });
 }
@@ -57,6 +56,24 @@ fn assert_seen_once(calls: &[Value]) {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), count, "a call was seen twice: {calls:#?}");
+}
+
+/// Asserts that two calls were recorded, as the provider knows and as the client saw them.
+fn assert_as_seen(scene: &Scene, calls: &[Value], lines: &[String]) {
+    let truth = scene.provider.wait_for(2);
+    assert_eq!((calls.len(), truth.len()), (2, 2), "{calls:#?}");
+    let seen: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for truth in &truth {
+        let call = calls
+            .iter()
+            .find(|call| call["request_id"] == truth["request_id"]);
+        let its = seen.iter().filter(|seen| seen["case"] == truth["test"]);
+        let elapsed = its.filter_map(|seen| seen["elapsed_ns"].as_u64()).max();
+        assert_matches(call.unwrap(), truth, elapsed.map(Duration::from_nanos));
+    }
 }
 
 fn of_case<'a>(scene: &Scene, calls: &'a [Value], case: &str) -> Vec<&'a Value> {
@@ -103,11 +120,11 @@ fn children_that_are_born_later() {
     let observer = scene.watch(&["--pid", &client.pid()]);
     client.go_on();
     let parent = client.pid();
-    assert!(client.wait().0.success());
+    let (status, lines) = client.wait();
+    assert!(status.success());
     let run = observer.wait();
     run.assert_clean();
-    scene.assert_truth(&run.calls);
-    assert_eq!(run.calls.len(), 2);
+    assert_as_seen(&scene, &run.calls, &lines);
     for call in &run.calls {
         assert_ne!(call["pid"].to_string(), parent);
         assert_eq!(call["ppid"].to_string(), parent);
@@ -335,11 +352,11 @@ fn openssl_1_1_as_wheels_carry_it() {
     assert_eq!(client.line(), "waiting");
     let observer = scene.watch(&["--pid", &client.pid()]);
     client.go_on();
-    assert!(client.wait().0.success());
+    let (status, lines) = client.wait();
+    assert!(status.success());
     let run = observer.wait();
     run.assert_clean();
-    scene.assert_truth(&run.calls);
-    assert_eq!(run.calls.len(), 2);
+    assert_as_seen(&scene, &run.calls, &lines);
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn httpx_streams_interleaved() {
         let of = |truth: &&Value| truth["request_id"] == call["request_id"];
         let case = &truth.iter().find(of).expect("it was answered")["test"];
         let seen = run.client.iter().find(|line| line["case"] == *case);
-        let seen = seen.expect("the client's line")["first_text_ns"].as_u64();
+        let seen = seen.expect("the client's line")["first_ns"].as_u64();
         let seen = seen.expect("a time");
         assert!(
             first > 0 && first < latency && first < seen,
@@ -203,13 +203,18 @@ fn curl() {
         let body = format!(
             r#"{{"model":"gpt-4o","stream":{stream},"messages":[{{"role":"user","content":"x"}}]}}"#
         );
-        let command = ["curl", "--http2", "--silent", "--fail", "--cacert"]
-            .map(OsString::from)
+        // It says itself how long it took, at most.
+        let timed = "begun=$(date +%s%N); \"$@\" || exit; ended=$(date +%s%N); \
+                     printf '\\n{\"case\":\"curl\",\"elapsed_ns\":%s}\\n' $((ended-begun))";
+        let command = ["sh", "-c", timed, "sh"]
             .into_iter()
+            .chain(["curl", "--http2", "--silent", "--fail", "--cacert"])
+            .map(OsString::from)
             .chain([ca.clone().into(), url.clone().into()])
             .chain(["--data", &body].map(OsString::from))
             .chain(["-H", "content-type: application/json", "-H"].map(OsString::from))
-            .chain([OsString::from("x-test-behaviour: events=20; token-ms=2")])
+            .chain(["x-test-behaviour: events=20; token-ms=2", "-H"].map(OsString::from))
+            .chain([OsString::from("x-test-case: curl")])
             // Another request on the same connection.
             .chain(["--next", "--silent", "--cacert"].map(OsString::from))
             .chain([ca.clone().into()])

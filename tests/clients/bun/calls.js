@@ -69,6 +69,8 @@ const CASES = {
 
 const usual = Object.keys(CASES).filter((name) => name !== "fetch-until-told");
 for (const name of cases.length ? cases : usual) {
+  const begun = performance.now();
   const said = await CASES[name]();
-  console.log(JSON.stringify({ done: name, calls: said?.calls }));
+  const elapsed_ns = Math.round((performance.now() - begun) * 1e6);
+  console.log(JSON.stringify({ done: name, elapsed_ns, ...said }));
 }
