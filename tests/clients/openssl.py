@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ def main() -> None:
     ssl.SSL_ctrl(connection, SET_TLSEXT_HOSTNAME, 0, address.hostname.encode())
     assert ssl.SSL_connect(connection) == 1
     for stream in (False, True):
+        started = time.perf_counter_ns()
         body = json.dumps(
             {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
         ).encode()
@@ -47,6 +49,7 @@ def main() -> None:
             length = ssl.SSL_read(connection, buffer, len(buffer))
             assert length > 0
             answer += buffer.raw[:length]
+        print(json.dumps({"elapsed_ns": time.perf_counter_ns() - started}), flush=True)
     ssl.SSL_shutdown(connection)
     ssl.SSL_free(connection)
 

@@ -41,21 +41,26 @@ fn a_static_program_of_an_instant() {
     let output = folder.join("watched.jsonl");
     let observer = scene.watch(&["--all"]);
     // The first may be over before the file has been looked through.
+    let mut before = 0;
     wait_until("a call of a program that nobody knew", || {
         assert!(scene.start(&once).wait().0.success());
+        before += 1;
+        // A program may be over before the provider has noted its call.
+        scene.provider.wait_for(before);
         !recorded(&scene, &output).is_empty()
     });
-    let before = scene.provider.truth().len();
     for _ in 0..20 {
         assert!(scene.start(&once).wait().0.success());
     }
+    let truth = scene.provider.wait_for(before + 20).split_off(before);
+    assert_eq!(truth.len(), 20);
     wait_until("the calls of twenty instants", || {
-        recorded(&scene, &output).len() >= 20
+        let records = recorded(&scene, &output);
+        let is_there = |id: &Value| records.iter().any(|record| record["request_id"] == *id);
+        truth.iter().all(|truth| is_there(&truth["request_id"]))
     });
     let run = observer.stop();
     assert!(run.status.success(), "{}", run.stderr);
-    let truth = scene.provider.truth().split_off(before);
-    assert_eq!(truth.len(), 20);
     for truth in &truth {
         let records: Vec<&Value> = run
             .calls

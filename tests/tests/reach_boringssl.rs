@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{DirEntryExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -289,20 +289,31 @@ fn errors_lead_to_the_functions_that_symbols_name() {
     }
 }
 
-/// A copy of a program that is of another build, which no agent has seen yet.
-fn another_build(program: &Path, folder: &Path) -> PathBuf {
+/// A copy of a program that is of another build, which no agent has seen yet, and the begin of its build id.
+fn another_build(program: &Path, folder: &Path) -> (PathBuf, [u8; 16]) {
     let mut bytes = fs::read(program).unwrap();
     // The note's name and type, then the id (elf(5), NT_GNU_BUILD_ID).
     let note = b"\x03\0\0\0GNU\0";
     let at = bytes.windows(note.len()).position(|window| window == note);
     let id = at.unwrap() + note.len();
-    for byte in &mut bytes[id..id + 16] {
-        *byte = fastrand::u8(..);
-    }
+    let new: [u8; 16] = std::array::from_fn(|_| fastrand::u8(..));
+    bytes[id..id + new.len()].copy_from_slice(&new);
     let copy = folder.join("bun");
     fs::write(&copy, bytes).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
-    copy
+    (copy, new)
+}
+
+/// The file in which agents remember a build; another one whenever the build is examined.
+fn remembered(build: [u8; 16]) -> Option<u64> {
+    let name: String = build.iter().map(|byte| format!("{byte:02x}")).collect();
+    let entries = fs::read_dir("/var/cache/observer").ok()?.flatten();
+    let is_its = |entry: &fs::DirEntry| {
+        let path = entry.path();
+        let is_whole = path.extension().is_some_and(|end| end == "json");
+        is_whole && entry.file_name().to_string_lossy().starts_with(&name)
+    };
+    entries.filter(is_its).map(|entry| entry.ino()).next()
 }
 
 /// The records of the calls that a provider has answered: everything is watched, other tests too.
@@ -315,18 +326,19 @@ fn of_provider<'a>(scene: &Scene, calls: &'a [Value]) -> Vec<&'a Value> {
     calls.iter().filter(is_ours).collect()
 }
 
-/// How many calls were not recorded; the others are the last that the provider has answered, each once.
-fn missed(scene: &Scene, calls: &[&Value], before: usize) -> usize {
-    let truth = scene.provider.truth().split_off(before);
+/// Asserts that from the first that was recorded all calls were, each once. The first calls of a program may
+/// pass while it is looked at.
+fn assert_missed_only_first(calls: &[&Value], truth: &[Value]) {
+    assert!(calls.len() <= truth.len(), "{calls:#?}\nof {truth:#?}");
     for (truth, call) in truth.iter().rev().zip(calls.iter().rev()) {
         assert_eq!(truth["request_id"], call["request_id"]);
         assert_eq!(truth["completion_tokens"], call["completion_tokens"]);
     }
-    truth.len().checked_sub(calls.len()).unwrap()
 }
 
-/// Lets Bun make calls until so many have been recorded.
-fn until_recorded(scene: &Scene, bun: &Path, output: &Path, records: usize) {
+/// Lets Bun make calls until so many have been recorded. Returns what the provider knows of them.
+fn until_recorded(scene: &Scene, bun: &Path, output: &Path, records: usize) -> Vec<Value> {
+    let before = scene.provider.truth().len();
     let mut client = scene.start(&bun_calls(scene, bun, &["fetch-until-told"]));
     wait_until("records of Bun", || {
         let text = fs::read_to_string(output).unwrap_or_default();
@@ -335,7 +347,14 @@ fn until_recorded(scene: &Scene, bun: &Path, output: &Path, records: usize) {
         of_provider(scene, &calls).len() >= records
     });
     client.go_on();
-    assert!(client.wait().0.success());
+    let (status, lines) = client.wait();
+    assert!(status.success());
+    let said: Value = serde_json::from_str(&lines[0]).unwrap();
+    let made = usize::try_from(said["calls"].as_u64().unwrap()).unwrap();
+    // The client may be done before the provider has noted it.
+    let truth = scene.provider.wait_for(before + made).split_off(before);
+    assert_eq!(truth.len(), made);
+    truth
 }
 
 #[test]
@@ -343,31 +362,31 @@ fn a_large_program_that_starts_while_everything_is_watched() {
     // Request ids that no other test has.
     let scene = Scene::with_seed(fastrand::u64(..));
     let folder = scene.folder.path();
-    let bun = another_build(&bun(BUNS[2]), folder);
+    let (bun, build) = another_build(&bun(BUNS[2]), folder);
     let output = folder.join("watched.jsonl");
     let observer = scene.watch(&["--all"]);
-    // Nobody knows it: its first calls may pass while it is looked through.
-    until_recorded(&scene, &bun, &output, 5);
-    let first = scene.provider.truth().len();
+    assert_eq!(remembered(build), None);
+    // Nobody knows it.
+    let mut truth = until_recorded(&scene, &bun, &output, 5);
     // Now it is known.
-    until_recorded(&scene, &bun, &output, 0);
+    truth.extend(until_recorded(&scene, &bun, &output, 0));
     let run = observer.stop();
-    let missed_first = missed(&scene, &of_provider(&scene, &run.calls), 0);
-    assert!(missed_first + 5 <= first, "{missed_first} of {first}");
+    assert_missed_only_first(&of_provider(&scene, &run.calls), &truth);
+    let known = remembered(build);
+    assert!(known.is_some(), "{}", run.stderr);
     // The next agent knows it too, though it starts before the program.
-    let before = scene.provider.truth().len();
     fs::remove_file(&output).unwrap();
     let observer = scene.watch(&["--all"]);
-    until_recorded(&scene, &bun, &output, 1);
+    let truth = until_recorded(&scene, &bun, &output, 5);
     let run = observer.stop();
-    let missed = missed(&scene, &of_provider(&scene, &run.calls), before);
-    assert_eq!(missed, 0, "{:#?}", run.calls);
+    assert_missed_only_first(&of_provider(&scene, &run.calls), &truth);
+    assert_eq!(remembered(build), known, "it was examined once more");
 }
 
 #[test]
 fn a_large_program_that_nobody_knows_is_examined_before_it_starts() {
     let scene = Scene::new();
-    let bun = another_build(&bun(BUNS[2]), scene.folder.path());
+    let (bun, _) = another_build(&bun(BUNS[2]), scene.folder.path());
     let run = scene.exec(&[], &bun_calls(&scene, &bun, &["fetch", "sdk-stream"]));
     run.assert_clean();
     scene.assert_truth(&run.calls);

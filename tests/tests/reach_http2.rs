@@ -1,8 +1,12 @@
 //! Calls over HTTP/2, by real clients.
 
-use std::{ffi::OsString, fs, process::Command, thread, time::Duration};
+use std::{ffi::OsString, fs, process::Command};
 
-use observer_e2e::{clients, coverage::Row, harness::Scene};
+use observer_e2e::{
+    clients,
+    coverage::Row,
+    harness::{Client, Scene},
+};
 use serde_json::Value;
 
 /// A command line of the clients of a folder of `clients/`, which has its own requirements.
@@ -75,6 +79,7 @@ fn httpx_streams_interleaved() {
     let command = python(&scene, "http2", &arguments);
     let run = scene.cover(&HTTPX, 16, &["--capture-content"], &command);
     scene.assert_truth_of(&run.calls);
+    let truth = scene.provider.truth();
     for call in &run.calls {
         let shown = call["output_preview"].as_str().expect("a preview");
         let shown = shown.trim_end_matches('…').trim_end_matches("...");
@@ -82,7 +87,16 @@ fn httpx_streams_interleaved() {
         assert!(texts(&run.client).iter().any(same), "{shown}");
         let first = call["time_to_first_token_ns"].as_u64().expect("a time");
         let latency = call["latency_ns"].as_u64().expect("a latency");
-        assert!(first > 0 && first * 4 < latency * 3, "{first} of {latency}");
+        // The client saw the same text a little later.
+        let of = |truth: &&Value| truth["request_id"] == call["request_id"];
+        let case = &truth.iter().find(of).expect("it was answered")["test"];
+        let seen = run.client.iter().find(|line| line["case"] == *case);
+        let seen = seen.expect("the client's line")["first_ns"].as_u64();
+        let seen = seen.expect("a time");
+        assert!(
+            first > 0 && first < latency && first < seen,
+            "{first} of {latency}, where the client saw {seen}"
+        );
     }
 }
 
@@ -122,38 +136,47 @@ fn httpx_leaves_a_stream() {
     assert_eq!(call["response_model"], "gpt-4o-2024-08-06");
 }
 
+/// Has a client make one call more, and waits for its end.
+fn one_more(client: &mut Client) {
+    client.go_on();
+    client.line();
+}
+
+/// Calls after the attach.
+const LATE: usize = 10;
+
 /// Who is attached to in the middle of a connection refers to heads that nobody has seen: the record says
 /// so, and has all that the bodies say.
 #[test]
 fn joined_late() {
     for mode in ["sync", "stream"] {
         let scene = Scene::new();
-        let arguments = ["--mode", mode, "--count", "80", "--every", "0.05"];
-        let client = scene.start(&python(&scene, "http2", &arguments));
-        client.line();
+        let arguments = ["--mode", mode, "--by-line"];
+        let mut client = scene.start(&python(&scene, "http2", &arguments));
+        one_more(&mut client);
         let observer = scene.watch(&["--pid", &client.pid()]);
-        thread::sleep(Duration::from_millis(1500));
+        for _ in 0..LATE {
+            one_more(&mut client);
+        }
         let run = observer.stop();
         run.assert_clean();
         assert!(client.wait().0.success());
-        assert!(run.calls.len() >= 5, "{:#?}", run.calls);
-        let truth = scene.provider.truth();
+        assert_eq!(run.calls.len(), LATE, "{:#?}", run.calls);
+        let truth = scene.provider.wait_for(1 + LATE).split_off(1);
         for call in &run.calls {
             assert_eq!(call["incomplete"], "headers_unknown", "{call:#}");
             assert_eq!(call["url_path"], Value::Null, "{call:#}");
         }
-        // One for one, none left out: answers have random lengths.
-        let same = |(call, truth): (&Value, &Value)| {
-            ["provider", "operation", "model", "response_model"]
+        // One for one: answers have random lengths.
+        for (call, truth) in run.calls.iter().zip(&truth) {
+            for field in ["provider", "operation", "model", "response_model"]
                 .iter()
                 .chain(&["prompt_tokens", "completion_tokens", "finish_reasons"])
                 .chain(&["stream", "status_code"])
-                .all(|field| call[field] == truth[field])
-        };
-        let aligned = truth
-            .windows(run.calls.len())
-            .any(|truth| run.calls.iter().zip(truth).all(same));
-        assert!(aligned, "{:#?}\nagainst {truth:#?}", run.calls);
+            {
+                assert_eq!(call[field], truth[field], "{field} of {call:#}");
+            }
+        }
     }
 }
 
@@ -180,13 +203,18 @@ fn curl() {
         let body = format!(
             r#"{{"model":"gpt-4o","stream":{stream},"messages":[{{"role":"user","content":"x"}}]}}"#
         );
-        let command = ["curl", "--http2", "--silent", "--fail", "--cacert"]
-            .map(OsString::from)
+        // It says itself how long it took, at most.
+        let timed = "begun=$(date +%s%N); \"$@\" || exit; ended=$(date +%s%N); \
+                     printf '\\n{\"case\":\"curl\",\"elapsed_ns\":%s}\\n' $((ended-begun))";
+        let command = ["sh", "-c", timed, "sh"]
             .into_iter()
+            .chain(["curl", "--http2", "--silent", "--fail", "--cacert"])
+            .map(OsString::from)
             .chain([ca.clone().into(), url.clone().into()])
             .chain(["--data", &body].map(OsString::from))
             .chain(["-H", "content-type: application/json", "-H"].map(OsString::from))
-            .chain([OsString::from("x-test-behaviour: events=20; token-ms=2")])
+            .chain(["x-test-behaviour: events=20; token-ms=2", "-H"].map(OsString::from))
+            .chain([OsString::from("x-test-case: curl")])
             // Another request on the same connection.
             .chain(["--next", "--silent", "--cacert"].map(OsString::from))
             .chain([ca.clone().into()])

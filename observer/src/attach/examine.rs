@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, Sender, channel},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,12 @@ const LONG: Duration = Duration::from_millis(10);
 
 /// Builds that are remembered in memory, and on disk.
 const REMEMBERED: usize = 4_096;
+
+/// Builds that are left on disk when there are too many: the latest.
+const KEPT: usize = REMEMBERED / 4 * 3;
+
+/// Files of the folder on disk that are looked at, whatever else is there.
+const LOOKED_AT: usize = 4 * REMEMBERED;
 
 /// Largest file of the memory on disk, in bytes.
 const MEMORY_FILE: u64 = 1 << 20;
@@ -338,9 +344,7 @@ impl Disk {
                 folder.display()
             )));
         }
-        if fs::read_dir(folder)?.count() >= REMEMBERED {
-            return Err(io::Error::other(format!("{} is full", folder.display())));
-        }
+        make_room(folder, REMEMBERED, KEPT)?;
         let text = serde_json::to_vec(&learnt.known)?;
         // Another agent may do the same.
         let partial = path.with_extension(format!("{}.tmp", std::process::id()));
@@ -353,6 +357,42 @@ impl Disk {
         file.write_all(&text)?;
         fs::rename(partial, path)
     }
+}
+
+/// Removes the oldest files of a folder that holds `most` or more, down to `kept`. Another agent may do the
+/// same: what it has removed is gone.
+fn make_room(folder: &Path, most: usize, kept: usize) -> io::Result<()> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)?.take(LOOKED_AT) {
+        names.push(entry?.file_name());
+    }
+    let mut count = names.len();
+    if count < most {
+        return Ok(());
+    }
+    let mut files: Vec<(SystemTime, PathBuf)> = names
+        .into_iter()
+        .filter_map(|name| {
+            let path = folder.join(name);
+            let metadata = fs::symlink_metadata(&path).ok()?;
+            let is_file = metadata.is_file();
+            is_file.then_some((metadata.modified().ok()?, path))
+        })
+        .collect();
+    files.sort_unstable();
+    let excess = files.len().saturating_sub(kept);
+    for (_, path) in files.into_iter().take(excess) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                debug!(path = %path.display(), %error, "cannot forget what was found in a file");
+            }
+            _ => count -= 1,
+        }
+    }
+    if count >= most {
+        return Err(io::Error::other(format!("{} is full", folder.display())));
+    }
+    Ok(())
 }
 
 fn is_small(file: &File) -> bool {
@@ -558,6 +598,72 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
+    }
+
+    /// A folder with so many files, each a second older than the one before.
+    fn filled(folder: &Path, files: usize) {
+        fs::create_dir_all(folder).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+        for age in 0..files {
+            let file = File::create(folder.join(age.to_string())).unwrap();
+            let written = SystemTime::now() - Duration::from_secs(age as u64 + 1);
+            file.set_modified(written).unwrap();
+        }
+    }
+
+    /// The ages of the files of such a folder.
+    fn ages(folder: &Path) -> Vec<usize> {
+        let names = fs::read_dir(folder).unwrap().flatten();
+        let mut ages: Vec<usize> = names
+            .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+            .collect();
+        ages.sort_unstable();
+        ages
+    }
+
+    #[test]
+    fn the_oldest_makes_room_for_what_was_found_last() {
+        let scene = Scene::new();
+        let folder = scene.folder.path().join("cache");
+        filled(&folder, REMEMBERED);
+        scene.mark();
+        assert!(scene.is_marked());
+        assert_eq!(ages(&folder), (0..KEPT).collect::<Vec<_>>());
+        // That is room for many more.
+        scene.mark();
+        assert_eq!(ages(&folder).len(), KEPT);
+    }
+
+    #[test]
+    fn nothing_is_forgotten_without_need() {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 7);
+        make_room(folder.path(), 8, 6).unwrap();
+        assert_eq!(ages(folder.path()).len(), 7);
+    }
+
+    #[test]
+    fn two_agents_make_room_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 2_000);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| make_room(folder.path(), 1_000, 750).unwrap());
+            }
+        });
+        assert_eq!(ages(folder.path()), (0..750).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_no_file_cannot_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 2);
+        for number in 10..18 {
+            fs::create_dir(folder.path().join(number.to_string())).unwrap();
+        }
+        let error = make_room(folder.path(), 8, 6).unwrap_err();
+        assert!(error.to_string().ends_with("is full"), "{error}");
+        assert_eq!(ages(folder.path()).len(), 10);
     }
 
     #[test]

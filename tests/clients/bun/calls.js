@@ -54,9 +54,13 @@ const CASES = {
   "fetch-until-told": async () => {
     const told = new Promise((resolve) => process.stdin.once("data", () => resolve("told")));
     const pause = () => new Promise((resolve) => setTimeout(resolve, 20, "again"));
-    do await post("/v1/chat/completions", chat({}), "");
-    while ((await Promise.race([told, pause()])) === "again");
+    let calls = 0;
+    do {
+      await post("/v1/chat/completions", chat({}), "");
+      calls += 1;
+    } while ((await Promise.race([told, pause()])) === "again");
     process.stdin.pause();
+    return { calls };
   },
   "sdk": () => openai().chat.completions.create(chat({ temperature: 1 })),
   "sdk-stream": async () =>
@@ -65,6 +69,8 @@ const CASES = {
 
 const usual = Object.keys(CASES).filter((name) => name !== "fetch-until-told");
 for (const name of cases.length ? cases : usual) {
-  await CASES[name]();
-  console.log(JSON.stringify({ done: name }));
+  const begun = performance.now();
+  const said = await CASES[name]();
+  const elapsed_ns = Math.round((performance.now() - begun) * 1e6);
+  console.log(JSON.stringify({ done: name, elapsed_ns, calls: said?.calls }));
 }

@@ -1,13 +1,13 @@
-"""As calls.py, by openai on httpx with HTTP/2: all calls of a client share one connection."""
+"""As told.py, by openai on httpx with HTTP/2: all calls of a client share one connection."""
 
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-import calls  # noqa: E402
 import httpx  # noqa: E402
 import sdk  # noqa: E402
+import told  # noqa: E402
 
 
 class Client(sdk.Client):
@@ -23,4 +23,4 @@ class Client(sdk.Client):
 
 if __name__ == "__main__":
     sdk.Client = Client
-    calls.main()
+    told.main()

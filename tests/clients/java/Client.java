@@ -29,9 +29,10 @@ import javax.net.ssl.X509TrustManager;
 
 /**
  * Makes calls with the HTTP clients of the JDK, with OkHttp and with an SDK:
- * {@code Client URL MODE,... [--tls VERSION] [--threads N] [--rounds N] [--lines] [--virtual] [--behaviour TEXT]}.
- * With {@code --lines} each line of standard input is one round; with {@code --virtual} the threads are
- * virtual ones (Java 21); with {@code --http2} the modes of HttpClient speak that.
+ * {@code Client URL MODE,... [--tls VERSION] [--threads N] [--rounds N] [--lines] [--await-agent] [--virtual]
+ * [--behaviour TEXT]}. With {@code --lines} each line of standard input is one round; with
+ * {@code --await-agent} the first call waits until observer's agent is in the JVM; with {@code --virtual} the
+ * threads are virtual ones (Java 21); with {@code --http2} the modes of HttpClient speak that.
  */
 public final class Client {
     private static String url;
@@ -39,6 +40,7 @@ public final class Client {
     private static String version;
     private static int threads = 1;
     private static boolean lines;
+    private static boolean awaitAgent;
     private static boolean virtual;
     private static SSLContext tls;
     private static X509TrustManager trust;
@@ -66,12 +68,16 @@ public final class Client {
                 case "--rounds": rounds = Integer.parseInt(arguments[++i]); break;
                 case "--behaviour": behaviour = arguments[++i]; break;
                 case "--lines": lines = true; break;
+                case "--await-agent": awaitAgent = true; break;
                 case "--virtual": virtual = true; break;
                 case "--http2": http = HttpClient.Version.HTTP_2; break;
                 default: throw new IllegalArgumentException(arguments[i]);
             }
         }
         trustProvider();
+        if (awaitAgent) {
+            awaitAgent();
+        }
         if (!lines) {
             for (int round = 0; round < rounds; round++) {
                 round(modes);
@@ -258,6 +264,14 @@ public final class Client {
                 return frames;
             }
             throw new IllegalStateException("the server spoke first");
+        }
+    }
+
+    /** Waits for the agent, whose thread starts when all is in its place; goes on without it after a while. */
+    private static void awaitAgent() throws InterruptedException {
+        long began = System.nanoTime();
+        while (!agentThread() && System.nanoTime() - began < 20_000_000_000L) {
+            Thread.sleep(5);
         }
     }
 
