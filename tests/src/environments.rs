@@ -160,6 +160,7 @@ fn all() -> anyhow::Result<Vec<(String, Make)>> {
     let mut add = |name: &str, make: Make| all.push((name.to_owned(), make));
     add("clients", Box::new(|| Ok(vec![clients::python()?])));
     add("rustls-client", Box::new(|| Ok(vec![rustls::programs()?])));
+    add("java", Box::new(|| Ok(vec![java::classes()?])));
     add("java-native", Box::new(|| Ok(vec![java::native()?])));
     add(
         "corpus",

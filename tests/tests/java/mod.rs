@@ -1,84 +1,21 @@
 //! The clients of `clients/java`, for the tests of the JDK's own TLS.
 
-use std::{
-    ffi::OsString,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{ffi::OsString, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-use anyhow::Context as _;
 use observer_e2e::{
     clients,
     harness::{Client, Scene},
+    java,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Where OkHttp and an SDK are to be had.
-const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>observer</groupId>
-  <artifactId>clients</artifactId>
-  <version>1</version>
-  <dependencies>
-    <dependency>
-      <groupId>com.squareup.okhttp3</groupId>
-      <artifactId>okhttp</artifactId>
-      <version>4.12.1</version>
-    </dependency>
-    <dependency>
-      <groupId>com.anthropic</groupId>
-      <artifactId>anthropic-java</artifactId>
-      <version>3.14.0</version>
-    </dependency>
-  </dependencies>
-</project>
-"#;
-
 /// The option under test.
 pub(crate) const JAVA_AGENT: &str = "--java-agent";
 
-/// The class path of the clients in `clients/java`.
-fn classes() -> PathBuf {
-    let build = || {
-        let sources: Vec<PathBuf> = ["Anthropic.java", "Client.java", "OkHttp.java"]
-            .map(|name| clients::script("java").join(name))
-            .to_vec();
-        let mut input = POM.to_owned();
-        for source in &sources {
-            input += &fs::read_to_string(source)?;
-        }
-        clients::prepared("java", &input, |folder| {
-            fs::create_dir_all(folder)?;
-            fs::write(folder.join("pom.xml"), POM)?;
-            clients::run(
-                Command::new("mvn")
-                    .args([
-                        "-q",
-                        "-B",
-                        "dependency:copy-dependencies",
-                        "-DoutputDirectory=lib",
-                    ])
-                    .current_dir(folder),
-            )
-            .context("cannot get the clients from Maven Central: is Maven installed?")?;
-            clients::run(
-                Command::new("javac")
-                    .args(["--release", "11", "-cp", "lib/*", "-d", "."])
-                    .args(sources)
-                    .current_dir(folder),
-            )
-            .context("cannot compile the clients: is a JDK installed?")
-        })
-    };
-    build().unwrap_or_else(|error| panic!("{error:#}"))
-}
-
 /// A command line that runs the client.
 pub(crate) fn client(scene: &Scene, options: &[&str], arguments: &[&str]) -> Vec<OsString> {
-    let folder = classes();
+    let folder = java::classes().unwrap_or_else(|error| panic!("{error:#}"));
     let mut command: Vec<OsString> = vec!["java".into()];
     // Tests run side by side, each JVM with a few threads of its own.
     command.extend(["-Xmx256m", "-XX:TieredStopAtLevel=1"].map(OsString::from));
@@ -112,7 +49,7 @@ pub(crate) fn readable(scene: &Scene) -> TempDir {
     clients::run(
         Command::new("cp")
             .arg("-rT")
-            .arg(classes())
+            .arg(java::classes().expect("the clients"))
             .arg(copy.path()),
     )
     .expect("a copy");
