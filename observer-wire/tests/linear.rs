@@ -5,12 +5,10 @@
     reason = "a test may panic anywhere, not only in a test function"
 )]
 
+mod clock;
 mod shapes;
 
-use std::time::Duration;
-
-use rustix::time::{ClockId, clock_gettime};
-use shapes::{Shape, shapes};
+use shapes::shapes;
 
 /// Bytes of the smaller one.
 const SIZE: usize = 64 * 1024;
@@ -29,7 +27,8 @@ const ROUNDS: usize = 3;
 fn more_bytes_take_as_much_more_time() {
     for shape in shapes() {
         let (small, large) = (shape.bytes(SIZE), shape.bytes(SIZE * TIMES));
-        let best = |bytes: &[u8]| (0..ROUNDS).map(|_| time(&shape, bytes)).min().unwrap();
+        let time = |bytes: &[u8]| clock::time(|| shape.play(bytes));
+        let best = |bytes: &[u8]| (0..ROUNDS).map(|_| time(bytes)).min().unwrap();
         let (small, large) = (best(&small), best(&large));
         let ratio = large.as_secs_f64() / small.as_secs_f64();
         println!(
@@ -38,19 +37,4 @@ fn more_bytes_take_as_much_more_time() {
         );
         assert!(ratio < BOUND, "{}: {ratio:.1} times as long", shape.name);
     }
-}
-
-/// The time that this thread takes for it.
-fn time(shape: &Shape, bytes: &[u8]) -> Duration {
-    let begun = now();
-    shape.play(bytes);
-    now() - begun
-}
-
-fn now() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        now.tv_sec.unsigned_abs(),
-        u32::try_from(now.tv_nsec).unwrap(),
-    )
 }

@@ -1,6 +1,10 @@
 //! Clients in Java: jars of Maven Central, and what is compiled against them.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Context as _;
 
@@ -30,6 +34,8 @@ const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 "#;
 
+const NO_JDK: &str = "cannot compile Java: apt-get install openjdk-17-jdk-headless";
+
 /// The folder with the client of `clients/java/NativeTls.java`, and its jars in `jars`.
 ///
 /// # Errors
@@ -41,22 +47,14 @@ pub fn native() -> anyhow::Result<PathBuf> {
     clients::listed("java-native", &input, |folder| {
         let jars = folder.join("jars");
         fs::create_dir_all(&jars)?;
-        fetch(
-            Command::new("mvn")
-                .args(["--quiet", "--batch-mode", "--update-snapshots"])
-                .arg("dependency:copy-dependencies")
-                .arg("--file")
-                .arg(project)
-                .arg(format!("-DoutputDirectory={}", jars.display())),
-        )
-        .context("cannot get jars from Maven Central: apt-get install maven")?;
+        jars_of(&project, &jars)?;
         run(Command::new("javac")
             .arg("-cp")
             .arg(jars.join("*"))
             .arg("-d")
             .arg(folder)
             .arg(source))
-        .context("cannot compile Java: apt-get install openjdk-17-jdk-headless")
+        .context(NO_JDK)
     })
 }
 
@@ -74,23 +72,26 @@ pub fn classes() -> anyhow::Result<PathBuf> {
     }
     clients::listed("java", &input, |folder| {
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("pom.xml"), POM)?;
-        fetch(
-            Command::new("mvn")
-                .args(["--quiet", "--batch-mode", "--update-snapshots"])
-                .arg("dependency:copy-dependencies")
-                .arg("--file")
-                .arg(folder.join("pom.xml"))
-                .arg(format!(
-                    "-DoutputDirectory={}",
-                    folder.join("lib").display()
-                )),
-        )
-        .context("cannot get jars from Maven Central: apt-get install maven")?;
+        let project = folder.join("pom.xml");
+        fs::write(&project, POM)?;
+        jars_of(&project, &folder.join("lib"))?;
         run(Command::new("javac")
             .args(["--release", "11", "-cp", "lib/*", "-d", "."])
             .args(sources)
             .current_dir(folder))
-        .context("cannot compile Java: apt-get install openjdk-17-jdk-headless")
+        .context(NO_JDK)
     })
+}
+
+/// Copies the jars that a project depends on into a folder.
+fn jars_of(project: &Path, folder: &Path) -> anyhow::Result<()> {
+    fetch(
+        Command::new("mvn")
+            .args(["--quiet", "--batch-mode", "--update-snapshots"])
+            .arg("dependency:copy-dependencies")
+            .arg("--file")
+            .arg(project)
+            .arg(format!("-DoutputDirectory={}", folder.display())),
+    )
+    .context("cannot get jars from Maven Central: apt-get install maven")
 }
