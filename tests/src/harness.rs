@@ -203,6 +203,17 @@ impl Scene {
         Observer::start(prefix, &self.folder.path().join("watched.jsonl"), options)
     }
 
+    /// Takes what a client that was [started](Self::start) says that it saw, for the latencies to be compared with.
+    pub fn saw(&self, lines: &[String]) {
+        let seen = lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(seen);
+    }
+
     /// Asserts that each call of the provider was recorded once, and that every field is right.
     ///
     /// # Panics
@@ -340,13 +351,17 @@ pub fn assert_matches(record: &Value, truth: &Value, client: Option<Duration>) {
     }
     let latency = |value: &Value| Duration::from_nanos(value.as_u64().unwrap_or(0));
     let (recorded, true_latency) = (latency(&record["latency_ns"]), latency(&truth["server_ns"]));
-    let slack = |latency: Duration| latency.mul_f64(LATENCY_SHARE).max(LATENCY_TIME);
     let longest = client.unwrap_or(true_latency + CLIENT_TIME);
     let longest = longest.max(true_latency);
     assert!(
         recorded + slack(true_latency) >= true_latency && recorded <= longest + slack(longest),
         "latency {recorded:?}, of the provider {true_latency:?}, of the client {client:?}"
     );
+}
+
+/// How far apart two measures of a time may be.
+pub fn slack(time: Duration) -> Duration {
+    time.mul_f64(LATENCY_SHARE).max(LATENCY_TIME)
 }
 
 impl Run {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use observer_e2e::harness::{Client, Run, Scene, assert_matches, wait_until};
+use observer_e2e::harness::{Client, Run, Scene, assert_matches, slack, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -29,8 +29,10 @@ fn assert_no_longer(scene: &Scene, run: &Run, number: usize) {
     let server = time(&scene.provider.wait_for(number)[number - 1]["server_ns"]);
     let longest = time(&run.client[0]["elapsed_ns"]).max(server);
     let latency = time(&run.only_call()["latency_ns"]);
-    let slack = longest.mul_f64(0.15).max(Duration::from_millis(30));
-    assert!(latency <= longest + slack, "{latency:?} of {longest:?}");
+    assert!(
+        latency <= longest + slack(longest),
+        "{latency:?} of {longest:?}"
+    );
 }
 
 #[test]
