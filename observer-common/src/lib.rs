@@ -39,6 +39,9 @@ pub const KIND_EXIT: u32 = 8;
 /// [`BindRecord`]: a direction of a connection has been seen at a socket.
 pub const KIND_BIND: u32 = 9;
 
+/// [`TaskRecord`]: a logical task was created by another.
+pub const KIND_TASK: u32 = 10;
+
 /// [`DataRecord::direction`]: written by the process.
 pub const SENT: u32 = 0;
 /// [`DataRecord::direction`]: read by the process.
@@ -72,12 +75,19 @@ pub struct DataRecord {
     pub opposite: u64,
     /// Bytes of the whole call.
     pub call_bytes: u64,
-    /// The goroutine's id; 0 where the thread is all there is.
+    /// The logical task that the thread executes, by [`task_kind`](Self::task_kind); 0 where the thread is
+    /// all there is.
     pub task: u64,
+    /// The task that created it, if that is known here; else 0. See also [`TaskRecord`].
+    pub task_parent: u64,
     /// Bytes in this record, [`CHUNK_BYTES`] at most.
     pub bytes: u32,
     /// Not 0: `ssl` stands for this direction only; a [`BindRecord`] tells what it belongs to.
     pub half: u32,
+    /// One of [`task`].
+    pub task_kind: u32,
+    /// 0.
+    pub reserved: u32,
     /// Name of the thread, padded with 0.
     pub comm: [u8; 16],
 }
@@ -131,6 +141,30 @@ pub struct BindRecord {
     /// What stood for the direction until now, where the connection goes on under another name (a key of
     /// TLS 1.3 was updated); else 0.
     pub previous: u64,
+    /// When it happened.
+    pub at: u64,
+}
+
+/// A logical task was created by another one of the same process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct TaskRecord {
+    /// [`KIND_TASK`].
+    pub kind: u32,
+    /// One of [`task`].
+    pub task_kind: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// Thread id in the initial PID namespace.
+    pub tid: u32,
+    /// The task, as in [`DataRecord::task`].
+    pub task: u64,
+    /// Its creator; 0 if the thread itself created it.
+    pub parent: u64,
     /// When it happened.
     pub at: u64,
 }
@@ -190,6 +224,17 @@ impl Cookie {
             goid: (cookie >> 16) as u16,
         }
     }
+}
+
+/// What a logical task is ([`DataRecord::task_kind`]).
+pub mod task {
+    /// There is none: the thread is all there is.
+    pub const NONE: u32 = 0;
+    /// A goroutine: the task is its id (`runtime.g.goid`).
+    pub const GOROUTINE: u32 = 1;
+    /// A task of CPython: the task is the address of the `contextvars.Context` that the thread has entered
+    /// (`PyThreadState.context`).
+    pub const CPYTHON: u32 = 2;
 }
 
 /// What a probed function of a TLS library in C does ([`Cookie::function`]).

@@ -13,7 +13,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use observer_common::{Cookie, Loss, RECEIVED, SENT, aead};
+use observer_common::{Cookie, Loss, RECEIVED, SENT, aead, task};
 
 use crate::{
     calls::{self, RETURN_UNWANTED, RETURN_WANTED},
@@ -319,6 +319,8 @@ fn record(
         bytes,
         entered_at,
         task: 0,
+        task_parent: 0,
+        task_kind: task::NONE,
         tgid,
         tid,
         direction,

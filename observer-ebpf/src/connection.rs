@@ -19,8 +19,10 @@ pub struct Transfer {
     pub bytes: u64,
     /// When the call was entered.
     pub entered_at: u64,
-    /// The goroutine, or 0.
+    /// The logical task that the thread executes, and what it is: `observer_common::DataRecord`.
     pub task: u64,
+    pub task_parent: u64,
+    pub task_kind: u32,
     pub tgid: u32,
     pub tid: u32,
     pub direction: u32,
@@ -169,6 +171,8 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         tid,
         direction,
         task: transfer.task,
+        task_parent: transfer.task_parent,
+        task_kind: transfer.task_kind,
         half: transfer.half,
     });
     // Not before they are sent: a record of the other direction, by another thread, would count them, and

@@ -31,6 +31,8 @@ pub struct Plaintext {
     pub tid: u32,
     pub direction: u32,
     pub task: u64,
+    pub task_parent: u64,
+    pub task_kind: u32,
     pub half: u32,
 }
 

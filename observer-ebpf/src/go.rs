@@ -11,7 +11,7 @@ use aya_ebpf::{
     macros::uprobe,
     programs::ProbeContext,
 };
-use observer_common::{Cookie, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SENT, go};
+use observer_common::{Cookie, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SENT, go, task};
 
 use crate::{
     calls,
@@ -55,6 +55,8 @@ pub fn go_call(context: ProbeContext) -> u32 {
         // SAFETY: a helper without arguments.
         entered_at: unsafe { bpf_ktime_get_boot_ns() },
         task: goroutine(g, cookie),
+        task_parent: 0,
+        task_kind: task::GOROUTINE,
         tgid,
         tid,
         direction: SENT,

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::uprobe,
     programs::ProbeContext,
 };
-use observer_common::{Cookie, KIND_BROKEN, KIND_FREE, RECEIVED, SENT, java};
+use observer_common::{Cookie, KIND_BROKEN, KIND_FREE, RECEIVED, SENT, java, task};
 
 use crate::{
     connection::{self, Transfer},
@@ -50,6 +50,8 @@ pub fn java_call(context: ProbeContext) -> u32 {
         // SAFETY: a helper without arguments.
         entered_at: unsafe { bpf_ktime_get_boot_ns() },
         task: 0,
+        task_parent: 0,
+        task_kind: task::NONE,
         tgid,
         tid,
         direction: if second == SENT { SENT } else { RECEIVED },

@@ -12,7 +12,9 @@ use aya_ebpf::helpers::{
     bpf_ktime_get_boot_ns, bpf_probe_read_user as bpf_probe_read_user_value,
     generated::{bpf_loop, bpf_probe_read_user},
 };
-use observer_common::{ConnectionKey, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SENT, plain};
+use observer_common::{
+    ConnectionKey, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SENT, plain, task,
+};
 
 use crate::{
     connection::{self, Transfer},
@@ -439,6 +441,8 @@ fn pass(walk: &Walk, address: u64, bytes: u64, object: u64, asks: bool) {
             bytes,
             entered_at: walk.entered_at,
             task: 0,
+            task_parent: 0,
+            task_kind: task::NONE,
             tgid: walk.tgid,
             tid: walk.tid,
             direction: walk.direction,

@@ -32,7 +32,7 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use observer_common::{Cookie, Loss, RECEIVED, SENT, rustls};
+use observer_common::{Cookie, Loss, RECEIVED, SENT, rustls, task};
 
 use crate::{
     aead::{KEY_UPDATE, KEY_UPDATE_BYTES, RECORD_BYTES},
@@ -317,6 +317,8 @@ fn record(
         bytes,
         entered_at,
         task: 0,
+        task_parent: 0,
+        task_kind: task::NONE,
         tgid,
         tid,
         direction,

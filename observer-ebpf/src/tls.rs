@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     Cookie, KIND_BROKEN, KIND_PEER_CLOSED, KIND_SHUTDOWN, Loss, RECEIVED, SENT, count, function,
+    task,
 };
 
 use crate::{
@@ -186,6 +187,8 @@ fn returned(call: &OpenCall, result: u64, tgid: u32, tid: u32) {
         bytes,
         entered_at: call.entered_at,
         task: 0,
+        task_parent: 0,
+        task_kind: task::NONE,
         tgid,
         tid,
         direction,

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Number, Value};
 
-use crate::chunk::{Origin, Timestamp};
+use crate::{
+    chunk::{Origin, Timestamp},
+    evidence::Evidence,
+};
 
 /// One LLM call as it was seen on the wire. `None` means that the wire did not say; 0 is a 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +95,8 @@ pub struct LlmCall {
     pub incomplete: Option<Incomplete>,
     /// The mark of the chunk with which the request began.
     pub origin: Origin,
+    /// What it tells about the run that it is part of.
+    pub evidence: Evidence,
 }
 
 impl LlmCall {

@@ -35,7 +35,7 @@ impl Direction {
 /// A mark of the caller's (such as a thread id) that comes back with the call whose request began
 /// in the chunk that carried it. This crate never looks inside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Origin(pub u64);
+pub struct Origin(pub u128);
 
 /// Consecutive bytes of one direction of a connection.
 #[derive(Clone, Copy)]

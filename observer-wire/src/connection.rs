@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     call::LlmCall,
     chunk::{Chunk, Close, Direction, Origin, Timestamp},
+    evidence::{Evidence, TraceContext},
     http,
     provider::Calls,
     stream::Stream,
@@ -50,6 +51,14 @@ pub enum CallEvent {
         /// Stands for the request's head: where both ends of a connection are followed, each sees the same.
         fingerprint: u64,
     },
+    /// The request of a call was read as a whole: comes between `Started` and `Ended`, once at most. A
+    /// request that is answered before it ends, or of which bytes are missing, may have none.
+    Requested {
+        /// The call of the `Started` event.
+        call: CallId,
+        /// What is known of it.
+        request: Box<Asked>,
+    },
     /// The call is over.
     Ended {
         /// The call of the `Started` event.
@@ -62,11 +71,59 @@ pub enum CallEvent {
         /// The call of the `Started` event.
         call: CallId,
     },
+    /// A request came in, on a connection of which the process is the server. `InboundEnded` follows.
+    InboundStarted {
+        /// Names it among those of the connection.
+        exchange: u64,
+        /// When its first byte was read.
+        at: Timestamp,
+        /// The mark of the chunk that held it.
+        origin: Origin,
+        /// What it is.
+        request: Box<Inbound>,
+    },
+    /// It was answered, or will not be.
+    InboundEnded {
+        /// The one of `InboundStarted`.
+        exchange: u64,
+        /// When.
+        at: Timestamp,
+        /// HTTP status, if there was an answer.
+        status: Option<u16>,
+    },
     /// A request to a host of LLM providers is no call that is known: files, batches, lists of models.
     Unread {
         /// The host that it names.
         host: String,
     },
+}
+
+/// A call whose answer is awaited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// As in [`LlmCall`].
+    pub provider: &'static str,
+    /// As in [`LlmCall`].
+    pub operation: &'static str,
+    /// The model that is asked for.
+    pub model: Option<String>,
+    /// Host that the request names.
+    pub server_address: Option<String>,
+    /// As in [`LlmCall`].
+    pub attempts: Option<u32>,
+    /// What the request tells about its run.
+    pub evidence: Evidence,
+}
+
+/// A request that a server answers, whatever it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// The method (RFC 9110 section 9).
+    pub method: String,
+    /// Path of the target, without query, as it was sent; empty if it is unknown.
+    pub path: String,
+    /// The client's place in a distributed trace.
+    pub trace_context: Option<TraceContext>,
 }
 
 /// Plaintext in which a request must begin for the connection to be followed any further, in bytes: one

@@ -42,6 +42,7 @@
 pub mod body;
 pub mod call;
 pub mod chunk;
+pub mod evidence;
 pub mod http;
 pub mod provider;
 pub mod stream;
@@ -50,4 +51,5 @@ mod connection;
 
 pub use call::LlmCall;
 pub use chunk::{Chunk, Close, Direction, Origin, Timestamp};
-pub use connection::{CallEvent, CallId, Connection, Options, Role, Verdict};
+pub use connection::{Asked, CallEvent, CallId, Connection, Inbound, Options, Role, Verdict};
+pub use evidence::Evidence;

@@ -46,7 +46,7 @@ impl Followed {
         self.connection.data(chunk, &mut |event| match event {
             CallEvent::Started { fingerprint, .. } => fingerprints.push(fingerprint),
             CallEvent::Ended { record, .. } => calls.push(*record),
-            CallEvent::Dismissed { .. } | CallEvent::Unread { .. } => {}
+            _ => {}
         });
         self
     }

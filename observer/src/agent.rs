@@ -280,6 +280,7 @@ impl Feed {
                 connection,
                 tid,
                 task,
+                parent,
                 half: _,
                 direction,
                 offset,
@@ -298,6 +299,18 @@ impl Feed {
                     return;
                 }
                 self.identify(connection.pid, comm);
+                if let (Some(task), Some(_)) = (task, parent)
+                    && !self.engine.knows_task(connection.pid, task)
+                {
+                    let pid = connection.pid;
+                    self.take(Input::Task {
+                        pid,
+                        tid,
+                        task,
+                        parent,
+                        at,
+                    });
+                }
                 let asked = self.take(Input::Data {
                     connection,
                     tid,
@@ -330,6 +343,21 @@ impl Feed {
                 }
             }
             Event::Bind { .. } => {}
+            Event::Task {
+                pid,
+                tid,
+                task,
+                parent,
+                at,
+            } => {
+                self.take(Input::Task {
+                    pid,
+                    tid,
+                    task,
+                    parent,
+                    at,
+                });
+            }
             Event::Process { pid, tid, step, at } => match step {
                 Step::Exec => {
                     if self.engine.concerns(pid) {
@@ -345,7 +373,17 @@ impl Feed {
                         chores.exits.push((pid, at));
                     }
                 }
-                Step::Fork(child) => chores.children.push(child),
+                Step::Fork(child) => {
+                    if self.engine.concerns(pid) {
+                        self.take(Input::Fork {
+                            pid,
+                            tid,
+                            child,
+                            at,
+                        });
+                    }
+                    chores.children.push(child);
+                }
             },
         }
     }

@@ -21,7 +21,10 @@ use tracing::debug;
 
 use crate::{
     attach::processes::{Identity, Pid},
-    capture::{self, ConnectionKey},
+    capture::{
+        self, ConnectionKey,
+        task::{Task, TaskKind},
+    },
     export::Record,
     trace::{
         CallContext, CallRecord, Prices, TraceRecord, Traces,
@@ -82,8 +85,8 @@ pub enum Input<'a> {
         connection: ConnectionKey,
         /// The thread.
         tid: u32,
-        /// The goroutine; 0 where the thread is all there is.
-        task: u64,
+        /// What the thread executes, where it is not all there is.
+        task: Option<Task>,
         /// Which way.
         direction: Direction,
         /// Bytes of this direction that came before.
@@ -102,6 +105,17 @@ pub enum Input<'a> {
         /// When.
         at: Timestamp,
     },
+    /// A thread or a process was created.
+    Fork {
+        /// The process of the creator.
+        pid: Pid,
+        /// The creator.
+        tid: u32,
+        /// The new thread, or the process of which it is the first.
+        child: u32,
+        /// When.
+        at: Timestamp,
+    },
     /// A process is gone with all its threads.
     Gone {
         /// The process.
@@ -115,6 +129,19 @@ pub enum Input<'a> {
         pid: Pid,
         /// What is known.
         identity: Identity,
+    },
+    /// A logical task was created.
+    Task {
+        /// The process.
+        pid: Pid,
+        /// The thread that created it.
+        tid: u32,
+        /// The task.
+        task: Task,
+        /// What created it; `None` if the thread itself did.
+        parent: Option<Task>,
+        /// When.
+        at: Timestamp,
     },
     /// A thread is gone.
     ThreadGone {
@@ -283,6 +310,8 @@ impl Engine {
                 self.conclude_traces();
                 self.processes.remove(&pid);
             }
+            // Nothing is made of these two yet.
+            Input::Fork { .. } | Input::Task { .. } => {}
             Input::Process { pid, identity } => {
                 if self.processes.len() < PROCESSES || self.knows(pid) {
                     self.processes.insert(pid, identity);
@@ -344,6 +373,11 @@ impl Engine {
     /// Whether it is known who a process is.
     pub fn knows(&self, pid: Pid) -> bool {
         self.processes.contains_key(&pid)
+    }
+
+    /// Whether it is known who created a task.
+    pub fn knows_task(&self, _pid: Pid, _task: Task) -> bool {
+        false
     }
 
     /// Whether anything is left that belongs to a process.
@@ -451,6 +485,10 @@ impl Engine {
                     self.count_other(host);
                 }
             }
+            // Nothing is made of these yet.
+            CallEvent::Requested { .. }
+            | CallEvent::InboundStarted { .. }
+            | CallEvent::InboundEnded { .. } => {}
             CallEvent::Started {
                 call,
                 at,
@@ -561,7 +599,7 @@ impl Engine {
             (None, None) => (None, None),
         };
         let call = call.clone();
-        let (tid, goroutine) = executed_by(call.origin);
+        let (tid, task) = executed_by(call.origin);
         CallRecord {
             provider: call.provider,
             operation: call.operation,
@@ -601,15 +639,19 @@ impl Engine {
             trace_id: context.trace_id.clone(),
             span_id: context.span_id.clone(),
             parent_span_id: None,
+            conversation_id: None,
+            credential: call.evidence.credential.map(|print| print.to_string()),
             trace_source: context.source,
             attempts: call.attempts,
             pid: pid.0,
             tid,
-            goroutine,
+            task,
             ppid: identity.ppid,
             comm: identity.comm,
             exe: identity.exe.map(|path| path.to_string_lossy().into_owned()),
             container_id: identity.container_id,
+            uid: identity.uid,
+            namespace_pid: identity.namespace_pid,
             server_address: call.server_address,
             server_port: call.server_port,
             url_path: call.url_path,
@@ -626,17 +668,26 @@ fn new_connection(plain: bool, options: Options) -> Connection {
     }
 }
 
-/// The mark of a thread and a goroutine: 32 bits each. A goroutine with a larger id counts as unknown.
-fn origin(tid: u32, task: u64) -> Origin {
-    let task = u32::try_from(task).unwrap_or(0);
-    Origin(u64::from(task) << 32 | u64::from(tid))
+/// The mark of a thread, and of what it executes: the task's id, its kind, and the thread.
+fn origin(tid: u32, task: Option<Task>) -> Origin {
+    let (kind, id) = task.map_or((0, 0), |task| match task.kind {
+        TaskKind::Goroutine => (1, task.id),
+        TaskKind::PythonContext => (2, task.id),
+    });
+    Origin(u128::from(id) << 64 | kind << 32 | u128::from(tid))
 }
 
-/// Thread and goroutine of a mark.
-fn executed_by(origin: Origin) -> (u32, Option<u32>) {
-    let [task, tid] = [origin.0 >> 32, origin.0 & u64::from(u32::MAX)]
-        .map(|half| u32::try_from(half).unwrap_or(0));
-    (tid, (task != 0).then_some(task))
+/// Thread and task of a mark.
+fn executed_by(origin: Origin) -> (u32, Option<Task>) {
+    let [low, high] = [origin.0, origin.0 >> 64]
+        .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
+    let kind = match low >> 32 {
+        1 => Some(TaskKind::Goroutine),
+        2 => Some(TaskKind::PythonContext),
+        _ => None,
+    };
+    let tid = u32::try_from(low & u64::from(u32::MAX)).unwrap_or(0);
+    (tid, kind.map(|kind| Task { kind, id: high }))
 }
 
 fn utc(at: Timestamp, offset: i64) -> Utc {

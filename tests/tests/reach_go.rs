@@ -103,12 +103,12 @@ fn assert_goroutines(run: &Run) {
     let written: HashMap<&str, &Value> = run
         .client
         .iter()
-        .filter_map(|line| Some((line["request_id"].as_str()?, &line["goroutine"])))
+        .filter_map(|line| Some((line["request_id"].as_str()?, &line["task"]["id"])))
         .collect();
     assert!(!run.calls.is_empty());
     for call in &run.calls {
         let by = call["request_id"].as_str().and_then(|id| written.get(id));
-        assert_eq!(by, Some(&&call["goroutine"]), "{call:#}");
+        assert_eq!(by, Some(&&call["task"]["id"]), "{call:#}");
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
     connection::Options,
+    evidence::Evidence,
 };
 
 /// Longest model name, finish reason or tool name, in code points.
@@ -71,6 +72,7 @@ pub(super) struct CallBuilder {
     tool_calls: Vec<((u64, u64), String)>,
     /// Ids of what was asked and is not answered yet, where one request asks for several answers.
     asked: Vec<String>,
+    evidence: Evidence,
     first_token: Option<Timestamp>,
     terminal: bool,
     error: Option<Exception>,
@@ -98,6 +100,7 @@ impl CallBuilder {
             finish_reasons: BTreeMap::new(),
             tool_calls: Vec::new(),
             asked: Vec::new(),
+            evidence: Evidence::default(),
             first_token: None,
             terminal: false,
             error: None,
@@ -459,6 +462,7 @@ impl CallBuilder {
             url_path: self.start.url_path,
             incomplete: finish.incomplete,
             origin: self.start.origin,
+            evidence: self.evidence,
         }
     }
 }

@@ -228,6 +228,12 @@ pub struct Identity {
     pub ppid: Option<u32>,
     /// Id of the container, from the cgroup.
     pub container_id: Option<String>,
+    /// Path of the cgroup: that of version 2, else of the first controller that is in one.
+    pub cgroup: Option<String>,
+    /// Real user id.
+    pub uid: Option<u32>,
+    /// Process id in the process's own PID namespace, if that is not the first one.
+    pub namespace_pid: Option<u32>,
 }
 
 impl Identity {
@@ -237,14 +243,19 @@ impl Identity {
             return Self::default();
         };
         let stat = process.stat().ok();
+        let status = process.status().ok();
+        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
         Self {
             start_time: stat.as_ref().map(|stat| stat.starttime),
             comm: stat.as_ref().map(|stat| stat.comm.clone()),
             exe: process.exe().ok(),
             ppid: stat.and_then(|stat| u32::try_from(stat.ppid).ok()),
-            container_id: fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                .ok()
-                .and_then(|cgroup| container_id(&cgroup)),
+            container_id: cgroup.as_deref().and_then(container_id),
+            cgroup: cgroup.as_deref().and_then(cgroup_path),
+            uid: status.as_ref().map(|status| status.ruid),
+            namespace_pid: status
+                .and_then(|status| u32::try_from(*status.nspid.as_ref()?.last()?).ok())
+                .filter(|own| *own != pid.0),
         }
     }
 }
@@ -263,6 +274,16 @@ fn container_id(cgroup: &str) -> Option<String> {
             .find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .map(str::to_owned)
     })
+}
+
+/// The path in /proc/PID/cgroup (cgroups(7)).
+fn cgroup_path(cgroup: &str) -> Option<String> {
+    let path = |line: &str| line.splitn(3, ':').nth(2).map(str::to_owned);
+    let unified = cgroup.lines().filter(|line| line.starts_with("0::"));
+    let paths = unified.chain(cgroup.lines()).filter_map(path);
+    let mut paths: Vec<String> = paths.collect();
+    let inside = paths.iter().position(|path| path != "/").unwrap_or(0);
+    (!paths.is_empty()).then(|| paths.swap_remove(inside))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use observer_wire::{Direction, Timestamp};
 
-use super::{ConnectionKey, Event, Step};
+use super::{ConnectionKey, Event, Step, task::Task};
 use crate::attach::processes::Pid;
 
 /// Marks [`ConnectionKey::ssl`] as made from a file descriptor.
@@ -63,7 +63,8 @@ struct Direct {
 #[derive(Debug)]
 struct Waiting {
     tid: u32,
-    task: u64,
+    task: Option<Task>,
+    parent: Option<Task>,
     direction: Direction,
     offset: u64,
     at: Timestamp,
@@ -81,6 +82,7 @@ impl Joiner {
                 .halves
                 .get(&(connection.pid, connection.ssl))
                 .is_some_and(|half| half.generation == connection.generation),
+            Event::Task { .. } => false,
             Event::Process { pid, tid, step, .. } => {
                 let over = *step == Step::Exec || (*step == Step::Exit && *tid == pid.0);
                 if over && !self.halves.is_empty() {
@@ -98,6 +100,7 @@ impl Joiner {
                 connection,
                 tid,
                 task,
+                parent,
                 direction,
                 offset,
                 at,
@@ -124,6 +127,7 @@ impl Joiner {
                 let waiting = Waiting {
                     tid,
                     task,
+                    parent,
                     direction,
                     offset,
                     at,
@@ -211,7 +215,7 @@ impl Joiner {
                     self.deliver((pid, object), fd, one, handle);
                 }
             }
-            Event::Process { .. } => {}
+            Event::Process { .. } | Event::Task { .. } => {}
         }
     }
 
@@ -374,6 +378,7 @@ impl Waiting {
             connection,
             tid: self.tid,
             task: self.task,
+            parent: self.parent,
             half: false,
             direction: self.direction,
             offset,
@@ -411,7 +416,8 @@ mod tests {
                 generation,
             },
             tid: 8,
-            task: 0,
+            task: None,
+            parent: None,
             half: true,
             direction,
             offset,

@@ -2,6 +2,7 @@
 
 mod join;
 pub mod loss;
+pub mod task;
 mod wake;
 
 use std::{io, time::Duration};
@@ -9,14 +10,15 @@ use std::{io, time::Duration};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
 use observer_common::{
     BindRecord, CloseRecord, DataRecord, KIND_BIND, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT,
-    KIND_FORK, KIND_FREE, KIND_PEER_CLOSED, KIND_SHUTDOWN, ProcessRecord, RECEIVED, SENT, plain,
+    KIND_FORK, KIND_FREE, KIND_PEER_CLOSED, KIND_SHUTDOWN, KIND_TASK, ProcessRecord, RECEIVED,
+    SENT, TaskRecord, plain,
 };
 use observer_wire::{Close, Direction, Timestamp};
 use rustix::fd::AsFd;
 use tracing::warn;
 use zerocopy::FromBytes as _;
 
-use self::{join::Joiner, loss::Losses, wake::Waker};
+use self::{join::Joiner, loss::Losses, task::Task, wake::Waker};
 use crate::{
     attach::{Sources, processes::Pid},
     clock,
@@ -75,8 +77,10 @@ pub enum Event<'a> {
         connection: ConnectionKey,
         /// The thread.
         tid: u32,
-        /// The goroutine; 0 where the thread is all there is.
-        task: u64,
+        /// What the thread executes, where it is not all there is.
+        task: Option<Task>,
+        /// What created the task, if that is known here.
+        parent: Option<Task>,
         /// The connection's object stands for this direction only.
         half: bool,
         /// Which way.
@@ -104,6 +108,19 @@ pub enum Event<'a> {
         fd: u32,
         /// What stood for it until now, where it goes on under another address; else 0.
         previous: u64,
+        /// When.
+        at: Timestamp,
+    },
+    /// A logical task was created.
+    Task {
+        /// The process.
+        pid: Pid,
+        /// The thread.
+        tid: u32,
+        /// The task.
+        task: Task,
+        /// What created it; `None` if the thread itself did.
+        parent: Option<Task>,
         /// When.
         at: Timestamp,
     },
@@ -267,7 +284,8 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
             Some(Event::Data {
                 connection: key(head.tgid, head.ssl, head.generation),
                 tid: head.tid,
-                task: head.task,
+                task: Task::of(head.task_kind, head.task),
+                parent: Task::of(head.task_kind, head.task_parent),
                 half: head.half != 0,
                 direction: direction(head.direction)?,
                 offset: head.offset,
@@ -299,6 +317,16 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 object: record.ssl,
                 fd: record.fd,
                 previous: record.previous,
+                at: Timestamp(record.at),
+            })
+        }
+        KIND_TASK => {
+            let (record, _) = TaskRecord::read_from_prefix(record).ok()?;
+            Some(Event::Task {
+                pid: Pid(record.tgid),
+                tid: record.tid,
+                task: Task::of(record.task_kind, record.task)?,
+                parent: Task::of(record.task_kind, record.parent),
                 at: Timestamp(record.at),
             })
         }
@@ -344,11 +372,11 @@ mod tests {
         for word in [KIND_DATA, RECEIVED, 7, 8] {
             record.extend(word.to_ne_bytes());
         }
-        for word in [0x1000_u64, 5, 99, 40, 0, 3, 0] {
+        for word in [0x1000_u64, 5, 99, 40, 0, 3, 0, 0] {
             record.extend(word.to_ne_bytes());
         }
         record.extend(bytes.to_ne_bytes());
-        record.extend([0; 4]);
+        record.extend([0; 12]);
         record.extend(b"python\0\0\0\0\0\0\0\0\0\0");
         record.extend(vec![b'x'; room]);
         record

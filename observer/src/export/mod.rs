@@ -19,7 +19,10 @@ use std::{
 
 use clap::ValueEnum;
 
-use crate::trace::{CallRecord, TraceRecord};
+use crate::{
+    capture::loss::Losses,
+    trace::{CallRecord, CallStarted, OtherRequest, TraceRecord},
+};
 
 /// Records that may wait for the exporter.
 const QUEUE: usize = 16_384;
@@ -42,6 +45,48 @@ pub trait Exporter: Send {
     ///
     /// The record cannot be written.
     fn trace(&mut self, trace: &TraceRecord) -> io::Result<()>;
+
+    /// A request of a call has been written. May come twice of a call: once more when it was read as a whole.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    fn started(&mut self, _call: &CallStarted) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// What had been announced as a call was none, or is recorded elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    fn dismissed(&mut self, _span_id: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// A request to a host of LLM providers was no call.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    fn other(&mut self, _request: &OtherRequest) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// How the agent does; comes every second where an exporter is live ([`is_live`](Self::is_live)), and at
+    /// the end.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    fn health(&mut self, _health: &Health) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether [`health`](Self::health) and [`started`](Self::started) are of use.
+    fn is_live(&self) -> bool {
+        false
+    }
 
     /// How many requests to hosts of LLM providers were no calls; comes last, if there were any.
     ///
@@ -85,8 +130,35 @@ pub enum Record {
     Call(Box<CallRecord>),
     /// [`Exporter::others`].
     Others(u64),
+    /// [`Exporter::dismissed`].
+    Dismissed(String),
+    /// [`Exporter::health`].
+    Health(Box<Health>),
+    /// [`Exporter::other`].
+    Other(Box<OtherRequest>),
+    /// [`Exporter::started`].
+    Started(Box<CallStarted>),
     /// A trace.
     Trace(Box<TraceRecord>),
+}
+
+/// How the agent does. All counts are since it was started.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// What was lost in the kernel, if that is known.
+    pub losses: Option<Losses>,
+    /// Records that the kernel's programs have handed over.
+    pub events: u64,
+    /// Plaintext bytes that were looked at.
+    pub bytes: u64,
+    /// Processes that have been seen to use a connection, and live.
+    pub processes: usize,
+    /// Connections that are followed.
+    pub connections: usize,
+    /// Traces that are open.
+    pub traces: usize,
+    /// Records that wait for each exporter, and those that it could not take in time, by its name.
+    pub queues: Vec<(&'static str, usize, u64)>,
 }
 
 /// Opens the exporter for a format and a file, or standard output.
@@ -219,6 +291,10 @@ fn write_all(exporter: &mut dyn Exporter, records: &mpsc::Receiver<Record>) -> i
         };
         match record {
             Record::Call(call) => exporter.call(&call)?,
+            Record::Dismissed(span_id) => exporter.dismissed(&span_id)?,
+            Record::Health(health) => exporter.health(&health)?,
+            Record::Other(request) => exporter.other(&request)?,
+            Record::Started(call) => exporter.started(&call)?,
             Record::Others(count) => exporter.others(count)?,
             Record::Trace(trace) => exporter.trace(&trace)?,
         }

@@ -6,7 +6,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 8 | `OBSERVER` |
-//! | 4 | version of the format, little-endian: 1 |
+//! | 4 | version of the format, little-endian: 2 |
 //! | | then frames to the end of the file |
 //!
 //! | bytes of a frame | what |
@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     attach::processes::{Identity, Pid},
-    capture::{ConnectionKey, loss::Losses},
+    capture::{ConnectionKey, loss::Losses, task::Task},
     engine::{Bytes, Input},
 };
 
@@ -43,7 +43,7 @@ use crate::{
 const MAGIC: &[u8; 8] = b"OBSERVER";
 
 /// The version of the format. It changes with `Head` and `Entry`, whose order and types are the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The longest payload. The longest `Entry` holds 16 KiB of plaintext.
 const LONGEST: usize = 64 * 1024;
@@ -86,11 +86,14 @@ enum Entry<'a> {
         exe: Option<&'a [u8]>,
         ppid: Option<u32>,
         container_id: Option<String>,
+        cgroup: Option<String>,
+        uid: Option<u32>,
+        namespace_pid: Option<u32>,
     },
     Data {
         connection: Place,
         tid: u32,
-        task: u64,
+        task: Option<Task>,
         sent: bool,
         offset: u64,
         opposite: u64,
@@ -108,6 +111,19 @@ enum Entry<'a> {
     },
     Exec {
         pid: u32,
+        at: u64,
+    },
+    Fork {
+        pid: u32,
+        tid: u32,
+        child: u32,
+        at: u64,
+    },
+    Task {
+        pid: u32,
+        tid: u32,
+        task: Task,
+        parent: Option<Task>,
         at: u64,
     },
     ThreadGone {
@@ -199,6 +215,33 @@ impl<'a> Entry<'a> {
                 exe: identity.exe.as_ref().map(|exe| exe.as_os_str().as_bytes()),
                 ppid: identity.ppid,
                 container_id: identity.container_id.clone(),
+                cgroup: identity.cgroup.clone(),
+                uid: identity.uid,
+                namespace_pid: identity.namespace_pid,
+            },
+            Input::Fork {
+                pid,
+                tid,
+                child,
+                at,
+            } => Self::Fork {
+                pid: pid.0,
+                tid: *tid,
+                child: *child,
+                at: at.0,
+            },
+            Input::Task {
+                pid,
+                tid,
+                task,
+                parent,
+                at,
+            } => Self::Task {
+                pid: pid.0,
+                tid: *tid,
+                task: *task,
+                parent: *parent,
+                at: at.0,
             },
             Input::ThreadGone { pid, tid } => Self::ThreadGone {
                 pid: pid.0,
@@ -218,6 +261,9 @@ impl<'a> Entry<'a> {
                 exe,
                 ppid,
                 container_id,
+                cgroup,
+                uid,
+                namespace_pid,
             } => Input::Process {
                 pid: Pid(pid),
                 identity: Identity {
@@ -226,7 +272,34 @@ impl<'a> Entry<'a> {
                     exe: exe.map(|exe| PathBuf::from(OsStr::from_bytes(exe))),
                     ppid,
                     container_id,
+                    cgroup,
+                    uid,
+                    namespace_pid,
                 },
+            },
+            Self::Fork {
+                pid,
+                tid,
+                child,
+                at,
+            } => Input::Fork {
+                pid: Pid(pid),
+                tid,
+                child,
+                at: Timestamp(at),
+            },
+            Self::Task {
+                pid,
+                tid,
+                task,
+                parent,
+                at,
+            } => Input::Task {
+                pid: Pid(pid),
+                tid,
+                task,
+                parent,
+                at: Timestamp(at),
             },
             Self::Data {
                 connection,
@@ -296,6 +369,7 @@ impl<'a> Entry<'a> {
             comm,
             exe,
             container_id,
+            cgroup,
             ..
         } = self
         else {
@@ -309,6 +383,7 @@ impl<'a> Entry<'a> {
                 container_id.as_ref().map(String::len),
                 CONTAINER_ID,
             ),
+            ("a cgroup", cgroup.as_ref().map(String::len), EXE),
         ];
         lengths.into_iter().find_map(|(what, length, most)| {
             let length = length.filter(|length| *length > most)?;
@@ -322,6 +397,8 @@ impl<'a> Entry<'a> {
             Self::Close { at, .. }
             | Self::Data { at, .. }
             | Self::Exec { at, .. }
+            | Self::Fork { at, .. }
+            | Self::Task { at, .. }
             | Self::Gone { at, .. } => Some(*at),
             Self::Tick { now } | Self::End { now, .. } => Some(*now),
             Self::Clock { .. } | Self::Process { .. } | Self::ThreadGone { .. } => None,
@@ -401,6 +478,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        capture::task::TaskKind,
         engine::{Engine, Settings},
         export::Record,
     };
@@ -486,8 +564,8 @@ mod tests {
         records
             .map(|record| match record {
                 Record::Call(call) => serde_json::to_string(&call).unwrap(),
-                Record::Others(count) => count.to_string(),
                 Record::Trace(trace) => serde_json::to_string(&trace).unwrap(),
+                record => format!("{record:?}"),
             })
             .collect()
     }
@@ -506,7 +584,7 @@ mod tests {
         let data = |connection, direction, at, offset, opposite, bytes| Input::Data {
             connection,
             tid: 8,
-            task: 0,
+            task: None,
             direction,
             offset,
             opposite,
@@ -528,6 +606,9 @@ mod tests {
                     exe: Some(PathBuf::from(OsStr::from_bytes(b"/bin/\xff"))),
                     ppid: None,
                     container_id: Some("c".to_owned()),
+                    cgroup: Some("/c".to_owned()),
+                    uid: Some(1000),
+                    namespace_pid: Some(1),
                 },
             },
             data(connection(7, 0x1000), sent, 1_000, 0, 0, &request[..]),
@@ -676,6 +757,7 @@ mod tests {
                     exe: Some("e".repeat(exe).into()),
                     ppid: None,
                     container_id: Some("d".repeat(container)),
+                    ..Identity::default()
                 },
             };
             let payload = postcard::to_stdvec(&Entry::of(&input)).unwrap();
@@ -723,7 +805,7 @@ mod tests {
                 generation: 0,
             },
             tid: 8,
-            task: 0,
+            task: None,
             direction: Direction::Sent,
             offset: 0,
             opposite: 0,
@@ -821,9 +903,15 @@ mod tests {
                         *offset = one;
                         *opposite = two;
                         at.0 = three;
-                        *task = one;
+                        *task = Some(Task {
+                            kind: TaskKind::Goroutine,
+                            id: one,
+                        });
                     }
-                    Input::Exec { at, .. } | Input::Gone { at, .. } => at.0 = one,
+                    Input::Exec { at, .. }
+                    | Input::Fork { at, .. }
+                    | Input::Gone { at, .. }
+                    | Input::Task { at, .. } => at.0 = one,
                     Input::Tick { now } => now.0 = one,
                     Input::Process { .. } | Input::ThreadGone { .. } => {}
                 }

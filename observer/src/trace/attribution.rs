@@ -258,11 +258,14 @@ impl OpenTrace {
             start_time: self.start_utc,
             duration_ns: nanoseconds(self.end.since(self.start)),
             calls: self.calls,
+            steps: Vec::new(),
             errors: self.errors,
             llm_usage: usage,
             pid: self.pid.0,
             comm: self.comm,
             container_id: self.container_id,
+            parent_span_id: None,
+            conversation_id: None,
         })
     }
 }

@@ -7,4 +7,4 @@ pub mod record;
 
 pub use attribution::{CallContext, Traces};
 pub use prices::Prices;
-pub use record::{CallRecord, LlmUsage, TraceRecord};
+pub use record::{CallRecord, CallStarted, LlmUsage, OtherRequest, ToolStep, TraceRecord};

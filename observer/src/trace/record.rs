@@ -6,6 +6,8 @@ use jiff::Timestamp as Utc;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
+use crate::capture::task::Task;
+
 /// An LLM call.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename = "llm_call")]
@@ -85,15 +87,19 @@ pub struct CallRecord {
     pub parent_span_id: Option<String>,
     /// The rule that placed the call in its trace.
     pub trace_source: &'static str,
-    /// Which try of the SDK this was, from 1.
+    /// The conversation (OpenTelemetry's `gen_ai.conversation.id`): the session by the client's account or the
+    /// provider's, else a name that the calls of the conversation share.
+    pub conversation_id: Option<String>,
+    /// How many requests it took: all tries of one call are one record, whose answer is the last one's.
     pub attempts: Option<u32>,
+    /// Stands for the API key: 32 hexadecimal digits of a salted hash.
+    pub credential: Option<String>,
     /// Process id.
     pub pid: u32,
     /// Thread id.
     pub tid: u32,
-    /// The goroutine that wrote the request, in a Go program.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub goroutine: Option<u32>,
+    /// The logical task that wrote the request, where the thread is not all there is.
+    pub task: Option<Task>,
     /// Parent's process id.
     pub ppid: Option<u32>,
     /// Name of the process.
@@ -102,6 +108,10 @@ pub struct CallRecord {
     pub exe: Option<String>,
     /// Id of the container.
     pub container_id: Option<String>,
+    /// Real user id of the process.
+    pub uid: Option<u32>,
+    /// Process id in the process's own PID namespace, if that is another.
+    pub namespace_pid: Option<u32>,
     /// Host that the request names.
     pub server_address: Option<String>,
     /// Port that the request names, else 443, or 80 without TLS.
@@ -129,7 +139,9 @@ pub struct TraceRecord {
     pub duration_ns: u64,
     /// The calls' span ids in the order in which they ended.
     pub calls: Vec<String>,
-    /// How many of them failed.
+    /// The tools that were called, in the order in which the model asked for them.
+    pub steps: Vec<ToolStep>,
+    /// How many of the calls failed.
     pub errors: u64,
     /// What the calls used together.
     pub llm_usage: LlmUsage,
@@ -139,10 +151,74 @@ pub struct TraceRecord {
     pub comm: Option<String>,
     /// Id of the container.
     pub container_id: Option<String>,
+    /// The span of another process or service that the trace is part of, 16 hexadecimal digits.
+    pub parent_span_id: Option<String>,
+    /// The conversation, if all calls are of one.
+    pub conversation_id: Option<String>,
+}
+
+/// A tool that the model wanted called, and whose result a later request brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ToolStep {
+    /// The step, 16 hexadecimal digits.
+    pub span_id: String,
+    /// The call whose answer asked for it.
+    pub parent_span_id: String,
+    /// Name of the tool.
+    pub name: String,
+    /// The id that the model gave the call of the tool.
+    pub id: Option<String>,
+    /// When the answer that asked for it had come: RFC 3339, UTC, nanoseconds.
+    #[serde(serialize_with = "nanoseconds")]
+    pub start_time: Utc,
+    /// From there to the begin of the request that brought its result, in nanoseconds; `null` if none did.
+    pub duration_ns: Option<u64>,
+    /// Length of the arguments in bytes of JSON.
+    pub arguments_bytes: u64,
+    /// Length of the result in bytes of JSON.
+    pub result_bytes: Option<u64>,
+    /// Whether the request said that the tool failed.
+    pub failed: bool,
+}
+
+/// A call whose answer is awaited.
+#[derive(Clone, Debug)]
+pub struct CallStarted {
+    /// As in the [`CallRecord`] that follows, if it is a call after all.
+    pub span_id: String,
+    /// Process id.
+    pub pid: u32,
+    /// Name of the process.
+    pub comm: Option<String>,
+    /// Id of the container.
+    pub container_id: Option<String>,
+    /// When the first byte of the request was written.
+    pub start_time: Utc,
+    /// As in [`CallRecord`]; `None` until the request has been read.
+    pub provider: Option<&'static str>,
+    /// The model that is asked for, once the request has been read.
+    pub model: Option<String>,
+}
+
+/// A request to a host of LLM providers that was no call.
+#[derive(Clone, Debug)]
+pub struct OtherRequest {
+    /// The host.
+    pub server_address: String,
+    /// Process id.
+    pub pid: u32,
+    /// Name of the process.
+    pub comm: Option<String>,
+    /// Path of the executed file.
+    pub exe: Option<String>,
+    /// Id of the container.
+    pub container_id: Option<String>,
+    /// Real user id of the process.
+    pub uid: Option<u32>,
 }
 
 /// What the calls of a trace used together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LlmUsage {
     /// The model, or `multiple`.
     pub model: Option<String>,
@@ -154,6 +230,8 @@ pub struct LlmUsage {
     pub completion_tokens: Option<u64>,
     /// Sum of both.
     pub total_tokens: Option<u64>,
+    /// Sum over the calls whose cost is known, in US dollars.
+    pub cost_usd: Option<f64>,
     /// Number of calls, failed ones included.
     pub api_calls_count: u64,
     /// Sum of the latencies, in milliseconds.
@@ -208,14 +286,18 @@ pub(crate) mod tests {
             span_id: "b7ad6b7169203331".to_owned(),
             parent_span_id: None,
             trace_source: "thread",
+            conversation_id: None,
             attempts: None,
+            credential: None,
             pid: 4242,
             tid: 4243,
-            goroutine: None,
+            task: None,
             ppid: Some(1),
             comm: Some("python3".to_owned()),
             exe: Some("/usr/bin/python3.11".to_owned()),
             container_id: None,
+            uid: Some(1000),
+            namespace_pid: None,
             server_address: Some("api.openai.com".to_owned()),
             server_port: Some(443),
             url_path: Some("/v1/chat/completions".to_owned()),
@@ -254,6 +336,7 @@ pub(crate) mod tests {
             start_time: call().start_time,
             duration_ns: 1_500_000_000,
             calls: vec![call().span_id],
+            steps: Vec::new(),
             errors: 0,
             llm_usage: LlmUsage {
                 model: Some("gpt-4o".to_owned()),
@@ -264,6 +347,8 @@ pub(crate) mod tests {
             pid: 4242,
             comm: call().comm,
             container_id: None,
+            parent_span_id: None,
+            conversation_id: None,
         };
         insta::assert_snapshot!(serde_json::to_string_pretty(&trace).unwrap());
     }
