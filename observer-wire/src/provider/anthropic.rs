@@ -192,6 +192,10 @@ impl Provider for Anthropic {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         ["model", "max_tokens"]
             .iter()

@@ -183,6 +183,10 @@ impl Provider for Converse {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("messages").is_some_and(Value::is_array) && document.get("model").is_none()
     }

@@ -5,6 +5,7 @@ use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
 use serde_json::{Map, Number, Value};
 
 use super::{
+    body::Told,
     fields::{Count, Counts, Field, Fields, find, merge_usage},
     gateways, preview,
     sdk::{self, Exception, Sdk},
@@ -297,6 +298,13 @@ impl CallBuilder {
     /// Whether everything that was asked is answered.
     pub(super) fn is_answered(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// What the body of the request tells of its run.
+    pub(super) fn told(&mut self, told: Told) {
+        self.evidence.messages = told.messages;
+        self.evidence.tool_results = told.tool_results;
+        self.evidence.body = told.body;
     }
 
     /// What is known of the call before its answer.

@@ -268,6 +268,10 @@ impl Provider for Gemini {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["contents"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("contents").is_some()
     }

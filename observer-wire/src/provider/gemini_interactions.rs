@@ -169,6 +169,10 @@ impl Provider for Interactions {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["input"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         ["model", "agent"]
             .iter()

@@ -14,6 +14,7 @@ mod cohere;
 mod cohere_embed;
 mod cohere_v1;
 mod dashscope;
+mod digest;
 mod exchange;
 mod fields;
 mod gateways;
@@ -121,6 +122,11 @@ trait Provider: Sync {
     /// Either of them.
     fn selection(&self, content: bool) -> &'static Selection {
         self.selections()[usize::from(content)]
+    }
+
+    /// The members of a request that hold its messages: the first that is there does. None in formats without.
+    fn messages_at(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// What is kept of the messages of a format of gRPC, instead of a selection of JSON. The same holds for

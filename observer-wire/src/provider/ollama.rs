@@ -173,6 +173,10 @@ impl Provider for Ollama {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("model").is_some_and(Value::is_string)
             && (document.get("messages").is_some_and(Value::is_array)

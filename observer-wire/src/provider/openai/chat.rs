@@ -269,6 +269,10 @@ impl Provider for Chat {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         let named = document.get("model").is_some_and(Value::is_string);
         let messages = document.get("messages").and_then(Value::as_array);

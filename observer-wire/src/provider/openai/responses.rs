@@ -180,6 +180,10 @@ impl Provider for Responses {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["input"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("model").is_some_and(Value::is_string) && document.get("input").is_some()
     }
