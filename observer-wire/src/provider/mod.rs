@@ -246,11 +246,12 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
-/// Whether a text member is there and not empty, be it kept or only marked.
+/// Whether a text member is there and not empty, be it kept or only marked or measured.
 fn is_filled(value: &Value, key: &str) -> bool {
     match value.get(key) {
         Some(Value::Array(parts)) => !parts.is_empty(),
         Some(Value::Bool(mark)) => *mark,
+        Some(Value::Number(length)) => length.as_u64() != Some(0),
         Some(Value::String(text)) => !text.is_empty(),
         _ => false,
     }
