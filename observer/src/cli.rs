@@ -33,7 +33,7 @@ use crate::{
     },
     recording::{Created, Head, Recorder},
     replay::Replay,
-    trace::Prices,
+    trace::{self, Prices},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -369,7 +369,10 @@ impl RecordOptions {
                 .map(|name| name.to_lowercase())
                 .collect(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: trace::Settings {
+                idle: head.trace_idle,
+                ..trace::Settings::default()
+            },
             seed: head.seed,
             prices,
         }

@@ -553,7 +553,10 @@ mod tests {
             },
             providers: Vec::new(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: crate::trace::Settings {
+                idle: head.trace_idle,
+                ..crate::trace::Settings::default()
+            },
             seed: head.seed,
             prices: None,
         }
