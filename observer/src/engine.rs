@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt, mem,
-    time::Duration,
     vec::Drain,
 };
 
@@ -27,7 +26,7 @@ use crate::{
     },
     export::Record,
     trace::{
-        CallContext, CallRecord, Prices, TraceRecord, Traces,
+        self, CallContext, CallRecord, Prices, TraceRecord, Traces,
         ends::{EndId, Ends, Side},
     },
 };
@@ -50,8 +49,8 @@ pub struct Settings {
     pub providers: Vec<String>,
     /// Follow every connection, also those that are no LLM provider's.
     pub all_hosts: bool,
-    /// A trace ends this long after its last call.
-    pub trace_idle: Duration,
+    /// How traces are made.
+    pub trace: trace::Settings,
     /// Of the generator of ids.
     pub seed: u64,
     /// What calls cost, if anybody wants to know.
@@ -232,7 +231,7 @@ impl Engine {
         Self {
             connections: HashMap::new(),
             processes: HashMap::new(),
-            traces: Traces::new(settings.trace_idle, settings.seed),
+            traces: Traces::new(settings.trace.idle, settings.seed),
             ends: Ends::default(),
             utc_offset: 0,
             seen: Seen::default(),
