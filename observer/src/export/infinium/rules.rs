@@ -74,12 +74,12 @@ impl Rules {
     ///
     /// # Errors
     ///
-    /// Its id is no UUID, or its key is none.
-    pub(super) fn any(&mut self, agent_id: &str, key: &str) -> anyhow::Result<()> {
+    /// Its id is no UUID.
+    pub(super) fn add(&mut self, agent_id: &str, key: Key) -> anyhow::Result<()> {
         self.0.push(Rule {
             agent: Agent::default(),
             id: uuid(agent_id)?,
-            key: Key::new(key)?,
+            key,
         });
         Ok(())
     }
@@ -87,6 +87,10 @@ impl Rules {
     /// The agent that made a call, by its place.
     pub(super) fn find(&self, call: &CallRecord) -> Option<usize> {
         self.0.iter().position(|rule| rule.agent.is(call))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rule> {
@@ -301,7 +305,10 @@ mod tests {
             );
         }
         fs::write(&path, format!("  {SECRET}\n")).unwrap();
-        assert_eq!(Key::read(&path).unwrap().header().as_bytes(), SECRET.as_bytes());
+        assert_eq!(
+            Key::read(&path).unwrap().header().as_bytes(),
+            SECRET.as_bytes()
+        );
     }
 
     #[test]
@@ -318,9 +325,11 @@ mod tests {
         let simple = ID.replace('-', "");
         assert!(error(&|agent| agent.agent_id = simple.clone()).contains("no UUID"));
         assert!(error(&|_| ()).contains("either key_file or key_env"));
-        assert!(error(&|agent| agent.key_env = Some("OBSERVER_NO_SUCH".to_owned())).contains(
-            "cannot take a key from the environment variable OBSERVER_NO_SUCH: it is not set"
-        ));
+        assert!(
+            error(&|agent| agent.key_env = Some("OBSERVER_NO_SUCH".to_owned())).contains(
+                "cannot take a key from the environment variable OBSERVER_NO_SUCH: it is not set"
+            )
+        );
         assert!(
             error(&|agent| agent.key_file = Some("/nowhere".into()))
                 .contains("cannot take a key from /nowhere: No such file")
