@@ -2,6 +2,7 @@
 //! terminal or server holds up neither the capture nor the other exporters; what a queue cannot take is
 //! counted ([`queue`]). Which exporters there are is up to the options ([`outputs`]).
 
+pub mod infinium;
 pub mod jsonl;
 pub mod outputs;
 pub mod queue;
