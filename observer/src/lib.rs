@@ -19,5 +19,6 @@ pub mod engine;
 pub mod exec;
 pub mod export;
 pub mod recording;
+pub mod records;
 pub mod replay;
 pub mod trace;
