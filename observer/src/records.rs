@@ -209,9 +209,9 @@ pub struct Tally {
 }
 
 impl Call {
-    /// Whether it failed: it says so, or by its status.
+    /// Whether it failed.
     pub fn failed(&self) -> bool {
-        self.error_type.is_some() || self.status_code.is_some_and(|status| status >= 400)
+        self.error_type.is_some()
     }
 }
 

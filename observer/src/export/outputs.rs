@@ -8,12 +8,15 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Exporter, Opened, jsonl, terminal};
+use super::{Exporter, Opened, jsonl, prometheus, terminal};
 
 /// The exporters beside standard output or the file, by name: one line each. An exporter that is not asked
 /// for is `None`.
 const SECONDARY: &[(&str, Open)] = &[
     // ("otlp", |outputs| outputs.otlp.open()),
+    ("prometheus", |outputs| {
+        prometheus::open(&outputs.prometheus)
+    }),
 ];
 
 type Open = fn(&Outputs) -> anyhow::Result<Option<Box<dyn Exporter>>>;
@@ -28,6 +31,9 @@ pub struct Outputs {
     /// Append the records to a file instead of writing them to standard output
     #[arg(long, value_name = "FILE", env = "OBSERVER_OUTPUT")]
     pub output: Option<PathBuf>,
+    /// Prometheus.
+    #[command(flatten)]
+    pub prometheus: prometheus::Options,
 }
 
 /// The forms of output.
