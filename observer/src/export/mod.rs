@@ -2,6 +2,7 @@
 //! disk or terminal never holds up the capture; what the queue cannot take is counted.
 
 pub mod jsonl;
+pub mod otlp;
 pub mod terminal;
 
 use std::{
