@@ -28,7 +28,7 @@ use crate::{
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
     export::{
-        self, Exporter, Format, Queue,
+        Exporters, Opened, Outputs,
         terminal::{count, others_of},
     },
     recording::{Created, Head, Recorder},
@@ -111,12 +111,8 @@ struct Target {
 /// Which records there are, and where they go.
 #[derive(Debug, Args)]
 struct RecordOptions {
-    /// Form of the output [default: pretty on a terminal, else jsonl]
-    #[arg(long, env = "OBSERVER_FORMAT")]
-    format: Option<Format>,
-    /// Append the records to a file instead of writing them to standard output
-    #[arg(long, value_name = "FILE", env = "OBSERVER_OUTPUT")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// Also record previews of prompts and answers; without it no content is kept
     #[arg(long, env = "OBSERVER_CAPTURE_CONTENT")]
     capture_content: bool,
@@ -217,7 +213,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
     let recording = options.recording()?;
-    let exporter = options.records.exporter()?;
+    let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -238,10 +234,10 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
         }
     }
     give_up_rights(&mut attacher, options);
-    let queue = options.records.queue(exporter)?;
+    let exporters = start(opened)?;
     let (engine, recorder) = options.engine(recording, prices)?;
     anstream::eprintln!("ready");
-    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let outcome = agent.run(&mut signals)?;
     match outcome {
         Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
@@ -255,7 +251,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
     let prices = options.records.prices()?;
     let recording = options.recording()?;
-    let exporter = options.records.exporter()?;
+    let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
     // The command keeps its rights.
     let mut gated = Gated::start(command)?;
@@ -263,11 +259,11 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     attacher.add(&[gated.pid()])?;
     attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
-    let queue = options.records.queue(exporter)?;
+    let exporters = start(opened)?;
     let (engine, recorder) = options.engine(recording, prices)?;
     anstream::eprintln!("ready");
     gated.release()?;
-    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let status = loop {
         let outcome = agent.run(&mut signals)?;
         match outcome {
@@ -305,14 +301,18 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
 fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyhow::Result<u8> {
     let prices = options.prices()?;
     let replay = Replay::open(file)?;
-    let exporter = options.exporter()?;
-    let queue = options.queue(exporter)?;
+    let exporters = start(options.outputs.open()?)?;
     let mut head = replay.head().clone();
     if let Some(seconds) = trace_idle {
         head.trace_idle = Duration::from_secs_f64(seconds);
     }
-    summarize(&replay.run(options.settings(&head, prices), queue)?);
+    summarize(&replay.run(options.settings(&head, prices), exporters)?);
     Ok(0)
+}
+
+/// The exporters' threads.
+fn start(opened: Vec<Opened>) -> anyhow::Result<Exporters> {
+    Exporters::start(opened).context("cannot start the export threads")
 }
 
 /// The command may run as another user by now, and the right to signal it is given up.
@@ -341,10 +341,15 @@ fn summarize(summary: &Summary) {
         others => format!(", {}", others_of(*others)),
     };
     let losses = losses.map_or("losses unknown".to_owned(), |losses| losses.to_string());
-    let dropped = match dropped {
-        0 => String::new(),
-        dropped => format!(", {} not written in time", count(*dropped, "record")),
-    };
+    let dropped: String = dropped
+        .iter()
+        .map(|(name, dropped)| {
+            format!(
+                ", {} not written in time ({name})",
+                count(*dropped, "record")
+            )
+        })
+        .collect();
     anstream::eprintln!(
         "observer: {calls}, {traces}{others}, {bytes} bytes captured, {losses}{dropped}"
     );
@@ -372,14 +377,6 @@ impl RecordOptions {
 
     fn prices(&self) -> anyhow::Result<Option<Prices>> {
         self.prices.as_deref().map(Prices::read).transpose()
-    }
-
-    fn exporter(&self) -> anyhow::Result<Box<dyn Exporter>> {
-        export::open(self.format, self.output.as_deref())
-    }
-
-    fn queue(&self, exporter: Box<dyn Exporter>) -> anyhow::Result<Queue> {
-        Queue::start(exporter, self.output.as_deref()).context("cannot start the export thread")
     }
 }
 

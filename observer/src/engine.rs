@@ -390,6 +390,16 @@ impl Engine {
         self.processes.keys().copied()
     }
 
+    /// How many connections are followed.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// How many traces are open.
+    pub fn traces(&self) -> usize {
+        self.traces.len()
+    }
+
     fn close_process(&mut self, pid: Pid, at: Timestamp) {
         let of_process = self.connections.keys().filter(|place| place.0 == pid);
         let mut places: Vec<Place> = of_process.copied().collect();

@@ -170,6 +170,11 @@ impl Traces {
         conclude(mem::take(&mut self.open).into_iter().collect(), ended);
     }
 
+    /// How many traces are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Whether any trace is open.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()

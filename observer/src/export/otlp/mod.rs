@@ -225,6 +225,10 @@ impl Otlp {
 }
 
 impl Exporter for Otlp {
+    fn name(&self) -> &'static str {
+        "otlp"
+    }
+
     fn call(&mut self, call: &CallRecord) -> io::Result<()> {
         self.start()?;
         let origin = self.resources.of_call(call);

@@ -12,10 +12,14 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::Options;
+use crate::export::queue;
 
 /// How long a batch is tried for, unless `OTEL_BSP_EXPORT_TIMEOUT` says otherwise: a collector that is updated or
 /// moves to another node is away for minutes.
 const LONGEST: Duration = Duration::from_secs(300);
+
+/// After [`queue::FINISH`] nobody waits for the exporter, which has to say what it has not delivered.
+const LONGEST_FLUSH: Duration = queue::FINISH.saturating_sub(Duration::from_secs(1));
 
 /// What carries OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -259,7 +263,7 @@ impl Settings {
                 .unwrap_or(Duration::from_secs(60))
                 .max(Duration::from_millis(10)),
             semconv: options.semconv,
-            flush: seconds(options.flush_timeout.unwrap_or(5.0))?,
+            flush: seconds(options.flush_timeout.unwrap_or(5.0))?.min(LONGEST_FLUSH),
             service_name: variables.get("OTEL_SERVICE_NAME").or(named),
             attributes,
         }))
