@@ -5,6 +5,7 @@
 mod http;
 pub mod infinium;
 pub mod jsonl;
+pub mod otlp;
 pub mod outputs;
 pub mod prometheus;
 pub mod queue;

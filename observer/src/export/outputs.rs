@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Exporter, Opened, infinium, jsonl, prometheus, terminal};
+use super::{Exporter, Opened, infinium, jsonl, otlp, prometheus, terminal};
 
 /// The exporters beside standard output or the file, by name: one line each. An exporter that is not asked
 /// for is `None`.
@@ -17,6 +17,7 @@ const SECONDARY: &[(&str, Open)] = &[
     ("prometheus", |outputs| {
         prometheus::open(&outputs.prometheus)
     }),
+    ("otlp", |outputs| otlp::open(&outputs.otlp)),
 ];
 
 type Open = fn(&Outputs) -> anyhow::Result<Option<Box<dyn Exporter>>>;
@@ -37,6 +38,9 @@ pub struct Outputs {
     /// Prometheus.
     #[command(flatten)]
     pub prometheus: prometheus::Options,
+    /// OTLP.
+    #[command(flatten)]
+    pub otlp: otlp::Options,
 }
 
 /// The forms of output.
