@@ -28,12 +28,12 @@ use crate::{
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
     export::{
-        self, Exporter, Format, Queue,
+        Exporters, Opened, Outputs,
         terminal::{count, others_of},
     },
     recording::{Created, Head, Recorder},
     replay::Replay,
-    trace::Prices,
+    trace::{self, Prices, TraceBy},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -111,12 +111,8 @@ struct Target {
 /// Which records there are, and where they go.
 #[derive(Debug, Args)]
 struct RecordOptions {
-    /// Form of the output [default: pretty on a terminal, else jsonl]
-    #[arg(long, env = "OBSERVER_FORMAT")]
-    format: Option<Format>,
-    /// Append the records to a file instead of writing them to standard output
-    #[arg(long, value_name = "FILE", env = "OBSERVER_OUTPUT")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
     /// Also record previews of prompts and answers; without it no content is kept
     #[arg(long, env = "OBSERVER_CAPTURE_CONTENT")]
     capture_content: bool,
@@ -140,6 +136,31 @@ struct RecordOptions {
     /// (model_prices_and_context_window.json)
     #[arg(long, value_name = "FILE", env = "OBSERVER_PRICES")]
     prices: Option<PathBuf>,
+    #[command(flatten)]
+    trace: TraceOptions,
+}
+
+/// How traces are made, beside when they end.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Traces")]
+struct TraceOptions {
+    /// Put calls into traces by this rule alone, and by the thread where it does not apply
+    #[arg(
+        id = "trace_by",
+        long = "trace-by",
+        value_name = "RULE",
+        default_value = "auto",
+        env = "OBSERVER_TRACE_BY"
+    )]
+    by: TraceBy,
+    /// Call traces by this name [default: that of the process or of its task]
+    #[arg(
+        id = "trace_name",
+        long = "trace-name",
+        value_name = "NAME",
+        env = "OBSERVER_TRACE_NAME"
+    )]
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -217,7 +238,7 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     let mut signals = signals(&[SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
     let recording = options.recording()?;
-    let exporter = options.records.exporter()?;
+    let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -238,10 +259,10 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
         }
     }
     give_up_rights(&mut attacher, options);
-    let queue = options.records.queue(exporter)?;
+    let exporters = start(opened)?;
     let (engine, recorder) = options.engine(recording, prices)?;
     anstream::eprintln!("ready");
-    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let outcome = agent.run(&mut signals)?;
     match outcome {
         Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
@@ -255,7 +276,7 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
     let prices = options.records.prices()?;
     let recording = options.recording()?;
-    let exporter = options.records.exporter()?;
+    let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
     // The command keeps its rights.
     let mut gated = Gated::start(command)?;
@@ -263,11 +284,11 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     attacher.add(&[gated.pid()])?;
     attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
-    let queue = options.records.queue(exporter)?;
+    let exporters = start(opened)?;
     let (engine, recorder) = options.engine(recording, prices)?;
     anstream::eprintln!("ready");
     gated.release()?;
-    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let status = loop {
         let outcome = agent.run(&mut signals)?;
         match outcome {
@@ -305,14 +326,18 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
 fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyhow::Result<u8> {
     let prices = options.prices()?;
     let replay = Replay::open(file)?;
-    let exporter = options.exporter()?;
-    let queue = options.queue(exporter)?;
+    let exporters = start(options.outputs.open()?)?;
     let mut head = replay.head().clone();
     if let Some(seconds) = trace_idle {
         head.trace_idle = Duration::from_secs_f64(seconds);
     }
-    summarize(&replay.run(options.settings(&head, prices), queue)?);
+    summarize(&replay.run(options.settings(&head, prices), exporters)?);
     Ok(0)
+}
+
+/// The exporters' threads.
+fn start(opened: Vec<Opened>) -> anyhow::Result<Exporters> {
+    Exporters::start(opened).context("cannot start the export threads")
 }
 
 /// The command may run as another user by now, and the right to signal it is given up.
@@ -341,10 +366,15 @@ fn summarize(summary: &Summary) {
         others => format!(", {}", others_of(*others)),
     };
     let losses = losses.map_or("losses unknown".to_owned(), |losses| losses.to_string());
-    let dropped = match dropped {
-        0 => String::new(),
-        dropped => format!(", {} not written in time", count(*dropped, "record")),
-    };
+    let dropped: String = dropped
+        .iter()
+        .map(|(name, dropped)| {
+            format!(
+                ", {} not written in time ({name})",
+                count(*dropped, "record")
+            )
+        })
+        .collect();
     anstream::eprintln!(
         "observer: {calls}, {traces}{others}, {bytes} bytes captured, {losses}{dropped}"
     );
@@ -364,7 +394,11 @@ impl RecordOptions {
                 .map(|name| name.to_lowercase())
                 .collect(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: trace::Settings {
+                idle: head.trace_idle,
+                by: self.trace.by,
+                name: self.trace.name.clone(),
+            },
             seed: head.seed,
             prices,
         }
@@ -372,14 +406,6 @@ impl RecordOptions {
 
     fn prices(&self) -> anyhow::Result<Option<Prices>> {
         self.prices.as_deref().map(Prices::read).transpose()
-    }
-
-    fn exporter(&self) -> anyhow::Result<Box<dyn Exporter>> {
-        export::open(self.format, self.output.as_deref())
-    }
-
-    fn queue(&self, exporter: Box<dyn Exporter>) -> anyhow::Result<Queue> {
-        Queue::start(exporter, self.output.as_deref()).context("cannot start the export thread")
     }
 }
 

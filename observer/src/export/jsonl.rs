@@ -27,6 +27,10 @@ impl JsonLines {
 }
 
 impl Exporter for JsonLines {
+    fn name(&self) -> &'static str {
+        "jsonl"
+    }
+
     fn call(&mut self, call: &CallRecord) -> io::Result<()> {
         self.line(call)
     }

@@ -61,6 +61,10 @@ impl Pretty {
 }
 
 impl Exporter for Pretty {
+    fn name(&self) -> &'static str {
+        "pretty"
+    }
+
     fn call(&mut self, call: &CallRecord) -> io::Result<()> {
         if !self.headed {
             self.headed = true;
