@@ -33,7 +33,7 @@ use crate::{
     },
     recording::{Created, Head, Recorder},
     replay::Replay,
-    trace::{self, Prices, by::Pinned},
+    trace::{self, Prices, TraceBy},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -144,10 +144,16 @@ struct RecordOptions {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Traces")]
 struct TraceOptions {
-    /// Put calls into traces by this kind of evidence alone
-    #[arg(id = "trace_by", long = "trace-by", value_name = "EVIDENCE", default_value = "auto", value_parser = trace::by::parser(), env = "OBSERVER_TRACE_BY")]
-    by: Pinned,
-    /// Call traces by this name [default: that of the process or of its task]
+    /// Put calls into traces by this rule alone
+    #[arg(
+        id = "trace_by",
+        long = "trace-by",
+        value_name = "RULE",
+        default_value = "auto",
+        env = "OBSERVER_TRACE_BY"
+    )]
+    by: TraceBy,
+    /// Call every trace by this name [default: that of the process or the route]
     #[arg(
         id = "trace_name",
         long = "trace-name",

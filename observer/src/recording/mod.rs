@@ -481,7 +481,6 @@ mod tests {
         capture::task::TaskKind,
         engine::{Engine, Settings},
         export::Record,
-        trace,
     };
 
     /// A file that can be looked at, with room for so many bytes.
@@ -554,9 +553,9 @@ mod tests {
             },
             providers: Vec::new(),
             all_hosts: head.all_hosts,
-            trace: trace::Settings {
+            trace: crate::trace::Settings {
                 idle: head.trace_idle,
-                ..trace::Settings::default()
+                ..crate::trace::Settings::default()
             },
             seed: head.seed,
             prices: None,
