@@ -170,7 +170,7 @@ struct RecordOptions {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Traces")]
 struct TraceOptions {
-    /// Put calls into traces by this rule alone
+    /// Put calls into traces by this rule alone, and by the thread where it does not apply
     #[arg(
         id = "trace_by",
         long = "trace-by",

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt, mem,
+    time::Duration,
     vec::Drain,
 };
 
@@ -810,10 +811,9 @@ impl Engine {
             temperature: call.temperature,
             stream: call.stream,
             start_time: utc(call.start, self.utc_offset),
-            latency_ns: u64::try_from(call.latency.as_nanos()).unwrap_or(u64::MAX),
-            time_to_first_token_ns: call
-                .time_to_first_token
-                .map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            latency_ns: nanoseconds(call.latency),
+            time_to_headers_ns: call.time_to_headers.map(nanoseconds),
+            time_to_first_token_ns: call.time_to_first_token.map(nanoseconds),
             status_code: call.status_code,
             error_type: call.error_type,
             error_message: call.error_message,
@@ -915,6 +915,10 @@ fn caller(pid: Pid, origin: Origin) -> Caller {
         tid,
         task: kind.map(|kind| Task { kind, id: high }),
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn utc(at: Timestamp, offset: i64) -> Utc {

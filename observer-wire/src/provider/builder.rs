@@ -75,6 +75,7 @@ pub(super) struct CallBuilder {
     /// Ids of what was asked and is not answered yet, where one request asks for several answers.
     pending: Vec<String>,
     evidence: Evidence,
+    head: Option<Timestamp>,
     first_token: Option<Timestamp>,
     terminal: bool,
     error: Option<Exception>,
@@ -103,6 +104,7 @@ impl CallBuilder {
             tool_calls: Vec::new(),
             pending: Vec::new(),
             evidence: start.evidence.clone(),
+            head: None,
             first_token: None,
             terminal: false,
             error: None,
@@ -118,6 +120,11 @@ impl CallBuilder {
     /// What follows was received at this time.
     pub(super) fn received_at(&mut self, at: Timestamp) {
         self.now = at;
+    }
+
+    /// The head of the response was received at this time.
+    pub(super) fn head_at(&mut self, at: Timestamp) {
+        self.head = Some(at);
     }
 
     /// Reads the fields of a request that stand in one place.
@@ -457,6 +464,7 @@ impl CallBuilder {
             stream: self.stream,
             start: self.start.at,
             latency: finish.latency,
+            time_to_headers: self.head.map(|head| head.since(self.start.at)),
             time_to_first_token: self
                 .first_token
                 .filter(|_| self.stream)

@@ -249,6 +249,7 @@ impl Exchange {
 
     pub(super) fn response_head(&mut self, head: &ResponseHead, at: Timestamp) {
         self.last_byte = at;
+        self.builder.head_at(at);
         self.status = head.status;
         self.partial |= head.partial;
         self.request_id = request_id(&head.headers);

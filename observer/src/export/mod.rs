@@ -3,8 +3,12 @@
 //! counted ([`queue`]). Which exporters there are is up to the options ([`outputs`]).
 
 pub mod file;
+mod http;
+pub mod infinium;
 pub mod jsonl;
+pub mod otlp;
 pub mod outputs;
+pub mod prometheus;
 pub mod queue;
 pub mod terminal;
 

@@ -10,13 +10,17 @@ use clap::{Args, ValueEnum};
 use super::{
     Exporter, Opened,
     file::{LineFile, Rotation, Sink, Stdout},
-    jsonl, terminal,
+    infinium, jsonl, otlp, prometheus, terminal,
 };
 
 /// The exporters beside standard output or the file, by name: one line each. An exporter that is not asked
 /// for is `None`.
 const SECONDARY: &[(&str, Open)] = &[
-    // ("otlp", |outputs| outputs.otlp.open()),
+    ("infinium", |outputs| outputs.infinium.open()),
+    ("prometheus", |outputs| {
+        prometheus::open(&outputs.prometheus)
+    }),
+    ("otlp", |outputs| otlp::open(&outputs.otlp)),
 ];
 
 type Open = fn(&Outputs) -> anyhow::Result<Option<Box<dyn Exporter>>>;
@@ -42,6 +46,15 @@ pub struct Outputs {
         env = "OBSERVER_OUTPUT_MAX_FILES"
     )]
     pub output_max_files: usize,
+    /// Infinium's API.
+    #[command(flatten)]
+    pub infinium: infinium::Options,
+    /// Prometheus.
+    #[command(flatten)]
+    pub prometheus: prometheus::Options,
+    /// OTLP.
+    #[command(flatten)]
+    pub otlp: otlp::Options,
 }
 
 /// The forms of output.

@@ -481,6 +481,7 @@ mod tests {
         capture::task::TaskKind,
         engine::{Engine, Settings},
         export::Record,
+        trace,
     };
 
     /// A file that can be looked at, with room for so many bytes.
@@ -553,9 +554,9 @@ mod tests {
             },
             providers: Vec::new(),
             all_hosts: head.all_hosts,
-            trace: crate::trace::Settings {
+            trace: trace::Settings {
                 idle: head.trace_idle,
-                ..crate::trace::Settings::default()
+                ..trace::Settings::default()
             },
             seed: head.seed,
             prices: None,

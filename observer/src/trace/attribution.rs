@@ -22,7 +22,7 @@ use jiff::Timestamp as Utc;
 use observer_wire::{Evidence, Inbound, LlmCall, Timestamp, evidence::TraceContext};
 
 use super::{
-    TraceBy,
+    Settings, TraceBy,
     conversation::{Conversation, Conversations},
     inbound::{InboundId, Inbounds},
     lineage::{Actor, Ancestor, Lineage},
@@ -49,17 +49,6 @@ const BURST: Duration = Duration::from_millis(5);
 /// A task that makes its only call this soon after it was created does it for its creator: aiohttp writes each
 /// request in a task of its own (`ClientRequest.send` in aiohttp/client_reqrep.py).
 const ERRAND: Duration = Duration::from_millis(2);
-
-/// What the user wants of traces.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// A trace ends this long after its last call.
-    pub idle: Duration,
-    /// Which rules are used.
-    pub by: TraceBy,
-    /// What traces are called, instead of the process's name or the route.
-    pub name: Option<String>,
-}
 
 /// Names a trace that is, or was, open, in the order in which they began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

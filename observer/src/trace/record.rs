@@ -59,6 +59,8 @@ pub struct CallRecord {
     pub start_time: Utc,
     /// First request byte to last response byte, in nanoseconds.
     pub latency_ns: u64,
+    /// First request byte to the head of the response, in nanoseconds.
+    pub time_to_headers_ns: Option<u64>,
     /// First request byte to first non-empty delta, in nanoseconds.
     pub time_to_first_token_ns: Option<u64>,
     /// HTTP status.
@@ -276,6 +278,7 @@ pub(crate) mod tests {
             stream: true,
             start_time: Utc::from_nanosecond(1_790_000_000_123_456_789).unwrap(),
             latency_ns: 812_000_000,
+            time_to_headers_ns: Some(180_000_000),
             time_to_first_token_ns: Some(210_000_000),
             status_code: Some(200),
             error_type: None,
@@ -315,6 +318,7 @@ pub(crate) mod tests {
             response_model: None,
             prompt_tokens: None,
             completion_tokens: None,
+            time_to_headers_ns: Some(890_000),
             time_to_first_token_ns: None,
             latency_ns: 900_000,
             status_code: Some(429),
