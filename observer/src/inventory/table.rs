@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use jiff::{Timestamp as Utc, tz::TimeZone};
 use ratatui::text::Span;
 
-use super::{Listing, Row, Totals};
+use super::{Listing, NAMED, Row, Totals};
 
 /// What a value that nobody knows looks like.
 const UNKNOWN: &str = "–";
@@ -62,6 +62,7 @@ struct Column {
 const COLUMNS: &[Column] = &[
     column("USER", false, 6, 0, |row, _| user(row)),
     column("PROCESS", false, 8, 0, |row, _| process(row)),
+    column("PID", true, usize::MAX, 3, |row, _| pid(row)),
     column("CONTAINER", false, 12, 5, |row, _| {
         let id = row.who.container_id.as_deref();
         id.map_or(String::new(), |id| shown(id).chars().take(12).collect())
@@ -76,7 +77,7 @@ const COLUMNS: &[Column] = &[
     column("OUT", true, usize::MAX, 0, |row, _| {
         tokens(row.output_tokens)
     }),
-    column("OTHER", true, usize::MAX, 3, |row, _| {
+    column("OTHER", true, usize::MAX, 4, |row, _| {
         let others = row.other_requests;
         (others > 0).then(|| others.to_string()).unwrap_or_default()
     }),
@@ -327,26 +328,27 @@ fn user(row: &Row) -> String {
     }
 }
 
-/// The program, and which process or how many.
 fn process(row: &Row) -> String {
     let exe = row.who.exe.as_deref();
     let exe = exe.and_then(|exe| exe.rsplit('/').next());
-    let name = match (row.who.comm.as_deref(), exe) {
+    match (row.who.comm.as_deref(), exe) {
         _ if row.rest => String::new(),
-        (Some(comm), _) => shown(comm),
-        (None, Some(exe)) => shown(exe),
+        (Some(name), _) | (None, Some(name)) => shown(name),
         (None, None) => UNKNOWN.to_owned(),
-    };
+    }
+}
+
+/// The process, or how many.
+fn pid(row: &Row) -> String {
     let mut pids = row.pids.iter();
-    let which = match (pids.next(), pids.len()) {
+    match (pids.next(), pids.len()) {
         (None, _) => String::new(),
-        (Some(pid), 0) => format!("({pid})"),
-        (Some(_), more) => {
-            let open = if row.more { "+" } else { "" };
-            format!("×{}{open}", more + 1)
+        (Some(pid), 0) => pid.to_string(),
+        (Some(_), others) => {
+            let open = if others + 1 == NAMED { "+" } else { "" };
+            format!("×{}{open}", others + 1)
         }
-    };
-    format!("{name} {which}").trim().to_owned()
+    }
 }
 
 fn provider(row: &Row) -> String {
