@@ -3,7 +3,9 @@
 //! counted ([`queue`]). Which exporters there are is up to the options ([`outputs`]).
 
 mod http;
+pub mod infinium;
 pub mod jsonl;
+pub mod otlp;
 pub mod outputs;
 pub mod prometheus;
 pub mod queue;

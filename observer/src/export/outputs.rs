@@ -8,15 +8,16 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Exporter, Opened, jsonl, prometheus, terminal};
+use super::{Exporter, Opened, infinium, jsonl, otlp, prometheus, terminal};
 
 /// The exporters beside standard output or the file, by name: one line each. An exporter that is not asked
 /// for is `None`.
 const SECONDARY: &[(&str, Open)] = &[
-    // ("otlp", |outputs| outputs.otlp.open()),
+    ("infinium", |outputs| outputs.infinium.open()),
     ("prometheus", |outputs| {
         prometheus::open(&outputs.prometheus)
     }),
+    ("otlp", |outputs| otlp::open(&outputs.otlp)),
 ];
 
 type Open = fn(&Outputs) -> anyhow::Result<Option<Box<dyn Exporter>>>;
@@ -31,9 +32,15 @@ pub struct Outputs {
     /// Append the records to a file instead of writing them to standard output
     #[arg(long, value_name = "FILE", env = "OBSERVER_OUTPUT")]
     pub output: Option<PathBuf>,
+    /// Infinium's API.
+    #[command(flatten)]
+    pub infinium: infinium::Options,
     /// Prometheus.
     #[command(flatten)]
     pub prometheus: prometheus::Options,
+    /// OTLP.
+    #[command(flatten)]
+    pub otlp: otlp::Options,
 }
 
 /// The forms of output.
