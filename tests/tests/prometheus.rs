@@ -362,3 +362,29 @@ fn the_agent_says_whether_it_is_well() {
     assert!(run.status.success(), "{}", run.stderr);
     assert!(get(port, "/healthz").is_none());
 }
+
+#[test]
+fn calls_in_flight_come_and_go() {
+    let scene = Scene::new();
+    let slow = waiting(&scene, &["--behaviour", "delay-ms=3000"]);
+    let watching = Watching::start(&scene, &[&slow], &[]);
+    let metric = |name: &str| {
+        let (_, _, page) = get(watching.port, "/metrics").unwrap();
+        let of = page.lines().filter(|line| line.starts_with(name));
+        let values = of.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+        values.sum::<f64>()
+    };
+    let in_flight = "gen_ai_client_calls_in_flight{";
+    assert_eq!(metric(in_flight), 0.0);
+    let mut slow = slow;
+    slow.go_on();
+    wait_until("the call is under way", || {
+        metric("gen_ai_client_calls_in_flight{gen_ai_provider_name=\"openai\"}") == 1.0
+    });
+    assert_eq!(metric("gen_ai_client_calls_total"), 0.0);
+    assert!(slow.wait().0.success());
+    wait_until("the call is over", || {
+        metric("gen_ai_client_calls_total") == 1.0
+    });
+    assert_eq!(metric(in_flight), 0.0);
+}
