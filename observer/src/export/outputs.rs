@@ -12,9 +12,7 @@ use super::{Exporter, Opened, jsonl, otlp, terminal};
 
 /// The exporters beside standard output or the file, by name: one line each. An exporter that is not asked
 /// for is `None`.
-const SECONDARY: &[(&str, Open)] = &[
-    ("otlp", |outputs| otlp::open(&outputs.otlp)),
-];
+const SECONDARY: &[(&str, Open)] = &[("otlp", |outputs| otlp::open(&outputs.otlp))];
 
 type Open = fn(&Outputs) -> anyhow::Result<Option<Box<dyn Exporter>>>;
 
