@@ -8,7 +8,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use observer_common::{ConnectionKey, DataRecord, EXACT_BYTES, Loss, NESTED_CALLS, Verdict, agent};
+use observer_common::{
+    ConnectionKey, DataRecord, EXACT_BYTES, Loss, NESTED_CALLS, Python, Verdict, agent,
+};
 
 /// All records for user space. The agent sets the size when it loads the programs.
 #[map]
@@ -32,6 +34,18 @@ pub static GOROUTINE_CALLS: LruHashMap<TaskKey, OpenCalls> =
 /// Goroutines that are about to write.
 #[map]
 pub static WRITERS: LruHashMap<TaskKey, u8> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// The goroutine that answers for what passes on a connection of Go's net/http.
+#[map]
+pub static CALLERS: LruHashMap<CallerKey, Goroutine> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// The creators of goroutines, by id, that the agent has been told of.
+#[map]
+pub static CREATORS: LruHashMap<TaskKey, u64> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// Where the runtime of a process in Go keeps the ids of goroutines.
+#[map]
+pub static RUNTIMES: LruHashMap<u32, Runtime> = LruHashMap::with_max_entries(1 << 12, 0);
 
 /// What a thread (`pid_tgid`) is about to encrypt. In a map, and not on the stack: there the verifier would
 /// follow each value from slice to slice.
@@ -84,6 +98,18 @@ pub static VERDICTS: LruHashMap<ConnectionKey, Verdict> = LruHashMap::with_max_e
 /// How many verdicts there have been: tells whether looking into `VERDICTS` can bring anything new.
 #[map]
 static VERDICT_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Processes that are a CPython. The agent adds them, and forks copy them.
+#[map]
+pub static PYTHONS: LruHashMap<u32, Python> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// Not 0 once there has been a CPython: tells whether looking into `PYTHONS` can bring anything.
+#[map]
+static PYTHON_KNOWN: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Which `contextvars.Context` was copied from which.
+#[map]
+pub static CONTEXTS: LruHashMap<TaskKey, Lineage> = LruHashMap::with_max_entries(1 << 15, 0);
 
 /// Processes that have used a TLS library: their exit is reported.
 #[map]
@@ -166,14 +192,59 @@ pub struct OpenCalls {
     pub calls: [OpenCall; NESTED_CALLS],
 }
 
-/// Names a goroutine.
+/// Names a logical task.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TaskKey {
-    /// Address of its `runtime.g`.
+    /// Address of its `runtime.g`, or of its `contextvars.Context`; in `CREATORS` its id.
     pub task: u64,
     pub tgid: u64,
 }
+
+/// Names who makes calls on a connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CallerKey {
+    /// What stands for the connection, as in `ConnectionKey`.
+    pub object: u64,
+    /// Id of the goroutine, where several make calls at the same time; else 0.
+    pub goroutine: u64,
+    pub tgid: u64,
+}
+
+/// A goroutine by its id, and the one that created it; 0 where it is not known.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Goroutine {
+    pub id: u64,
+    pub parent: u64,
+}
+
+/// Offsets in `runtime.g`, as in `Cookie`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Runtime {
+    pub goid: u16,
+    pub parent: u16,
+}
+
+/// Where a `contextvars.Context` is from.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Lineage {
+    /// The Context that was current when it was made, the one that was so when that was made, and so on; 0
+    /// from the thread itself on.
+    pub ancestors: [u64; ANCESTORS],
+    /// When it was made: tells it from others that have had its address.
+    pub at: u64,
+    /// The thread that made it.
+    pub tid: u32,
+    /// Not 0: the agent has been told.
+    pub told: u32,
+}
+
+/// Ancestors of a Context that are kept with it.
+pub const ANCESTORS: usize = 4;
 
 /// Names an open file.
 #[repr(C)]
@@ -211,6 +282,8 @@ pub struct Walk {
     pub left: u64,
     /// Those of recv(2).
     pub flags: u64,
+    /// Address of the thread's registers in user space, as the kernel has saved them.
+    pub registers: u64,
     pub fd: u32,
     pub direction: u32,
     pub tgid: u32,
@@ -292,6 +365,12 @@ pub fn stopped() -> bool {
     AGENT
         .get(agent::STOPPED)
         .is_some_and(|stopped| *stopped != 0)
+}
+
+/// Whether there has been a CPython.
+#[inline(always)]
+pub fn python_known() -> bool {
+    PYTHON_KNOWN.get(0).is_some_and(|known| *known != 0)
 }
 
 /// What system calls are looked at for: bits of `observer_common::follow`.

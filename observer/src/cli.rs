@@ -1,7 +1,9 @@
 //! The command line.
 
 use std::{
+    env,
     ffi::OsString,
+    fmt,
     io::{self, IsTerminal as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -14,7 +16,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use observer_wire::Options;
 use rustix::process::Signal;
 use signal_hook::{
-    consts::{SIGCHLD, SIGINT, SIGTERM},
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
     iterator::{backend::SignalDelivery, exfiltrator::SignalOnly},
 };
 use tracing::{info, warn};
@@ -25,6 +27,7 @@ use crate::{
     attach::{Attacher, Watch, link::Rung, processes::Pid, system},
     capture::Capture,
     check,
+    config::{self, Effective, Failure, Loaded},
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
     export::{
@@ -33,7 +36,8 @@ use crate::{
     },
     recording::{Created, Head, Recorder},
     replay::Replay,
-    trace::Prices,
+    salt::{self, Salt},
+    trace::{self, Prices, TraceBy},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -78,6 +82,9 @@ enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
         trace_idle: Option<f64>,
     },
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Say what this kernel, these rights and a process allow, and what to do about it
     Check {
         /// Also look at this process
@@ -97,22 +104,35 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration file, and print what `watch` would go by: each value and where it is from
+    Check {
+        /// The file [default: OBSERVER_CONFIG, else /etc/observer/observer.toml]
+        file: Option<PathBuf>,
+    },
+}
+
+/// What to watch: one of the two, but the configuration may say which.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
+#[command(next_help_heading = "Watching")]
 struct Target {
     /// Watch this process and its children (can be repeated)
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_delimiter = ',', env = "OBSERVER_PID")]
     pid: Vec<u32>,
     /// Watch every process of the machine, also those that start later
-    #[arg(long)]
+    #[arg(long, env = "OBSERVER_ALL")]
     all: bool,
 }
 
 /// Which records there are, and where they go.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Records")]
 struct RecordOptions {
-    #[command(flatten)]
-    outputs: Outputs,
+    /// Read options from this file (TOML) [default: /etc/observer/observer.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "OBSERVER_CONFIG", help_heading = None)]
+    config: Option<PathBuf>,
     /// Also record previews of prompts and answers; without it no content is kept
     #[arg(long, env = "OBSERVER_CAPTURE_CONTENT")]
     capture_content: bool,
@@ -136,9 +156,41 @@ struct RecordOptions {
     /// (model_prices_and_context_window.json)
     #[arg(long, value_name = "FILE", env = "OBSERVER_PRICES")]
     prices: Option<PathBuf>,
+    /// Keep the secret by which fingerprints of API keys are made in this file, which is made if it is not there
+    /// [default: /var/lib/observer/salt, or a secret for this run alone]
+    #[arg(long, value_name = "FILE", env = "OBSERVER_CREDENTIAL_SALT_FILE")]
+    credential_salt_file: Option<PathBuf>,
+    #[command(flatten)]
+    trace: TraceOptions,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+/// How traces are made, beside when they end.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Traces")]
+struct TraceOptions {
+    /// Put calls into traces by this rule alone, and by the thread where it does not apply
+    #[arg(
+        id = "trace_by",
+        long = "trace-by",
+        value_name = "RULE",
+        default_value = "auto",
+        env = "OBSERVER_TRACE_BY"
+    )]
+    by: TraceBy,
+    /// Call every trace by this name [default: that of the process or the route]
+    #[arg(
+        id = "trace_name",
+        long = "trace-name",
+        value_name = "NAME",
+        env = "OBSERVER_TRACE_NAME"
+    )]
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Watching")]
 struct WatchOptions {
     #[command(flatten)]
     records: RecordOptions,
@@ -171,9 +223,21 @@ struct WatchOptions {
     attach_by: Option<Rung>,
 }
 
+/// The table of every option, and the example of a configuration file: `docs/configuration.md` and
+/// `docs/observer.toml`.
+pub fn documentation() -> [String; 2] {
+    let command = Cli::command();
+    [config::reference(&command), config::example(&command)]
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args: Vec<OsString> = env::args_os().collect();
+    let loaded = match config::load::<Cli>(&args) {
+        Ok(loaded) => loaded,
+        Err(Failure::Usage(error)) => error.exit(),
+        Err(error) => return failed(&error),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_env("OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
@@ -183,14 +247,22 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
+    let Loaded {
+        options: cli,
+        effective,
+        ..
+    } = loaded;
     let result = match cli.command {
-        Command::Watch { target, options } => watch(&target, &options),
-        Command::Exec { options, command } => run_command(&command, &options),
+        Command::Watch { target, options } => watch(&target, &options, Live { args, effective }),
+        Command::Exec { options, command } => {
+            run_command(&command, &options, Live { args, effective })
+        }
         Command::Replay {
             file,
             records,
             trace_idle,
         } => replay(&file, &records, trace_idle),
+        Command::Config(ConfigCommand::Check { file }) => check_config(file),
         Command::Check { pid, file, format } => {
             let report = check::check(pid.map(Pid), &file);
             report
@@ -202,16 +274,28 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            anstream::eprintln!("observer: {error:#}");
-            ExitCode::from(FAILED)
-        }
+        Err(error) => failed(&format_args!("{error:#}")),
     }
 }
 
-fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
-    let mut signals = signals(&[SIGINT, SIGTERM])?;
+fn failed(error: &dyn fmt::Display) -> ExitCode {
+    anstream::eprintln!("observer: {error}");
+    ExitCode::from(FAILED)
+}
+
+fn watch(target: &Target, options: &WatchOptions, mut live: Live) -> anyhow::Result<u8> {
+    if !target.all && target.pid.is_empty() {
+        Cli::command()
+            .error(
+                ErrorKind::MissingRequiredArgument,
+                "the following required arguments were not provided:\n  <--pid <PID>|--all>",
+            )
+            .exit();
+    }
+    let terminal = Terminal::of_this();
+    let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
+    let salt = options.records.salt()?;
     let recording = options.recording()?;
     let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(if target.all {
@@ -235,10 +319,15 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     }
     give_up_rights(&mut attacher, options);
     let exporters = start(opened)?;
-    let (engine, recorder) = options.engine(recording, prices)?;
+    let (engine, recorder) = options.engine(recording, prices, salt)?;
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
-    let outcome = agent.run(&mut signals)?;
+    let outcome = loop {
+        match agent.run(&mut signals)? {
+            Outcome::Signal(SIGHUP) if !terminal.hung_up() => live.reload(&mut agent, salt),
+            outcome => break outcome,
+        }
+    };
     match outcome {
         Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
         Outcome::Signal(_) | Outcome::OutputFailed => {}
@@ -247,9 +336,11 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u8> {
-    let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
+fn run_command(command: &[OsString], options: &WatchOptions, mut live: Live) -> anyhow::Result<u8> {
+    let terminal = Terminal::of_this();
+    let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM, SIGCHLD])?;
     let prices = options.records.prices()?;
+    let salt = options.records.salt()?;
     let recording = options.recording()?;
     let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
@@ -260,13 +351,15 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
     let exporters = start(opened)?;
-    let (engine, recorder) = options.engine(recording, prices)?;
+    let (engine, recorder) = options.engine(recording, prices, salt)?;
     anstream::eprintln!("ready");
     gated.release()?;
     let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let status = loop {
         let outcome = agent.run(&mut signals)?;
         match outcome {
+            // When a terminal is gone, the command has been told, too.
+            Outcome::Signal(SIGHUP) if !terminal.hung_up() => live.reload(&mut agent, salt),
             Outcome::Signal(SIGTERM) => pass_on(&gated, Signal::TERM),
             // On a terminal Ctrl-C has reached the command too.
             Outcome::Signal(SIGINT) if !io::stdin().is_terminal() => {
@@ -298,6 +391,153 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     Ok(exec::exit_code(status))
 }
 
+/// What may change while the agent runs.
+struct Live {
+    args: Vec<OsString>,
+    effective: Effective,
+}
+
+impl Live {
+    /// Reads the configuration once more, and goes by it as far as a running agent can. What was captured before,
+    /// and calls that are under way, are not lost. If it is not valid, everything stays as it is.
+    fn reload(&mut self, agent: &mut Agent, salt: Salt) {
+        // Whatever else: a file may have been moved away to be kept.
+        agent.exporters().reopen();
+        let stays = |error: &dyn fmt::Display| {
+            anstream::eprintln!("observer: the settings stay as they were: {error}");
+        };
+        let loaded = match config::load::<Cli>(&self.args) {
+            Ok(loaded) => loaded,
+            Err(error) => return stays(&error),
+        };
+        let (Command::Watch { options, .. } | Command::Exec { options, .. }) =
+            loaded.options.command
+        else {
+            return;
+        };
+        let prices = match options.records.prices() {
+            Ok(prices) => prices,
+            Err(error) => return stays(&format_args!("{error:#}")),
+        };
+        if agent.is_recording() && !options.records.capture_content {
+            return stays(&"capture_content cannot be switched off while a recording is made");
+        }
+        let changed = loaded.effective.changed(&self.effective, &Cli::command());
+        for (section, key) in &changed {
+            if is_fixed(section, key) {
+                anstream::eprintln!(
+                    "observer: warning: {section}.{key} has changed: that holds when observer is started again"
+                );
+            }
+        }
+        let head = options.head(0);
+        agent.reconfigure(options.records.settings(&head, prices, salt));
+        let outputs = &options.records.outputs;
+        if changed.iter().any(|(section, _)| *section == EXPORT) {
+            let exporters = agent.exporters();
+            let replaced = outputs.primary().and_then(|opened| match opened {
+                Some(opened) => exporters.replace(opened).map_err(Into::into),
+                None => {
+                    exporters.remove_primary();
+                    Ok(())
+                }
+            });
+            if let Err(error) = replaced {
+                stays(&format_args!("{error:#}"));
+            }
+        }
+        for name in Outputs::names() {
+            let is_meant = |section: &str| {
+                let of_export = section.strip_prefix(EXPORT);
+                of_export.and_then(|section| section.strip_prefix('.')) == Some(name)
+            };
+            if changed.iter().any(|(section, _)| is_meant(section))
+                && let Err(error) = replace(agent.exporters(), name, outputs)
+            {
+                stays(&format_args!("{name}: {error:#}"));
+            }
+        }
+        self.effective = loaded.effective;
+        let changed = count(changed.len() as u64, "change");
+        anstream::eprintln!("observer: read the configuration again: {changed}");
+    }
+}
+
+/// The section of the exporters.
+const EXPORT: &str = "export";
+
+/// Whether an option holds for as long as the agent runs.
+fn is_fixed(section: &str, key: &str) -> bool {
+    match section {
+        "watch" => key != "all_hosts",
+        _ => key == "credential_salt_file",
+    }
+}
+
+fn replace(exporters: &mut Exporters, name: &'static str, outputs: &Outputs) -> anyhow::Result<()> {
+    let in_use = |error: &anyhow::Error| {
+        error.chain().any(|cause| {
+            let cause = cause.downcast_ref::<io::Error>();
+            cause.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        })
+    };
+    match outputs.open_one(name) {
+        Ok(Some(exporter)) => exporters.replace(Opened::secondary(exporter))?,
+        Ok(None) => exporters.remove(name),
+        Err(error) if in_use(&error) => {
+            // By the exporter that is to be replaced, most likely.
+            let outputs = outputs.clone();
+            exporters.replace_later(name, Box::new(move || outputs.open_one(name)))?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The terminal that the agent was started from. When it goes, SIGHUP means that, not the configuration.
+struct Terminal {
+    is_there: bool,
+}
+
+impl Terminal {
+    fn of_this() -> Self {
+        // Whoever starts the agent with SIGHUP ignored wants it to outlive the terminal: nohup.
+        let is_ignored = procfs::process::Process::myself()
+            .and_then(|process| process.status())
+            .is_ok_and(|status| status.sigign & (1 << (SIGHUP - 1)) != 0);
+        Self {
+            is_there: !is_ignored && Self::opens(),
+        }
+    }
+
+    fn hung_up(&self) -> bool {
+        self.is_there && !Self::opens()
+    }
+
+    fn opens() -> bool {
+        std::fs::File::open("/dev/tty").is_ok()
+    }
+}
+
+/// Prints what `watch` would go by.
+fn check_config(file: Option<PathBuf>) -> anyhow::Result<u8> {
+    let mut args: Vec<OsString> = vec!["observer".into(), "watch".into()];
+    if let Some(file) = file {
+        args.extend(["--config".into(), file.into_os_string()]);
+    }
+    let loaded = match config::load::<Cli>(&args) {
+        Ok(loaded) => loaded,
+        Err(error) => anyhow::bail!("{error}"),
+    };
+    if let Some(file) = &loaded.file {
+        anstream::println!("# {} is valid.", file.path().display());
+    } else {
+        anstream::println!("# There is no file.");
+    }
+    anstream::print!("{}", loaded.effective.show(&Cli::command()));
+    Ok(0)
+}
+
 fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyhow::Result<u8> {
     let prices = options.prices()?;
     let replay = Replay::open(file)?;
@@ -306,7 +546,7 @@ fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyh
     if let Some(seconds) = trace_idle {
         head.trace_idle = Duration::from_secs_f64(seconds);
     }
-    summarize(&replay.run(options.settings(&head, prices), exporters)?);
+    summarize(&replay.run(options.settings(&head, prices, options.salt()?), exporters)?);
     Ok(0)
 }
 
@@ -356,11 +596,12 @@ fn summarize(summary: &Summary) {
 }
 
 impl RecordOptions {
-    fn settings(&self, head: &Head, prices: Option<Prices>) -> Settings {
+    fn settings(&self, head: &Head, prices: Option<Prices>, salt: Salt) -> Settings {
         Settings {
             wire: Options {
                 capture_content: self.capture_content,
                 output_preview_chars: self.preview_chars,
+                salt,
                 ..Options::default()
             },
             providers: self
@@ -369,7 +610,11 @@ impl RecordOptions {
                 .map(|name| name.to_lowercase())
                 .collect(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: trace::Settings {
+                idle: head.trace_idle,
+                by: self.trace.by,
+                name: self.trace.name.clone(),
+            },
             seed: head.seed,
             prices,
         }
@@ -377,6 +622,10 @@ impl RecordOptions {
 
     fn prices(&self) -> anyhow::Result<Option<Prices>> {
         self.prices.as_deref().map(Prices::read).transpose()
+    }
+
+    fn salt(&self) -> anyhow::Result<Salt> {
+        salt::salt(self.credential_salt_file.as_deref())
     }
 }
 
@@ -403,19 +652,25 @@ impl WatchOptions {
         Ok(Some(file))
     }
 
+    fn head(&self, seed: u64) -> Head {
+        Head {
+            observer: env!("CARGO_PKG_VERSION").to_owned(),
+            seed,
+            all_hosts: self.all_hosts,
+            trace_idle: Duration::from_secs_f64(self.trace_idle),
+        }
+    }
+
     fn engine(
         &self,
         recording: Option<Created>,
         prices: Option<Prices>,
+        salt: Salt,
     ) -> anyhow::Result<(Engine, Option<Recorder>)> {
-        let head = Head {
-            observer: env!("CARGO_PKG_VERSION").to_owned(),
-            seed: fastrand::u64(..),
-            all_hosts: self.all_hosts,
-            trace_idle: Duration::from_secs_f64(self.trace_idle),
-        };
+        let head = self.head(fastrand::u64(..));
         let recorder = recording.map(|file| file.start(&head)).transpose()?;
-        Ok((Engine::new(self.records.settings(&head, prices)), recorder))
+        let settings = self.records.settings(&head, prices, salt);
+        Ok((Engine::new(settings), recorder))
     }
 
     /// System calls cost everybody more, so the whole machine pays for plain HTTP only if it is asked to.

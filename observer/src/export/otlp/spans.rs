@@ -35,17 +35,6 @@ pub(super) const fn schema_url(semconv: Semconv) -> &'static str {
     }
 }
 
-/// The span that stands for a trace itself.
-pub(super) fn root_span_id(trace_id: &str) -> Vec<u8> {
-    let bytes = hex(trace_id, 16);
-    // All zeros would be no id.
-    match bytes.split_at_checked(8) {
-        Some((first, _)) if first.iter().any(|byte| *byte != 0) => first.to_vec(),
-        Some((_, last)) => last.to_vec(),
-        None => Vec::new(),
-    }
-}
-
 /// A call.
 pub(super) fn call(call: &CallRecord, semconv: Semconv) -> Span {
     let mut span = Span {
@@ -54,7 +43,7 @@ pub(super) fn call(call: &CallRecord, semconv: Semconv) -> Span {
         parent_span_id: call
             .parent_span_id
             .as_deref()
-            .map_or_else(|| root_span_id(&call.trace_id), |id| hex(id, 8)),
+            .map_or_else(Vec::new, |id| hex(id, 8)),
         flags: FLAGS,
         name: name(call),
         kind: SpanKind::Client.into(),
@@ -69,12 +58,20 @@ pub(super) fn call(call: &CallRecord, semconv: Semconv) -> Span {
     span
 }
 
-/// A trace, as the parent of its calls and steps, and the steps.
+/// A trace, as the parent of its calls and steps, and the steps. Where the calls are parts of the client's own spans,
+/// there is none of the trace.
 pub(super) fn trace(trace: &TraceRecord) -> Vec<Span> {
     let trace_id = hex(&trace.trace_id, 16);
-    let root = root_span_id(&trace.trace_id);
-    let mut spans = vec![run(trace, &trace_id, &root)];
-    spans.extend(trace.steps.iter().map(|step| tool(step, &trace_id, &root)));
+    let root = trace.span_id.as_deref().map(|id| hex(id, 8));
+    let mut spans: Vec<Span> = root
+        .iter()
+        .map(|root| run(trace, &trace_id, root))
+        .collect();
+    spans.extend(trace.steps.iter().map(|step| {
+        let other = trace.parent_span_id.as_ref();
+        let other = hex(other.unwrap_or(&step.parent_span_id), 8);
+        tool(step, &trace_id, root.as_ref().unwrap_or(&other))
+    }));
     spans
 }
 
@@ -127,7 +124,7 @@ fn run(trace: &TraceRecord, trace_id: &[u8], root: &[u8]) -> Span {
     span
 }
 
-fn tool(step: &ToolStep, trace_id: &[u8], root: &[u8]) -> Span {
+fn tool(step: &ToolStep, trace_id: &[u8], parent: &[u8]) -> Span {
     let mut attributes = vec![
         string("gen_ai.operation.name", "execute_tool"),
         string("gen_ai.tool.name", &step.name),
@@ -149,7 +146,7 @@ fn tool(step: &ToolStep, trace_id: &[u8], root: &[u8]) -> Span {
     let mut span = Span {
         trace_id: trace_id.to_vec(),
         span_id: hex(&step.span_id, 8),
-        parent_span_id: root.to_vec(),
+        parent_span_id: parent.to_vec(),
         flags: FLAGS,
         name: format!("execute_tool {}", step.name),
         kind: SpanKind::Internal.into(),
@@ -483,6 +480,7 @@ mod tests {
     fn a_trace() -> TraceRecord {
         TraceRecord {
             trace_id: a_call().trace_id,
+            span_id: Some("00000000000000bb".to_owned()),
             name: Some("POST /chat".to_owned()),
             source: "inbound",
             start_time: a_call().start_time,
@@ -540,18 +538,21 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_children_of_the_root() {
-        let root = &trace(&a_trace())[0];
-        assert_eq!(call(&a_call(), Semconv::V1_41).parent_span_id, root.span_id);
-        assert_eq!(root.span_id.len(), 8);
-        let zeros = format!("{:016}{:016x}", 0, 5);
-        assert_eq!(root_span_id(&zeros), [0, 0, 0, 0, 0, 0, 0, 5]);
+    fn where_calls_are_parts_of_other_spans_there_is_no_root() {
+        let within = TraceRecord {
+            span_id: None,
+            parent_span_id: None,
+            ..a_trace()
+        };
+        let [step] = &trace(&within)[..] else {
+            panic!("the step alone");
+        };
+        assert_eq!(step.parent_span_id, hex(&a_call().span_id, 8));
     }
 
     #[test]
     fn ids_that_are_none_are_none() {
         assert!(hex("xyz", 8).is_empty() && hex("0011", 8).is_empty());
         assert!(hex("00112233445566é", 8).is_empty());
-        assert!(root_span_id("").is_empty());
     }
 }
