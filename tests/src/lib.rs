@@ -17,3 +17,4 @@ pub mod provider;
 pub mod proxy;
 pub mod rustls;
 pub mod sites;
+pub mod telemetry;
