@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use observer_common::{
     BindRecord, CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES, KIND_DATA, Loss,
-    ProcessRecord,
+    ProcessRecord, TaskRecord,
 };
 
 use crate::maps::{EVENTS, SCRATCH, Scratch, lost, take, wake_agent};
@@ -78,6 +78,18 @@ pub fn close(record: CloseRecord) {
 #[inline(always)]
 pub fn bind(record: BindRecord) {
     match EVENTS.reserve::<BindRecord>(0) {
+        Some(mut entry) => {
+            entry.write(record);
+            entry.submit(wakeup());
+        }
+        None => lost(Loss::RingFull, 0),
+    }
+}
+
+/// Sends a task record.
+#[inline(always)]
+pub fn task(record: TaskRecord) {
+    match EVENTS.reserve::<TaskRecord>(0) {
         Some(mut entry) => {
             entry.write(record);
             entry.submit(wakeup());
@@ -255,8 +267,11 @@ unsafe fn fill(
             opposite: text.opposite,
             call_bytes: text.bytes,
             task: text.task,
+            task_parent: text.task_parent,
             bytes: bytes,
             half: text.half,
+            task_kind: text.task_kind,
+            reserved: 0,
         }
         // All of it: what is left is filled with zeros.
         bpf_get_current_comm(

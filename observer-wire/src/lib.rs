@@ -49,7 +49,7 @@ pub mod stream;
 
 mod connection;
 
-pub use call::LlmCall;
+pub use call::{Incomplete, LlmCall};
 pub use chunk::{Chunk, Close, Direction, Origin, Timestamp};
 pub use connection::{Asked, CallEvent, CallId, Connection, Inbound, Options, Role, Verdict};
 pub use evidence::Evidence;

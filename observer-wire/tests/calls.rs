@@ -31,6 +31,13 @@ const CONTENT: Options = Options {
     capture_content: true,
     output_preview_chars: 500,
     input_preview_chars: 500,
+    salt: [0x5a; 32],
+};
+
+/// As [`CONTENT`], without content.
+const PRIVATE: Options = Options {
+    capture_content: false,
+    ..CONTENT
 };
 
 #[test]
@@ -99,7 +106,7 @@ fn without_content_only_the_previews_are_missing() {
     for case in cases() {
         let script = Script::read(&case);
         let with = play(&script, CONTENT, &mut whole);
-        let without = play(&script, Options::default(), &mut whole);
+        let without = play(&script, PRIVATE, &mut whole);
         assert_eq!(with.len(), without.len(), "{}", case.display());
         for (mut with, without) in with.into_iter().zip(without) {
             with.input_preview = None;
@@ -576,6 +583,7 @@ fn play(
 ) -> Vec<LlmCall> {
     let mut connection = Connection::new(options);
     let mut open: Vec<CallId> = Vec::new();
+    let mut requested: Vec<CallId> = Vec::new();
     let mut calls = Vec::new();
     let mut report = |event: CallEvent| match event {
         CallEvent::Started { call, origin, .. } => {
@@ -594,7 +602,16 @@ fn play(
             );
             open.retain(|open| *open != call);
         }
+        CallEvent::Requested { call, request } => {
+            assert!(open.contains(&call), "{call:?} was read without a start");
+            assert!(!requested.contains(&call), "{call:?} was read twice");
+            assert!(!format!("{request:?}").contains(SECRET) || options.capture_content);
+            requested.push(call);
+        }
         CallEvent::Unread { .. } => {}
+        CallEvent::InboundStarted { .. } | CallEvent::InboundEnded { .. } => {
+            panic!("a client is asked nothing")
+        }
     };
     let mut offsets = [0_u64; 2];
     let mut end = Timestamp(0);

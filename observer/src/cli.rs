@@ -33,7 +33,7 @@ use crate::{
     },
     recording::{Created, Head, Recorder},
     replay::Replay,
-    trace::Prices,
+    trace::{self, Prices, TraceBy},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -136,6 +136,31 @@ struct RecordOptions {
     /// (model_prices_and_context_window.json)
     #[arg(long, value_name = "FILE", env = "OBSERVER_PRICES")]
     prices: Option<PathBuf>,
+    #[command(flatten)]
+    trace: TraceOptions,
+}
+
+/// How traces are made, beside when they end.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Traces")]
+struct TraceOptions {
+    /// Put calls into traces by this rule alone, and by the thread where it does not apply
+    #[arg(
+        id = "trace_by",
+        long = "trace-by",
+        value_name = "RULE",
+        default_value = "auto",
+        env = "OBSERVER_TRACE_BY"
+    )]
+    by: TraceBy,
+    /// Call traces by this name [default: that of the process or of its task]
+    #[arg(
+        id = "trace_name",
+        long = "trace-name",
+        value_name = "NAME",
+        env = "OBSERVER_TRACE_NAME"
+    )]
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -369,7 +394,11 @@ impl RecordOptions {
                 .map(|name| name.to_lowercase())
                 .collect(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: trace::Settings {
+                idle: head.trace_idle,
+                by: self.trace.by,
+                name: self.trace.name.clone(),
+            },
             seed: head.seed,
             prices,
         }

@@ -394,6 +394,7 @@ mod tests {
             host: Some(host.to_owned()),
             port: None,
             headers: HeaderMap::new(),
+            credential: None,
             partial: false,
             websocket: false,
         }

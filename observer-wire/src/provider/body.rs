@@ -732,6 +732,7 @@ mod tests {
             host: None,
             port: None,
             headers,
+            credential: None,
             partial: false,
             websocket: false,
         };

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
-    connection::Options,
+    connection::{Asked, Options},
     evidence::Evidence,
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Start {
     pub(super) server_port: Option<u16>,
     pub(super) url_path: Option<String>,
     pub(super) sdk: Sdk,
+    /// What the head tells of its run.
+    pub(super) evidence: Evidence,
 }
 
 /// What is known when the exchange is over.
@@ -71,7 +73,7 @@ pub(super) struct CallBuilder {
     /// By choice and position, in the order in which they came.
     tool_calls: Vec<((u64, u64), String)>,
     /// Ids of what was asked and is not answered yet, where one request asks for several answers.
-    asked: Vec<String>,
+    pending: Vec<String>,
     evidence: Evidence,
     head: Option<Timestamp>,
     first_token: Option<Timestamp>,
@@ -100,8 +102,8 @@ impl CallBuilder {
             cost: None,
             finish_reasons: BTreeMap::new(),
             tool_calls: Vec::new(),
-            asked: Vec::new(),
-            evidence: Evidence::default(),
+            pending: Vec::new(),
+            evidence: start.evidence.clone(),
             head: None,
             first_token: None,
             terminal: false,
@@ -286,22 +288,34 @@ impl CallBuilder {
     }
 
     /// The request asks something that is answered by this id.
-    pub(super) fn asked(&mut self, id: &Value) {
-        if self.asked.len() < LISTED {
-            self.asked.push(name(&id.to_string()));
+    pub(super) fn awaits(&mut self, id: &Value) {
+        if self.pending.len() < LISTED {
+            self.pending.push(name(&id.to_string()));
         }
     }
 
     /// Something of this id is answered. Returns whether that was asked, and is answered for the first time.
     pub(super) fn answered(&mut self, id: &Value) -> bool {
         let id = name(&id.to_string());
-        let place = self.asked.iter().position(|asked| *asked == id);
-        place.map(|place| self.asked.swap_remove(place)).is_some()
+        let place = self.pending.iter().position(|asked| *asked == id);
+        place.map(|place| self.pending.swap_remove(place)).is_some()
     }
 
     /// Whether everything that was asked is answered.
     pub(super) fn is_answered(&self) -> bool {
-        self.asked.is_empty()
+        self.pending.is_empty()
+    }
+
+    /// What is known of the call before its answer.
+    pub(super) fn asked(&self) -> Asked {
+        Asked {
+            provider: self.start.provider,
+            operation: self.start.operation,
+            model: self.model.clone(),
+            server_address: self.start.server_address.clone(),
+            attempts: self.start.attempts,
+            evidence: self.evidence.clone(),
+        }
     }
 
     /// A part of the answer came that is not empty.
@@ -414,7 +428,7 @@ impl CallBuilder {
             .sum();
         size_of::<Self>()
             + names
-            + self.asked.iter().map(String::capacity).sum::<usize>()
+            + self.pending.iter().map(String::capacity).sum::<usize>()
             + (self.usage.len() + self.parameters.len()) * 2 * PARAMETER_BYTES
             + self.output.capacity()
             + self.input.as_ref().map_or(0, String::capacity)

@@ -26,6 +26,7 @@ mod gemini_predict;
 mod headers;
 mod hosts;
 mod llama_cpp;
+mod marks;
 mod mcp;
 mod mistral;
 mod ollama;

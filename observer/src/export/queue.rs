@@ -314,3 +314,175 @@ fn write_all(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::{
+        export::Health,
+        trace::{
+            CallRecord, TraceRecord,
+            record::tests::{call, failed_call},
+        },
+    };
+
+    /// Notes what comes; fails, or waits, if told to.
+    #[derive(Clone, Default)]
+    struct Notes {
+        name: &'static str,
+        live: bool,
+        fails: bool,
+        panics: bool,
+        hangs: bool,
+        came: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl Notes {
+        fn came(&self) -> Vec<&'static str> {
+            self.came.lock().unwrap().clone()
+        }
+
+        fn note(&self, what: &'static str) {
+            self.came.lock().unwrap().push(what);
+        }
+    }
+
+    impl Exporter for Notes {
+        fn name(&self) -> &'static str {
+            self.name
+        }
+
+        fn call(&mut self, _: &CallRecord) -> io::Result<()> {
+            assert!(!self.panics, "as it was told to");
+            while self.hangs {
+                thread::sleep(Duration::from_millis(10));
+            }
+            if self.fails {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.note("call");
+            Ok(())
+        }
+
+        fn trace(&mut self, _: &TraceRecord) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn health(&mut self, _: &Health) -> io::Result<()> {
+            self.note("health");
+            Ok(())
+        }
+
+        fn is_live(&self) -> bool {
+            self.live
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.note("flush");
+            Ok(())
+        }
+    }
+
+    fn primary(notes: &Notes) -> Opened {
+        Opened::primary(Box::new(notes.clone()), "the screen".to_owned())
+    }
+
+    fn secondary(notes: &Notes) -> Opened {
+        Opened::secondary(Box::new(notes.clone()))
+    }
+
+    fn a_call() -> Record {
+        Record::Call(Box::new(call()))
+    }
+
+    #[test]
+    fn every_exporter_gets_every_record_and_live_ones_more() {
+        let plain = Notes::default();
+        let live = Notes {
+            live: true,
+            ..Notes::default()
+        };
+        let mut exporters = Exporters::start(vec![primary(&plain), secondary(&live)]).unwrap();
+        assert!(exporters.are_live());
+        exporters.send(a_call());
+        exporters.send(Record::Health(Box::default()));
+        exporters.send(Record::Call(Box::new(failed_call())));
+        assert_eq!(exporters.finish().unwrap(), []);
+        assert_eq!(plain.came(), ["call", "call", "flush"]);
+        assert_eq!(live.came(), ["call", "health", "call", "flush"]);
+    }
+
+    #[test]
+    fn a_secondary_failure_costs_the_others_nothing() {
+        for (fails, panics) in [(true, false), (false, true)] {
+            let plain = Notes::default();
+            let broken = Notes {
+                name: "broken",
+                fails,
+                panics,
+                ..Notes::default()
+            };
+            let mut exporters =
+                Exporters::start(vec![primary(&plain), secondary(&broken)]).unwrap();
+            for _ in 0..100 {
+                exporters.send(a_call());
+            }
+            assert!(!exporters.has_failed());
+            // The record that it failed at is not counted: it may have been written in part.
+            assert_eq!(exporters.finish().unwrap(), [("broken", 99)]);
+            assert_eq!(plain.came().len(), 101);
+        }
+    }
+
+    #[test]
+    fn a_primary_failure_is_said() {
+        for (fails, panics) in [(true, false), (false, true)] {
+            let broken = Notes {
+                fails,
+                panics,
+                ..Notes::default()
+            };
+            let mut exporters = Exporters::start(vec![primary(&broken)]).unwrap();
+            exporters.send(a_call());
+            let patience = Instant::now() + FINISH;
+            while !exporters.has_failed() && Instant::now() < patience {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(!exporters.send_patiently(a_call()));
+            let error = exporters.finish().unwrap_err().to_string();
+            assert!(error.starts_with("cannot write to the screen: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_never_blocks_and_is_counted() {
+        let stuck = Notes {
+            name: "stuck",
+            hangs: true,
+            ..Notes::default()
+        };
+        let exporters = Exporters::start(vec![secondary(&stuck)]).unwrap();
+        for _ in 0..QUEUE + 100 {
+            exporters.send(a_call());
+        }
+        let (name, waiting, dropped) = exporters.state()[0];
+        // It holds one at most.
+        assert_eq!((name, waiting), ("stuck", QUEUE));
+        assert!((99..=100).contains(&dropped), "{dropped}");
+    }
+
+    #[test]
+    fn what_is_buffered_is_flushed_soon_though_records_keep_coming() {
+        let plain = Notes::default();
+        let mut exporters = Exporters::start(vec![primary(&plain)]).unwrap();
+        for _ in 0..20 {
+            exporters.send(a_call());
+            thread::sleep(Duration::from_millis(20));
+        }
+        exporters.finish().unwrap();
+        let flushes = plain.came().iter().filter(|what| **what == "flush").count();
+        assert!(flushes >= 3, "{flushes}");
+    }
+}

@@ -481,6 +481,7 @@ mod tests {
         capture::task::TaskKind,
         engine::{Engine, Settings},
         export::Record,
+        trace,
     };
 
     /// A file that can be looked at, with room for so many bytes.
@@ -553,7 +554,10 @@ mod tests {
             },
             providers: Vec::new(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: trace::Settings {
+                idle: head.trace_idle,
+                ..trace::Settings::default()
+            },
             seed: head.seed,
             prices: None,
         }

@@ -130,7 +130,11 @@ pub struct CallRecord {
 pub struct TraceRecord {
     /// 32 hexadecimal digits.
     pub trace_id: String,
-    /// What people call it: the process's name.
+    /// The trace itself as a span, 16 hexadecimal digits: the parent of its calls. `null` where those are parts
+    /// of spans of others.
+    pub span_id: Option<String>,
+    /// What people call it: `--trace-name`, the method and route of the request that was answered, or the
+    /// process's name.
     pub name: Option<String>,
     /// The rule that made the trace.
     pub source: &'static str,
@@ -335,6 +339,7 @@ pub(crate) mod tests {
     fn a_trace_as_it_is_written() {
         let trace = TraceRecord {
             trace_id: call().trace_id,
+            span_id: Some("00f067aa0ba902b7".to_owned()),
             name: call().comm,
             source: "thread",
             start_time: call().start_time,

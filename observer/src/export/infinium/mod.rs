@@ -377,6 +377,7 @@ mod tests {
     fn trace(pid: u32) -> TraceRecord {
         TraceRecord {
             trace_id: "a".to_owned(),
+            span_id: None,
             name: None,
             source: "thread",
             start_time: call().start_time,

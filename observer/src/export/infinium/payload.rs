@@ -676,6 +676,7 @@ mod tests {
     fn trace(calls: usize) -> TraceRecord {
         TraceRecord {
             trace_id: call().trace_id,
+            span_id: None,
             name: Some("support".to_owned()),
             source: "thread",
             start_time: call().start_time,
