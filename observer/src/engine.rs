@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt, mem,
+    time::Duration,
     vec::Drain,
 };
 

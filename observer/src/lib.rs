@@ -18,6 +18,8 @@ pub mod clock;
 pub mod engine;
 pub mod exec;
 pub mod export;
+pub mod inventory;
 pub mod recording;
+pub mod records;
 pub mod replay;
 pub mod trace;

@@ -2,9 +2,12 @@
 //! terminal or server holds up neither the capture nor the other exporters; what a queue cannot take is
 //! counted ([`queue`]). Which exporters there are is up to the options ([`outputs`]).
 
+mod http;
 pub mod infinium;
 pub mod jsonl;
+pub mod otlp;
 pub mod outputs;
+pub mod prometheus;
 pub mod queue;
 pub mod terminal;
 

@@ -8,11 +8,17 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{Exporter, Opened, infinium, jsonl, terminal};
+use super::{Exporter, Opened, infinium, jsonl, otlp, prometheus, terminal};
 
 /// The exporters beside standard output or the file, by name: one line each. An exporter that is not asked
 /// for is `None`.
-const SECONDARY: &[(&str, Open)] = &[("infinium", |outputs| outputs.infinium.open())];
+const SECONDARY: &[(&str, Open)] = &[
+    ("infinium", |outputs| outputs.infinium.open()),
+    ("prometheus", |outputs| {
+        prometheus::open(&outputs.prometheus)
+    }),
+    ("otlp", |outputs| otlp::open(&outputs.otlp)),
+];
 
 type Open = fn(&Outputs) -> anyhow::Result<Option<Box<dyn Exporter>>>;
 
@@ -29,6 +35,12 @@ pub struct Outputs {
     /// Infinium's API.
     #[command(flatten)]
     pub infinium: infinium::Options,
+    /// Prometheus.
+    #[command(flatten)]
+    pub prometheus: prometheus::Options,
+    /// OTLP.
+    #[command(flatten)]
+    pub otlp: otlp::Options,
 }
 
 /// The forms of output.

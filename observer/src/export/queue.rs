@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{Exporter, Record};
 
 /// Records that may wait for each exporter.
-const QUEUE: usize = 16_384;
+pub(super) const QUEUE: usize = 16_384;
 
 /// How long an exporter that is not primary may take to write what is queued, once nothing more comes.
 pub const FINISH: Duration = Duration::from_secs(10);
