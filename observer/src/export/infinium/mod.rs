@@ -47,11 +47,13 @@ const PATIENCE: Duration = Duration::from_secs(9);
 
 /// Where traces go, and whose they are.
 #[derive(Clone, Debug, Args, Deserialize)]
+#[group(id = "infinium")]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Send traces to Infinium, as those of this agent unless the configuration says of which else; its secret has
     /// to be in the environment variable INFINIUM_AGENT_SECRET, or in a file
     #[arg(
+        id = "infinium_agent_id",
         long = "infinium-agent-id",
         value_name = "UUID",
         env = "INFINIUM_AGENT_ID"
@@ -59,6 +61,7 @@ pub struct Options {
     pub agent_id: Option<String>,
     /// File that has the agent's secret
     #[arg(
+        id = "infinium_key_file",
         long = "infinium-key-file",
         value_name = "FILE",
         env = "INFINIUM_AGENT_SECRET_FILE"
@@ -66,6 +69,7 @@ pub struct Options {
     pub key_file: Option<PathBuf>,
     /// Infinium's address
     #[arg(
+        id = "infinium_url",
         long = "infinium-url",
         value_name = "URL",
         default_value = BASE_URL,
@@ -74,6 +78,7 @@ pub struct Options {
     pub base_url: String,
     /// Certificates to trust beside those of the system, in a file in PEM
     #[arg(
+        id = "infinium_ca_file",
         long = "infinium-ca-file",
         value_name = "FILE",
         env = "OBSERVER_INFINIUM_CA_FILE"
@@ -81,6 +86,7 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Longest time for a request, in seconds
     #[arg(
+        id = "infinium_timeout",
         long = "infinium-timeout",
         value_name = "SECONDS",
         default_value_t = 30.0,
@@ -90,6 +96,7 @@ pub struct Options {
     pub timeout: f64,
     /// How latencies are measured
     #[arg(
+        id = "infinium_latency",
         long = "infinium-latency",
         value_name = "HOW",
         default_value = "observer",
@@ -98,6 +105,7 @@ pub struct Options {
     pub latency: Latency,
     /// Which calls are sent
     #[arg(
+        id = "infinium_calls",
         long = "infinium-calls",
         value_name = "WHICH",
         default_value = "all",
@@ -106,12 +114,14 @@ pub struct Options {
     pub calls: Calls,
     /// Leave out the tools that were called, which are steps of their own
     #[arg(
+        id = "infinium_no_tool_steps",
         long = "infinium-no-tool-steps",
         env = "OBSERVER_INFINIUM_NO_TOOL_STEPS"
     )]
     pub no_tool_steps: bool,
     /// Leave out which process it was (`environment`)
     #[arg(
+        id = "infinium_no_environment",
         long = "infinium-no-environment",
         env = "OBSERVER_INFINIUM_NO_ENVIRONMENT"
     )]
