@@ -186,9 +186,8 @@ impl Client {
         shared.waiting.fetch_add(1, Ordering::Relaxed);
         shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         let agent = Arc::clone(agent);
-        if jobs.send(Job { agent, json }).is_err() {
-            shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        // If the thread is gone, it waits for the end, and is counted there.
+        let _ = jobs.send(Job { agent, json });
     }
 
     /// Whether the server takes nothing for the agent of this place.
@@ -206,6 +205,9 @@ impl Client {
         if let Err(RecvTimeoutError::Timeout) = self.end.recv_timeout(patience + GRACE) {
             warn!("the thread that sends to Infinium did not end in time");
         }
+        // Those that it did not come to.
+        let waiting = self.shared.waiting.swap(0, Ordering::Relaxed) as u64;
+        self.counts().dropped.fetch_add(waiting, Ordering::Relaxed);
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -243,8 +245,6 @@ async fn send_all(
             }
         } => {}
     }
-    let late = under_way.len() as u64;
-    shared.counts.dropped.fetch_add(late, Ordering::Relaxed);
 }
 
 /// Sends one payload, with all tries. Returns what it counts as.
