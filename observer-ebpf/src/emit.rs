@@ -110,6 +110,22 @@ pub fn process(record: ProcessRecord) {
     }
 }
 
+/// Sends a task record. Returns whether there was room for it.
+#[inline(always)]
+pub fn task(record: TaskRecord) -> bool {
+    match EVENTS.reserve::<TaskRecord>(0) {
+        Some(mut entry) => {
+            entry.write(record);
+            entry.submit(wakeup());
+            true
+        }
+        None => {
+            lost(Loss::RingFull, 0);
+            false
+        }
+    }
+}
+
 /// Sends the chunk of this index: the callback of `bpf_loop`, whose 0 means "go on".
 #[inline(never)]
 extern "C" fn chunk(index: u32, text: *mut Plaintext) -> i64 {

@@ -383,6 +383,15 @@ impl Feed {
                 parent,
                 at,
             } => {
+                let (id, of) = (task.id, parent.map(|parent| parent.id));
+                debug!(
+                    pid = pid.0,
+                    tid,
+                    task = id,
+                    parent = of,
+                    at = at.0,
+                    "a task was made"
+                );
                 self.take(Input::Task {
                     pid,
                     tid,
