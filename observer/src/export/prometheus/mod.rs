@@ -43,6 +43,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 #[derive(Clone, Debug, PartialEq, Eq, Args, Deserialize)]
 #[group(id = "prometheus")]
 #[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Prometheus")]
+#[group(skip)]
 pub struct Options {
     /// Serve metrics for Prometheus at http://ADDR:PORT/metrics, such as 127.0.0.1:9464; also /healthz, /readyz
     /// and /inventory. Whoever reaches the address can read them: there are neither passwords nor TLS
