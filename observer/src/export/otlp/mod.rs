@@ -35,9 +35,10 @@ use crate::trace::{CallRecord, TraceRecord};
 
 /// Where OTLP goes. What is not given here is taken from OpenTelemetry's variables (`OTEL_EXPORTER_OTLP_…`).
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[group(id = "otlp")]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "OTLP")]
-#[group(id = "otlp")]
+#[group(skip)]
 pub struct Options {
     /// Send spans and metrics by OTLP to this endpoint, such as http://localhost:4318; v1/traces and v1/metrics
     /// are appended over HTTP
