@@ -48,6 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(9);
 /// Where traces go, and whose they are.
 #[derive(Clone, Debug, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Infinium")]
+#[group(skip)]
 pub struct Options {
     /// Send traces to Infinium, as those of this agent unless the configuration says of which else; its secret has
     /// to be in the environment variable INFINIUM_AGENT_SECRET, or in a file
