@@ -41,6 +41,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Where Prometheus finds the agent, and what it finds there.
 #[derive(Clone, Debug, PartialEq, Eq, Args, Deserialize)]
+#[group(id = "prometheus")]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Prometheus")]
 #[group(skip)]
