@@ -401,6 +401,45 @@ pub struct Verdict {
     pub asked: u64,
 }
 
+/// The value of the map `PYTHONS`: how the current `contextvars.Context` of a thread of a CPython is read.
+/// Places are offsets but for the two that are addresses in the process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Python {
+    /// In the kernel's `struct task_struct`: the thread pointer.
+    pub thread_pointer: u64,
+    /// From the thread pointer: the thread's values of the first pthread keys.
+    pub slots: u64,
+    /// Address of the `Py_tss_t` of the key under which a thread keeps its `PyThreadState`.
+    pub key: u64,
+    /// In `PyThreadState`: `thread_id`.
+    pub thread_id: u64,
+    /// In `PyThreadState`: `context`.
+    pub context: u64,
+    /// Address of `PyContext_Type`.
+    pub context_type: u64,
+    /// In `PyObject`: `ob_type`.
+    pub object_type: u64,
+    /// In `PyContext`: `ctx_entered`.
+    pub entered: u64,
+}
+
+impl Python {
+    /// As the map holds it.
+    pub const fn to_words(self) -> [u64; 8] {
+        [
+            self.thread_pointer,
+            self.slots,
+            self.key,
+            self.thread_id,
+            self.context,
+            self.context_type,
+            self.object_type,
+            self.entered,
+        ]
+    }
+}
+
 /// Causes of loss: indexes into the map `LOST`, two counters each: events, then bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -1,12 +1,12 @@
 //! What passes on a connection, whatever library it was seen in.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, RECEIVED, SENT};
+use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, RECEIVED, SENT, task};
 
 use crate::{
     emit::{self, Plaintext},
     maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, lost, stopped, verdict_count},
-    request, sockets,
+    python, request, sockets,
 };
 
 /// Bytes that a process has handed over or got.
@@ -159,7 +159,7 @@ pub fn passed(transfer: &Transfer, asks: bool) {
             bpf_ktime_get_boot_ns()
         })
     };
-    emit::plaintext(&mut Plaintext {
+    let mut text = Plaintext {
         address: buffer,
         bytes,
         ssl: transfer.object,
@@ -174,7 +174,15 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         task_parent: transfer.task_parent,
         task_kind: transfer.task_kind,
         half: transfer.half,
-    });
+    };
+    // The call that moves the bytes has not left the task that made it.
+    if text.task_kind == task::NONE {
+        text.task = python::executes(tgid);
+        if text.task != 0 {
+            text.task_kind = task::CPYTHON;
+        }
+    }
+    emit::plaintext(&mut text);
     // Not before they are sent: a record of the other direction, by another thread, would count them, and
     // could be ahead of theirs.
     if direction == SENT {

@@ -86,18 +86,6 @@ pub fn bind(record: BindRecord) {
     }
 }
 
-/// Sends a task record.
-#[inline(always)]
-pub fn task(record: TaskRecord) {
-    match EVENTS.reserve::<TaskRecord>(0) {
-        Some(mut entry) => {
-            entry.write(record);
-            entry.submit(wakeup());
-        }
-        None => lost(Loss::RingFull, 0),
-    }
-}
-
 /// Sends a process record.
 #[inline(always)]
 pub fn process(record: ProcessRecord) {
@@ -107,6 +95,22 @@ pub fn process(record: ProcessRecord) {
             entry.submit(wakeup());
         }
         None => lost(Loss::ProcessEvent, 0),
+    }
+}
+
+/// Sends a task record. Returns whether there was room for it.
+#[inline(always)]
+pub fn task(record: TaskRecord) -> bool {
+    match EVENTS.reserve::<TaskRecord>(0) {
+        Some(mut entry) => {
+            entry.write(record);
+            entry.submit(wakeup());
+            true
+        }
+        None => {
+            lost(Loss::RingFull, 0);
+            false
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod java;
 mod maps;
 mod plaintext;
 mod process;
+mod python;
 mod registers;
 mod request;
 mod rustls;

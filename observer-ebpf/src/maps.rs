@@ -8,7 +8,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use observer_common::{ConnectionKey, DataRecord, EXACT_BYTES, Loss, NESTED_CALLS, Verdict, agent};
+use observer_common::{
+    ConnectionKey, DataRecord, EXACT_BYTES, Loss, NESTED_CALLS, Python, Verdict, agent,
+};
 
 /// All records for user space. The agent sets the size when it loads the programs.
 #[map]
@@ -97,6 +99,18 @@ pub static VERDICTS: LruHashMap<ConnectionKey, Verdict> = LruHashMap::with_max_e
 #[map]
 static VERDICT_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 
+/// Processes that are a CPython. The agent adds them, and forks copy them.
+#[map]
+pub static PYTHONS: LruHashMap<u32, Python> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// Not 0 once there has been a CPython: tells whether looking into `PYTHONS` can bring anything.
+#[map]
+static PYTHON_KNOWN: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Which `contextvars.Context` was copied from which.
+#[map]
+pub static CONTEXTS: LruHashMap<TaskKey, Lineage> = LruHashMap::with_max_entries(1 << 15, 0);
+
 /// Processes that have used a TLS library: their exit is reported.
 #[map]
 pub static SPEAKERS: LruHashMap<u32, u8> = LruHashMap::with_max_entries(1 << 14, 0);
@@ -178,11 +192,11 @@ pub struct OpenCalls {
     pub calls: [OpenCall; NESTED_CALLS],
 }
 
-/// Names a goroutine.
+/// Names a logical task.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TaskKey {
-    /// Address of its `runtime.g`; in `CREATORS` its id.
+    /// Address of its `runtime.g`, or of its `contextvars.Context`; in `CREATORS` its id.
     pub task: u64,
     pub tgid: u64,
 }
@@ -213,6 +227,24 @@ pub struct Runtime {
     pub goid: u16,
     pub parent: u16,
 }
+
+/// Where a `contextvars.Context` is from.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Lineage {
+    /// The Context that was current when it was made, the one that was so when that was made, and so on; 0
+    /// from the thread itself on.
+    pub ancestors: [u64; ANCESTORS],
+    /// When it was made: tells it from others that have had its address.
+    pub at: u64,
+    /// The thread that made it.
+    pub tid: u32,
+    /// Not 0: the agent has been told.
+    pub told: u32,
+}
+
+/// Ancestors of a Context that are kept with it.
+pub const ANCESTORS: usize = 4;
 
 /// Names an open file.
 #[repr(C)]
@@ -333,6 +365,12 @@ pub fn stopped() -> bool {
     AGENT
         .get(agent::STOPPED)
         .is_some_and(|stopped| *stopped != 0)
+}
+
+/// Whether there has been a CPython.
+#[inline(always)]
+pub fn python_known() -> bool {
+    PYTHON_KNOWN.get(0).is_some_and(|known| *known != 0)
 }
 
 /// What system calls are looked at for: bits of `observer_common::follow`.

@@ -9,6 +9,7 @@ use crate::{
         CALLS, RENEWED, SENDING, SPEAKERS, WATCHED, current, follows, fork_child_pid_offset, lost,
         watch_all, watched,
     },
+    python,
 };
 
 /// `sched/sched_process_fork`, in the parent. Threads count as tasks too.
@@ -16,7 +17,10 @@ use crate::{
 pub fn process_fork(context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
     let plaintext = follows() & follow::PLAINTEXT != 0;
-    if (watch_all() && !plaintext) || !watched(tgid) {
+    let python = python::is_one(tgid);
+    // SAFETY: the value is not read, only its presence matters.
+    let speaker = watch_all() && unsafe { SPEAKERS.get(tgid) }.is_some();
+    if (watch_all() && !plaintext && !python && !speaker) || !watched(tgid) {
         return 0;
     }
     let offset = fork_child_pid_offset() as usize;
@@ -27,7 +31,13 @@ pub fn process_fork(context: TracePointContext) -> u32 {
     if plaintext {
         renew(child);
     }
+    if python {
+        python::forked(tgid, child);
+    }
     if watch_all() {
+        if speaker {
+            report(KIND_FORK, child, tgid, tid);
+        }
         return 0;
     }
     if WATCHED.insert(child, 1, 0).is_err() {
@@ -62,6 +72,7 @@ pub fn process_exit(_context: TracePointContext) -> u32 {
     if speaker || (!watch_all() && watched(tgid)) {
         report(KIND_EXIT, 0, tgid, tid);
     }
+    python::gone(tid);
     if tid != tgid {
         // A thread got here by process_fork, which cannot tell it from a process.
         let _ = WATCHED.remove(tid);

@@ -48,6 +48,7 @@ pub mod provider;
 pub mod stream;
 
 mod connection;
+mod hash;
 
 pub use call::{Incomplete, LlmCall};
 pub use chunk::{Chunk, Close, Direction, Origin, Timestamp};

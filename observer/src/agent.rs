@@ -20,7 +20,7 @@ use crate::{
     },
     capture::{Capture, ConnectionKey, Event, Step, loss::Losses},
     clock::{self, Clock},
-    engine::{Bytes, Engine, Input, Seen},
+    engine::{Bytes, Engine, Input, Seen, Settings},
     export::{Exporters, Health, Record},
     recording::Recorder,
 };
@@ -182,6 +182,21 @@ impl Agent {
                 .wait(handled, wait)
                 .context("cannot wait for records")?;
         }
+    }
+
+    /// Other settings hold from now on.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.feed.engine.reconfigure(settings);
+    }
+
+    /// Whether what is captured is kept in a recording.
+    pub fn is_recording(&self) -> bool {
+        self.feed.recorder.is_some()
+    }
+
+    /// What the records are handed to.
+    pub fn exporters(&mut self) -> &mut Exporters {
+        &mut self.feed.exporters
     }
 
     /// Handles what a process that has just exited has left behind.
@@ -368,6 +383,15 @@ impl Feed {
                 parent,
                 at,
             } => {
+                let (id, of) = (task.id, parent.map(|parent| parent.id));
+                debug!(
+                    pid = pid.0,
+                    tid,
+                    task = id,
+                    parent = of,
+                    at = at.0,
+                    "a task was made"
+                );
                 self.take(Input::Task {
                     pid,
                     tid,

@@ -17,6 +17,7 @@ use crate::attach::{
     examine::{Examination, Located, examine_file},
     java,
     processes::{self, Identity, MappedFile, Pid, Stamp},
+    python,
     site::Cost,
     system,
     tls::Probe,
@@ -232,6 +233,10 @@ impl Report {
             }
         };
         let reached = self.java(pid, &files);
+        if let Some(text) = python::check(pid, &files) {
+            // Its calls are seen either way.
+            self.add(true, "Python", text);
+        }
         let mut known = HashSet::new();
         for mapped in &files {
             let file = match mapped.open() {

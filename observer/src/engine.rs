@@ -409,6 +409,16 @@ impl Engine {
         }
     }
 
+    /// Other settings hold from now on, but for the seed. Connections that are followed already go on by the old
+    /// ones of the parsers; no call is lost. This is in no recording: a replay is by the settings that it is given.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.traces.reconfigure(settings.trace.clone());
+        self.settings = Settings {
+            seed: self.settings.seed,
+            ..settings
+        };
+    }
+
     /// Takes out the records that are ready.
     pub fn records(&mut self) -> Drain<'_, Record> {
         self.records.drain(..)

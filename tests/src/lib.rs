@@ -18,3 +18,4 @@ pub mod provider;
 pub mod proxy;
 pub mod rustls;
 pub mod sites;
+pub mod telemetry;

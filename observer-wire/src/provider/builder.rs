@@ -5,15 +5,16 @@ use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
 use serde_json::{Map, Number, Value};
 
 use super::{
+    body::Told,
     fields::{Count, Counts, Field, Fields, find, merge_usage},
-    gateways, preview,
+    gateways, marks, preview,
     sdk::{self, Exception, Sdk},
 };
 use crate::{
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
     connection::{Asked, Options},
-    evidence::Evidence,
+    evidence::{Evidence, ToolCall, ToolResult},
 };
 
 /// Longest model name, finish reason or tool name, in code points.
@@ -71,7 +72,7 @@ pub(super) struct CallBuilder {
     cost: Option<f64>,
     finish_reasons: BTreeMap<u64, String>,
     /// By choice and position, in the order in which they came.
-    tool_calls: Vec<((u64, u64), String)>,
+    tool_calls: Vec<((u64, u64), ToolCall)>,
     /// Ids of what was asked and is not answered yet, where one request asks for several answers.
     pending: Vec<String>,
     evidence: Evidence,
@@ -159,6 +160,16 @@ impl CallBuilder {
             {
                 self.service_tier = Some(name(tier));
             }
+            (Field::Conversation, Value::String(id)) => {
+                self.evidence.conversation = Some(name(id));
+            }
+            (Field::PreviousResponse, Value::String(id)) => {
+                self.evidence.previous_response = Some(name(id));
+            }
+            (Field::Session, Value::String(id)) => self.session(Some(id)),
+            (Field::SessionOfUser, Value::String(user)) => {
+                self.session(marks::session_of_user(user).as_deref());
+            }
             (Field::Stream, Value::Bool(stream)) => self.stream(*stream),
             (Field::Temperature, Value::Number(_)) => self.temperature(Some(value)),
             (Field::Parameter(parameter), Value::String(text)) if text.len() <= PARAMETER_BYTES => {
@@ -168,6 +179,15 @@ impl CallBuilder {
                 self.parameters.insert(parameter.to_owned(), value.clone());
             }
             _ => {}
+        }
+    }
+
+    /// The body names the session; what the head says counts more.
+    fn session(&mut self, id: Option<&str>) {
+        if let Some(id) = id.filter(|id| !id.is_empty())
+            && self.evidence.session.is_none()
+        {
+            self.evidence.session = Some(name(id));
         }
     }
 
@@ -278,13 +298,55 @@ impl CallBuilder {
             && self.tool_calls.len() < LISTED
             && !self.tool_calls.iter().any(|(known, _)| *known == place)
         {
-            self.tool_calls.push((place, name(tool)));
+            let tool = ToolCall {
+                id: None,
+                name: name(tool),
+                bytes: 0,
+            };
+            self.tool_calls.push((place, tool));
         }
     }
 
-    /// The model wants a tool called, in a format that does not number the calls.
-    pub(super) fn another_tool_call(&mut self, tool: Option<&str>) {
-        self.tool_call((0, self.tool_calls.len() as u64), tool);
+    /// The model wants a tool called, in a format that does not number the calls. Returns its place.
+    pub(super) fn another_tool_call(&mut self, tool: Option<&str>) -> (u64, u64) {
+        let place = (0, self.tool_calls.len() as u64);
+        self.tool_call(place, tool);
+        place
+    }
+
+    fn tool_at(&mut self, place: (u64, u64)) -> Option<&mut ToolCall> {
+        let mut calls = self.tool_calls.iter_mut();
+        calls
+            .find(|(known, _)| *known == place)
+            .map(|(_, tool)| tool)
+    }
+
+    /// The call of a tool has an id.
+    pub(super) fn tool_id(&mut self, place: (u64, u64), id: Option<&str>) {
+        if let Some(id) = id.filter(|id| !id.is_empty())
+            && let Some(tool) = self.tool_at(place)
+            && tool.id.is_none()
+        {
+            tool.id = Some(name(id));
+        }
+    }
+
+    /// The arguments of the call of a tool are so long.
+    pub(super) fn arguments(&mut self, place: (u64, u64), bytes: Option<u64>) {
+        if let Some(bytes) = bytes
+            && let Some(tool) = self.tool_at(place)
+        {
+            tool.bytes = bytes;
+        }
+    }
+
+    /// The arguments go on.
+    pub(super) fn more_arguments(&mut self, place: (u64, u64), bytes: Option<u64>) {
+        if let Some(bytes) = bytes
+            && let Some(tool) = self.tool_at(place)
+        {
+            tool.bytes = tool.bytes.saturating_add(bytes);
+        }
     }
 
     /// The request asks something that is answered by this id.
@@ -304,6 +366,13 @@ impl CallBuilder {
     /// Whether everything that was asked is answered.
     pub(super) fn is_answered(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// What the body of the request tells of its run.
+    pub(super) fn told(&mut self, told: Told) {
+        self.evidence.messages = told.messages;
+        self.evidence.tool_results = told.tool_results;
+        self.evidence.body = told.body;
     }
 
     /// What is known of the call before its answer.
@@ -419,14 +488,25 @@ impl CallBuilder {
 
     /// Bytes held, roughly.
     pub(super) fn memory(&self) -> usize {
-        let tools = self.tool_calls.iter().map(|(_, tool)| tool);
+        let tools = self.tool_calls.iter().map(|(_, tool)| &tool.name);
+        let ids = self
+            .tool_calls
+            .iter()
+            .filter_map(|(_, tool)| tool.id.as_ref());
+        let results = self.evidence.tool_results.iter();
+        let evidence = ids.map(String::len).sum::<usize>()
+            + results
+                .map(|result| size_of::<ToolResult>() + result.id.len())
+                .sum::<usize>()
+            + self.evidence.messages.beginnings.len() * size_of::<u64>();
         let names: usize = self
             .finish_reasons
             .values()
             .chain(tools)
-            .map(|name| size_of::<((u64, u64), String)>() + name.len())
+            .map(|name| size_of::<((u64, u64), ToolCall)>() + name.len())
             .sum();
         size_of::<Self>()
+            + evidence
             + names
             + self.pending.iter().map(String::capacity).sum::<usize>()
             + (self.usage.len() + self.parameters.len()) * 2 * PARAMETER_BYTES
@@ -441,6 +521,10 @@ impl CallBuilder {
             None => (None, None),
         };
         let output = preview::cut(&self.output, self.options.output_preview_chars);
+        let tool_calls: Vec<ToolCall> = self.tool_calls.into_iter().map(|(_, tool)| tool).collect();
+        let mut evidence = self.evidence;
+        let tool_names = tool_calls.iter().map(|tool| tool.name.clone()).collect();
+        evidence.tool_calls = tool_calls;
         LlmCall {
             provider: self.start.provider,
             operation: self.start.operation,
@@ -473,7 +557,7 @@ impl CallBuilder {
             error_type,
             error_message,
             finish_reasons: self.finish_reasons.into_values().collect(),
-            tool_calls: self.tool_calls.into_iter().map(|(_, tool)| tool).collect(),
+            tool_calls: tool_names,
             request_id: finish.request_id,
             rate_limit: finish.rate_limit,
             input_preview: self.input,
@@ -484,7 +568,7 @@ impl CallBuilder {
             url_path: self.start.url_path,
             incomplete: finish.incomplete,
             origin: self.start.origin,
-            evidence: self.evidence,
+            evidence,
         }
     }
 }

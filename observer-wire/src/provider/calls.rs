@@ -315,7 +315,7 @@ impl Calls {
         };
         let mut host = None;
         active.retain_mut(|active| {
-            active.request_end();
+            active.request_end(true);
             let fits = active.certainty != Certainty::Possible || active.request_fits;
             if !fits {
                 host = active.llm_host();

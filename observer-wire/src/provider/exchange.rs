@@ -234,11 +234,14 @@ impl Exchange {
         }
     }
 
-    pub(super) fn request_end(&mut self) {
+    /// Nothing more comes of the request; `whole` if that is where it ends.
+    pub(super) fn request_end(&mut self, whole: bool) {
         let Some(request) = self.request.take() else {
             return;
         };
-        if let Some(document) = request.finish() {
+        let (document, told) = request.finish(whole);
+        self.builder.told(told);
+        if let Some(document) = document {
             self.request_fits = self.provider.is_request(&document);
             if self.request_fits && self.provider.is_settled_by_request() {
                 self.certainty = Certainty::Certain;
@@ -300,7 +303,7 @@ impl Exchange {
 
     /// The record, unless it was no call after all.
     pub(super) fn end(mut self, end: End, at: Timestamp) -> Option<LlmCall> {
-        self.request_end();
+        self.request_end(false);
         let mut error = None;
         let status = self.status;
         if let (mut reader, Some(response)) = self.reader() {

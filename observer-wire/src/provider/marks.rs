@@ -44,6 +44,7 @@ pub(super) fn of_head(head: &RequestHead) -> Evidence {
     Evidence {
         trace_context: trace_context(head),
         session: session(&head.headers),
+        conversation: thread(&head.path).map(name),
         credential: head.credential,
         ..Evidence::default()
     }
@@ -57,6 +58,24 @@ pub(super) fn trace_context(head: &RequestHead) -> Option<TraceContext> {
         return None;
     }
     TraceContext::parse(value.to_str().ok()?)
+}
+
+/// The thread on which an assistant runs (OpenAI Assistants, LangGraph: `…/threads/ID/runs`).
+fn thread(path: &str) -> Option<&str> {
+    let (_, rest) = path.split_once("/threads/")?;
+    let (thread, rest) = rest.split_once('/')?;
+    (!thread.is_empty() && rest.starts_with("runs")).then_some(thread)
+}
+
+/// The session in Anthropic's `metadata.user_id` as Claude Code writes it: `user_…_account_…_session_ID`, or JSON
+/// with `session_id` (2.1).
+pub(super) fn session_of_user(user: &str) -> Option<String> {
+    if user.starts_with('{') {
+        let user: Value = serde_json::from_str(user).ok()?;
+        return Some(user.get("session_id")?.as_str()?.to_owned());
+    }
+    let (_, session) = user.rsplit_once("_session_")?;
+    Some(session.to_owned())
 }
 
 fn session(headers: &HeaderMap) -> Option<String> {
@@ -78,6 +97,21 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     use super::*;
+
+    #[test]
+    fn sessions_are_found_in_users_and_threads_in_paths() {
+        let user = |user| session_of_user(user);
+        assert_eq!(user("user_1_account__session_a-b").as_deref(), Some("a-b"));
+        assert_eq!(
+            user(r#"{"device_id":"d","session_id":"s"}"#).as_deref(),
+            Some("s")
+        );
+        assert_eq!(user("somebody"), None);
+        assert_eq!(user("{}"), None);
+        assert_eq!(thread("/v1/threads/thread_1/runs"), Some("thread_1"));
+        assert_eq!(thread("/v1/threads/runs"), None);
+        assert_eq!(thread("/v1/threads/t/messages"), None);
+    }
 
     #[test]
     fn sessions_are_named_in_many_ways() {

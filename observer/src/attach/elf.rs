@@ -46,6 +46,7 @@ pub struct Elf {
     fixed: bool,
     build_id: Option<Vec<u8>>,
     functions: HashMap<String, u64>,
+    objects: HashMap<String, u64>,
     /// Functions that others must provide.
     imports: HashSet<String>,
     segments: Vec<Segment>,
@@ -181,22 +182,32 @@ impl Elf {
             .filter(|segment: &Segment| segment.range().end <= ADDRESSES)
             .collect();
         let mut functions = HashMap::new();
+        let mut objects = HashMap::new();
         let mut imports = HashSet::new();
         let symbols = wanted
             .iter()
             .flat_map(|_| object.symbols().chain(object.dynamic_symbols()));
         let wanted = |name: &str| wanted.as_ref().is_some_and(|wanted| wanted(name));
         for symbol in symbols {
-            if symbol.kind() != SymbolKind::Text {
-                continue;
-            }
+            let is_function = match symbol.kind() {
+                SymbolKind::Text => true,
+                SymbolKind::Data => false,
+                _ => continue,
+            };
             if let Ok(name) = symbol.name()
                 && wanted(name)
             {
-                if symbol.is_undefined() {
-                    imports.insert(name.to_owned());
-                } else {
-                    functions.insert(name.to_owned(), symbol.address());
+                match (is_function, symbol.is_undefined()) {
+                    (true, true) => {
+                        imports.insert(name.to_owned());
+                    }
+                    (true, false) => {
+                        functions.insert(name.to_owned(), symbol.address());
+                    }
+                    (false, true) => {}
+                    (false, false) => {
+                        objects.insert(name.to_owned(), symbol.address());
+                    }
                 }
             }
         }
@@ -228,6 +239,7 @@ impl Elf {
             fixed: object.kind() == ObjectKind::Executable,
             build_id: build_id.map(<[u8]>::to_vec),
             functions,
+            objects,
             imports,
             segments,
             sections,
@@ -451,6 +463,11 @@ impl Elf {
     pub fn function(&self, name: &str) -> Option<u64> {
         let address = self.functions.get(name).copied()?;
         self.file_offset(address).map(|_| address)
+    }
+
+    /// Address of a variable, as linked.
+    pub fn object(&self, name: &str) -> Option<u64> {
+        self.objects.get(name).copied()
     }
 
     /// Where in the file an address of the code lies.

@@ -165,8 +165,8 @@ pub(super) struct Linker {
 struct Loaded {
     /// The attach type that they were loaded for.
     kind: u32,
-    /// Runs at entries; at returns too in a session.
-    enter: OwnedFd,
+    /// Runs at entries, unless that is not needed; at returns too in a session.
+    enter: Option<OwnedFd>,
     /// Runs at returns, unless that is not needed.
     leave: Option<OwnedFd>,
 }
@@ -254,6 +254,7 @@ impl Linker {
             Family::Go => ("", "go_call", None),
             Family::Rustls => ("rustls_call", "rustls_enter", Some("rustls_return")),
             Family::Java => ("", "java_call", None),
+            Family::Python => ("python_call", "", Some("python_return")),
         };
         let (kind, enter, leave) = match (self.rung, leave) {
             (Rung::Session, Some(_)) => (bpf::UPROBE_SESSION, session, None),
@@ -262,7 +263,9 @@ impl Linker {
         };
         let loaded = Loaded {
             kind,
-            enter: self.programs.load(enter, kind)?,
+            enter: (!enter.is_empty())
+                .then(|| self.programs.load(enter, kind))
+                .transpose()?,
             leave: leave
                 .map(|leave| self.programs.load(leave, kind))
                 .transpose()?,
@@ -324,14 +327,9 @@ impl Linker {
                 {
                     links.push(multi(leave, programs.kind, path, &returning, true, pid)?);
                 }
-                links.push(multi(
-                    &programs.enter,
-                    programs.kind,
-                    path,
-                    points,
-                    false,
-                    pid,
-                )?);
+                if let Some(enter) = &programs.enter {
+                    links.push(multi(enter, programs.kind, path, points, false, pid)?);
+                }
                 Ok(links)
             }
             Rung::Perf => {
@@ -365,7 +363,10 @@ fn each(
         let returning = points.iter().filter(|point| point.returns);
         returning.map(move |point| (leave, true, point))
     });
-    let entries = points.iter().map(|point| (&programs.enter, false, point));
+    let entries = programs
+        .enter
+        .iter()
+        .flat_map(|enter| points.iter().map(move |point| (enter, false, point)));
     returns
         .chain(entries)
         .map(|(program, at_return, point)| link(program, at_return, point))

@@ -20,6 +20,7 @@ pub mod java;
 pub mod link;
 pub mod mappings;
 pub mod processes;
+pub mod python;
 pub mod scan;
 pub mod site;
 pub mod system;
@@ -47,6 +48,7 @@ use self::{
     link::{Linker, Links, Point, Refusal, Rung},
     mappings::{Heard, Mappings},
     processes::{FileId, MappedFile, Pid, Stamp},
+    python::Pythons,
     tls::{LIBRARIES, Probe},
 };
 
@@ -133,6 +135,7 @@ pub struct Attacher {
     examiner: Examiner,
     /// JVMs, if an agent is to be loaded into them.
     java: Option<Java>,
+    pythons: Pythons,
     /// Files that are being examined.
     examining: HashMap<FileId, Waiting>,
     /// Files that hold no library that can be probed.
@@ -216,6 +219,10 @@ impl Attacher {
         };
         let watched = take_map(&mut programs, "WATCHED", BpfHashMap::try_from)?;
         let follow = take_map(&mut programs, "FOLLOW", Array::try_from)?;
+        let pythons = Pythons::new(
+            take_map(&mut programs, "PYTHONS", BpfHashMap::try_from)?,
+            take_map(&mut programs, "PYTHON_KNOWN", Array::try_from)?,
+        );
         for &(program, category, name) in TRACEPOINTS {
             trace(&mut programs, program, category, &[name])?;
         }
@@ -237,6 +244,7 @@ impl Attacher {
             probed: HashMap::new(),
             examiner: Examiner::new(system::cache_folder()),
             java: None,
+            pythons,
             examining: HashMap::new(),
             uninteresting: HashMap::new(),
             refused: None,
@@ -343,6 +351,11 @@ impl Attacher {
                 {
                     java.see(pid, &files);
                 }
+                if let Some(probed) = self.pythons.see(pid, &files) {
+                    let scope = if self.for_everyone { None } else { Some(pid) };
+                    // Calls are seen without.
+                    attach(&mut self.linker, probed, scope, &mut None);
+                }
                 let urgency = if self.members.contains(&pid) {
                     Urgency::Now
                 } else {
@@ -398,6 +411,7 @@ impl Attacher {
         if let Some(java) = &mut self.java {
             java.gone(pid);
         }
+        self.pythons.gone(pid);
         self.watch == Watch::All || !self.members.is_empty()
     }
 
@@ -428,6 +442,9 @@ impl Attacher {
     /// From probes for one process to probes for everyone.
     fn widen(&mut self) {
         self.for_everyone = true;
+        for probed in self.pythons.probed() {
+            attach(&mut self.linker, probed, None, &mut None);
+        }
         for probed in self.probed.values_mut() {
             attach(&mut self.linker, probed, None, &mut self.refused);
         }

@@ -2,6 +2,7 @@
 //! terminal or server holds up neither the capture nor the other exporters; what a queue cannot take is
 //! counted ([`queue`]). Which exporters there are is up to the options ([`outputs`]).
 
+pub mod file;
 mod http;
 pub mod infinium;
 pub mod jsonl;
@@ -104,6 +105,16 @@ pub trait Exporter: Send {
     ///
     /// It cannot be written.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// Writes out what is buffered, and opens anew what it is written to, and what secrets were read from: the user
+    /// says that they may be others. Settings are as they were.
+    ///
+    /// # Errors
+    ///
+    /// What is buffered cannot be written, or the place is gone.
+    fn reopen(&mut self) -> io::Result<()> {
+        self.flush()
+    }
 
     /// Nothing more will come. An exporter that is not primary has as long as
     /// [`queue::FINISH`] says, from the moment at which everything else has ended.

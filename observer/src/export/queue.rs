@@ -5,7 +5,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
     },
     thread,
     time::{Duration, Instant},
@@ -47,19 +47,25 @@ impl Opened {
     }
 }
 
+/// Opens an exporter when its predecessor has ended.
+pub type OpenLater = Box<dyn FnOnce() -> anyhow::Result<Option<Box<dyn Exporter>>> + Send>;
+
 /// All exporters, at work.
 #[derive(Default)]
 pub struct Exporters {
     queues: Vec<Queue>,
+    /// Those that have been replaced, and may still be writing.
+    ending: Vec<Queue>,
 }
 
 /// One exporter at work.
 struct Queue {
     name: &'static str,
-    live: bool,
     place: Option<String>,
-    sender: Option<SyncSender<Arc<Record>>>,
+    sender: Option<SyncSender<Message>>,
     end: Receiver<io::Result<()>>,
+    /// Disconnected when the thread has ended.
+    gone: Option<Receiver<()>>,
     shared: Arc<Shared>,
     dropped: AtomicU64,
 }
@@ -68,7 +74,15 @@ struct Queue {
 #[derive(Default)]
 struct Shared {
     failed: AtomicBool,
+    live: AtomicBool,
+    /// It turned out that nobody asks for the exporter.
+    unwanted: AtomicBool,
     waiting: AtomicUsize,
+}
+
+enum Message {
+    Record(Arc<Record>),
+    Reopen,
 }
 
 impl Exporters {
@@ -81,7 +95,74 @@ impl Exporters {
         let queues = opened.into_iter().map(Queue::start);
         Ok(Self {
             queues: queues.collect::<io::Result<_>>()?,
+            ending: Vec::new(),
         })
+    }
+
+    /// Has an exporter take the place of the one of its name, or, if it is primary, of the primary one. What that
+    /// one has been handed, it still writes.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot start a thread.
+    pub fn replace(&mut self, opened: Opened) -> io::Result<()> {
+        let is_primary = opened.place.is_some();
+        let name = opened.exporter.name();
+        let queue = Queue::start(opened)?;
+        self.end_where(|queue| match is_primary {
+            true => queue.place.is_some(),
+            false => queue.name == name,
+        });
+        self.queues.push(queue);
+        Ok(())
+    }
+
+    /// As [`replace`](Self::replace), for an exporter that cannot be opened before the other has let go of what both
+    /// want, such as a port.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot start a thread.
+    pub fn replace_later(&mut self, name: &'static str, open: OpenLater) -> io::Result<()> {
+        let predecessor = self
+            .queues
+            .iter_mut()
+            .find(|queue| queue.name == name)
+            .and_then(|queue| queue.gone.take());
+        self.end_where(|queue| queue.name == name);
+        let open = move || {
+            if let Some(gone) = predecessor {
+                let _ = gone.recv_timeout(FINISH);
+            }
+            open()
+        };
+        self.queues.push(Queue::spawn(name, None, open)?);
+        Ok(())
+    }
+
+    /// Ends the exporter of a name; what it has been handed, it still writes.
+    pub fn remove(&mut self, name: &str) {
+        self.end_where(|queue| queue.name == name && queue.place.is_none());
+    }
+
+    /// Ends the primary exporter; what it has been handed, it still writes.
+    pub fn remove_primary(&mut self) {
+        self.end_where(|queue| queue.place.is_some());
+    }
+
+    /// Has every exporter open anew what it writes to: somebody may have moved the file.
+    pub fn reopen(&self) {
+        for sender in self.queues.iter().filter_map(|queue| queue.sender.as_ref()) {
+            // Where the queue is full, the next signal has to do.
+            let _ = sender.try_send(Message::Reopen);
+        }
+    }
+
+    fn end_where(&mut self, is_meant: impl Fn(&Queue) -> bool) {
+        for mut queue in self.queues.extract_if(.., |queue| is_meant(queue)) {
+            drop(queue.sender.take());
+            self.ending.push(queue);
+        }
     }
 
     /// Hands a record over without waiting.
@@ -103,7 +184,7 @@ impl Exporters {
 
     /// Whether any exporter wants to know of calls that are under way, and how the agent does.
     pub fn are_live(&self) -> bool {
-        self.queues.iter().any(|queue| queue.live)
+        self.queues.iter().any(Queue::is_live)
     }
 
     /// Whether writing to a primary exporter has failed; [`finish`](Self::finish) says why.
@@ -147,7 +228,7 @@ impl Exporters {
         let deadline = Instant::now() + FINISH;
         let mut result = Ok(());
         let mut lost = Vec::new();
-        for queue in self.queues.drain(..) {
+        for queue in self.ending.drain(..).chain(self.queues.drain(..)) {
             // What the user looks at may wait for the user: a pager, say.
             let deadline = queue.place.is_none().then_some(deadline);
             if let (Err(error), Some(place)) = (queue.end(deadline, patiently), &queue.place)
@@ -168,29 +249,45 @@ impl Exporters {
             record,
             Record::Dismissed(_) | Record::Health(_) | Record::Started(_)
         );
-        self.queues.iter().filter(move |queue| queue.live || !live)
+        let wanted = move |queue: &&Queue| {
+            !queue.shared.unwanted.load(Ordering::Relaxed) && (queue.is_live() || !live)
+        };
+        self.queues.iter().filter(wanted)
     }
 }
 
 impl Queue {
     fn start(opened: Opened) -> io::Result<Self> {
-        let Opened {
-            mut exporter,
-            place,
-        } = opened;
+        let Opened { exporter, place } = opened;
+        let (name, live) = (exporter.name(), exporter.is_live());
+        let queue = Self::spawn(name, place, || Ok(Some(exporter)))?;
+        // At once, not only when the thread has come to it.
+        queue.shared.live.store(live, Ordering::Release);
+        Ok(queue)
+    }
+
+    fn spawn(
+        name: &'static str,
+        place: Option<String>,
+        open: impl FnOnce() -> anyhow::Result<Option<Box<dyn Exporter>>> + Send + 'static,
+    ) -> io::Result<Self> {
         let (sender, records) = mpsc::sync_channel(QUEUE);
         let (at_end, end) = mpsc::sync_channel(1);
+        let (going, gone) = mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let (name, live) = (exporter.name(), exporter.is_live());
         let other_end = Arc::clone(&shared);
         let is_primary = place.is_some();
         thread::Builder::new()
             .name(format!("export-{name}"))
             .spawn(move || {
+                let _going: Sender<()> = going;
                 let mut failing = Failing(&other_end.failed, true);
-                let result = write_all(exporter.as_mut(), &records, &other_end.waiting);
+                let result = work(open, &records, &other_end);
                 if let (false, Err(error)) = (is_primary, &result) {
-                    warn!(exporter = name, %error, "the exporter failed; the others go on");
+                    warn!(
+                        exporter = name,
+                        "the exporter failed; the others go on: {error}"
+                    );
                 }
                 failing.1 = result.is_err();
                 drop(failing);
@@ -199,13 +296,17 @@ impl Queue {
             })?;
         Ok(Self {
             name,
-            live,
             place,
             sender: Some(sender),
             end,
+            gone: Some(gone),
             shared,
             dropped: AtomicU64::new(0),
         })
+    }
+
+    fn is_live(&self) -> bool {
+        self.shared.live.load(Ordering::Acquire)
     }
 
     fn send(&self, record: &Arc<Record>) {
@@ -219,12 +320,12 @@ impl Queue {
     fn hand_over(
         &self,
         record: &Arc<Record>,
-        send: impl FnOnce(&SyncSender<Arc<Record>>, Arc<Record>) -> bool,
+        send: impl FnOnce(&SyncSender<Message>, Message) -> bool,
     ) {
         // Before it can be taken out.
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let sender = self.sender.as_ref();
-        if !sender.is_some_and(|sender| send(sender, Arc::clone(record))) {
+        if !sender.is_some_and(|sender| send(sender, Message::Record(Arc::clone(record)))) {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -275,9 +376,27 @@ impl Drop for Failing<'_> {
     }
 }
 
+fn work(
+    open: impl FnOnce() -> anyhow::Result<Option<Box<dyn Exporter>>>,
+    records: &Receiver<Message>,
+    shared: &Shared,
+) -> io::Result<()> {
+    match open().map_err(|error| io::Error::other(format!("{error:#}")))? {
+        Some(mut exporter) => {
+            shared.live.store(exporter.is_live(), Ordering::Release);
+            write_all(exporter.as_mut(), records, &shared.waiting)
+        }
+        None => {
+            shared.unwanted.store(true, Ordering::Relaxed);
+            shared.waiting.store(0, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+}
+
 fn write_all(
     exporter: &mut dyn Exporter,
-    records: &Receiver<Arc<Record>>,
+    records: &Receiver<Message>,
     waiting: &AtomicUsize,
 ) -> io::Result<()> {
     let mut flush_at: Option<Instant> = None;
@@ -291,7 +410,12 @@ fn write_all(
             None => records.recv().map_err(Into::into),
         };
         let record = match next {
-            Ok(record) => record,
+            Ok(Message::Record(record)) => record,
+            Ok(Message::Reopen) => {
+                exporter.reopen()?;
+                flush_at = None;
+                continue;
+            }
             Err(RecvTimeoutError::Timeout) => {
                 exporter.flush()?;
                 flush_at = None;

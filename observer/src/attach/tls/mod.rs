@@ -112,11 +112,20 @@ pub enum Family {
     Rustls,
     /// Functions of the Java agent's native library: `observer_common::java`.
     Java,
+    /// `PyContext_CopyCurrent` of CPython, which no TLS passes through.
+    Python,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::C, Self::Go, Self::Aead, Self::Rustls, Self::Java];
+    pub const ALL: [Self; 6] = [
+        Self::C,
+        Self::Go,
+        Self::Aead,
+        Self::Rustls,
+        Self::Java,
+        Self::Python,
+    ];
 
     /// Whether what stands for a connection is a key of one direction.
     pub fn has_keys(self) -> bool {

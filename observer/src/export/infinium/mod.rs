@@ -49,6 +49,8 @@ const PATIENCE: Duration = Duration::from_secs(9);
 #[derive(Clone, Debug, Args, Deserialize)]
 #[group(id = "infinium")]
 #[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Infinium")]
+#[group(skip)]
 pub struct Options {
     /// Send traces to Infinium, as those of this agent unless the configuration says of which else; its secret has
     /// to be in the environment variable INFINIUM_AGENT_SECRET, or in a file
