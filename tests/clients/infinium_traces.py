@@ -11,7 +11,7 @@ from infinium import InfiniumClient, watch
 import sdk
 
 # A pause before the head of an answer tells apart when clocks start.
-SLOW = "delay-ms=400; events=8; token-ms=20"
+SLOW = "delay-ms=1000; events=8; token-ms=20"
 TRACES = {
     "plain": [("openai", "sync", "cached=3"), ("anthropic", "sync", ""), ("google", "sync", "")],
     "single": [("openai", "sync", "delay-ms=120")],
