@@ -47,6 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(9);
 
 /// Where traces go, and whose they are.
 #[derive(Clone, Debug, Args, Deserialize)]
+#[group(id = "infinium")]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Send traces to Infinium, as those of this agent unless the configuration says of which else; its secret has

@@ -41,6 +41,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Where Prometheus finds the agent, and what it finds there.
 #[derive(Clone, Debug, PartialEq, Eq, Args, Deserialize)]
+#[group(id = "prometheus")]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Serve metrics for Prometheus at http://ADDR:PORT/metrics, such as 127.0.0.1:9464; also /healthz, /readyz
