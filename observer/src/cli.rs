@@ -31,17 +31,22 @@ use crate::{
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
     export::{
-        Exporters, Opened, Outputs,
+        Exporters, Format, Opened, Outputs,
         terminal::{count, others_of},
     },
     recording::{Created, Head, Recorder},
     replay::Replay,
+    report,
     salt::{self, Salt},
+    top::{self, Top},
     trace::{self, Prices, TraceBy},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
 const FAILED: u8 = 1;
+
+/// How much of calls and traces a page of HTML holds, about.
+const PAGE: usize = 24 * 1024 * 1024;
 
 /// How long JVMs that run already are waited for before `ready`.
 const JVM_PATIENCE: Duration = Duration::from_secs(15);
@@ -97,6 +102,31 @@ enum Command {
         #[arg(long, default_value = "text")]
         format: check::Format,
     },
+    /// Show what is going on: processes, models, calls in flight, traces. Watches the whole machine unless told
+    /// otherwise
+    Top {
+        /// Watch nothing, but follow this file of JSON lines, as `watch --output` writes it
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        target: Target,
+        /// Use no characters but those of ASCII
+        #[arg(long, env = "OBSERVER_ASCII")]
+        ascii: bool,
+        #[command(flatten)]
+        options: Box<WatchOptions>,
+    },
+    /// Make one page of HTML out of files of JSON lines: sums, latencies, errors, and every trace over time
+    Report {
+        /// The files, as `watch --output` writes them; `-` for standard input
+        #[arg(required = true)]
+        file: Vec<PathBuf>,
+        /// Where the page goes; `-` for standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// List so many calls at most, the latest; sums are always over all
+        #[arg(long, value_name = "N", default_value_t = 20_000)]
+        max_calls: usize,
+    },
     #[command(name = exec::GATE, hide = true)]
     Gate {
         #[arg(trailing_var_arg = true, required = true)]
@@ -124,6 +154,16 @@ struct Target {
     /// Watch every process of the machine, also those that start later
     #[arg(long, env = "OBSERVER_ALL")]
     all: bool,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.all {
+            return f.write_str("all processes");
+        }
+        let pids: Vec<String> = self.pid.iter().map(u32::to_string).collect();
+        write!(f, "pid {}", pids.join(", "))
+    }
 }
 
 /// Which records there are, and where they go.
@@ -242,7 +282,7 @@ pub fn main() -> ExitCode {
         .with_env_filter(
             EnvFilter::try_from_env("OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
         )
-        .with_writer(io::stderr)
+        .with_writer(top::log::writer)
         .with_ansi(io::stderr().is_terminal())
         .without_time()
         .with_target(false)
@@ -253,7 +293,9 @@ pub fn main() -> ExitCode {
         ..
     } = loaded;
     let result = match cli.command {
-        Command::Watch { target, options } => watch(&target, &options, Live { args, effective }),
+        Command::Watch { target, options } => {
+            watch(&target, &options, Live { args, effective }, None)
+        }
         Command::Exec { options, command } => {
             run_command(&command, &options, Live { args, effective })
         }
@@ -270,6 +312,36 @@ pub fn main() -> ExitCode {
                 .map(|()| u8::from(!report.ok))
                 .map_err(Into::into)
         }
+        Command::Top {
+            file: Some(file),
+            ascii,
+            ..
+        } => top::follow(&file, ascii).map(|()| 0),
+        Command::Top {
+            mut target,
+            ascii,
+            mut options,
+            ..
+        } => {
+            target.all |= target.pid.is_empty();
+            let outputs = &mut options.records.outputs;
+            if outputs.output.is_none() {
+                outputs.format = Some(Format::None);
+            }
+            Top::open(target.to_string(), ascii)
+                .and_then(|top| watch(&target, &options, Live { args, effective }, Some(top)))
+        }
+        Command::Report {
+            file,
+            output,
+            max_calls,
+        } => {
+            let limits = report::Limits {
+                calls: max_calls,
+                bytes: PAGE,
+            };
+            report::report(&file, &output, limits).map(|()| 0)
+        }
         Command::Gate { command } => Ok(exec::gate(&command)),
     };
     match result {
@@ -283,7 +355,12 @@ fn failed(error: &dyn fmt::Display) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-fn watch(target: &Target, options: &WatchOptions, mut live: Live) -> anyhow::Result<u8> {
+fn watch(
+    target: &Target,
+    options: &WatchOptions,
+    mut live: Live,
+    top: Option<Top>,
+) -> anyhow::Result<u8> {
     if !target.all && target.pid.is_empty() {
         Cli::command()
             .error(
@@ -292,12 +369,14 @@ fn watch(target: &Target, options: &WatchOptions, mut live: Live) -> anyhow::Res
             )
             .exit();
     }
+    let screen = top.as_ref().map(Top::handle);
     let terminal = Terminal::of_this();
     let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
     let salt = options.records.salt()?;
     let recording = options.recording()?;
-    let opened = options.records.outputs.open()?;
+    let mut opened = options.records.outputs.open()?;
+    opened.extend(top.map(|top| Opened::primary(Box::new(top), "the terminal".to_owned())));
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -328,9 +407,15 @@ fn watch(target: &Target, options: &WatchOptions, mut live: Live) -> anyhow::Res
             outcome => break outcome,
         }
     };
-    match outcome {
-        Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
-        Outcome::Signal(_) | Outcome::OutputFailed => {}
+    match (outcome, screen) {
+        (Outcome::NobodyLeft, None) => {
+            anstream::eprintln!("observer: every watched process has exited");
+        }
+        (Outcome::NobodyLeft, Some(screen)) => {
+            let stop = || signals.pending().next().is_some();
+            screen.stay("every watched process has exited; q: end", stop);
+        }
+        (Outcome::Signal(_) | Outcome::OutputFailed, _) => {}
     }
     summarize(&agent.finish()?);
     Ok(0)
