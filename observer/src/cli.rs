@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use observer_wire::Options;
 use rustix::process::Signal;
 use signal_hook::{
@@ -34,6 +34,7 @@ use crate::{
         Exporters, Format, Opened, Outputs,
         terminal::{count, others_of},
     },
+    inventory::{self, Listing},
     recording::{Created, Head, Recorder},
     replay::Replay,
     report,
@@ -73,7 +74,7 @@ enum Command {
         #[command(flatten)]
         options: WatchOptions,
         /// The command and its arguments
-        #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+        #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND", help_heading = None)]
         command: Vec<OsString>,
     },
     /// Turn a recording into records: everything behind the capture once more, on any machine and with no
@@ -84,7 +85,7 @@ enum Command {
         #[command(flatten)]
         records: RecordOptions,
         /// End a trace when its thread has made no call for this many seconds [default: as recorded]
-        #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "OBSERVER_TRACE_IDLE", help_heading = "Traces")]
         trace_idle: Option<f64>,
     },
     /// Look at the configuration
@@ -127,6 +128,10 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 20_000)]
         max_calls: usize,
     },
+    /// List who talks to LLM providers: users, programs, containers, models and API keys, with calls, tokens
+    /// and cost
+    #[command(group = clap::ArgGroup::new("source").required(true))]
+    Inventory(#[command(flatten)] inventory::command::Options),
     #[command(name = exec::GATE, hide = true)]
     Gate {
         #[arg(trailing_var_arg = true, required = true)]
@@ -232,8 +237,6 @@ struct TraceOptions {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Watching")]
 struct WatchOptions {
-    #[command(flatten)]
-    records: RecordOptions,
     /// Keep what is captured in this new file, for `observer replay`. It holds prompts, answers and API keys
     /// as they are: needs --capture-content
     #[arg(long, value_name = "FILE", env = "OBSERVER_RECORD")]
@@ -249,7 +252,7 @@ struct WatchOptions {
     #[arg(long, conflicts_with = "plaintext", env = "OBSERVER_NO_PLAINTEXT")]
     no_plaintext: bool,
     /// End a trace when its thread has made no call for this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE", help_heading = "Traces")]
     trace_idle: f64,
     /// Size of the buffer between kernel and agent in MiB, a power of two; raise it if records are lost
     #[arg(long, value_name = "MIB", default_value_t = 16.0, value_parser = ring, env = "OBSERVER_RING_BUFFER")]
@@ -261,6 +264,9 @@ struct WatchOptions {
     /// Interface of the kernel to attach by [default: the best that there is]
     #[arg(long, value_name = "INTERFACE", env = "OBSERVER_ATTACH_BY")]
     attach_by: Option<Rung>,
+    // At the end: what follows would be under its last heading.
+    #[command(flatten)]
+    records: RecordOptions,
 }
 
 /// The table of every option, and the example of a configuration file: `docs/configuration.md` and
@@ -273,7 +279,7 @@ pub fn documentation() -> [String; 2] {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
-    let loaded = match config::load::<Cli>(&args) {
+    let loaded = match load(&args) {
         Ok(loaded) => loaded,
         Err(Failure::Usage(error)) => error.exit(),
         Err(error) => return failed(&error),
@@ -293,9 +299,7 @@ pub fn main() -> ExitCode {
         ..
     } = loaded;
     let result = match cli.command {
-        Command::Watch { target, options } => {
-            watch(&target, &options, Live { args, effective }, None)
-        }
+        Command::Watch { target, options } => watch(&target, &options, Live { args, effective }),
         Command::Exec { options, command } => {
             run_command(&command, &options, Live { args, effective })
         }
@@ -329,7 +333,7 @@ pub fn main() -> ExitCode {
                 outputs.format = Some(Format::None);
             }
             Top::open(target.to_string(), ascii)
-                .and_then(|top| watch(&target, &options, Live { args, effective }, Some(top)))
+                .and_then(|top| show(&target, &options, Live { args, effective }, top))
         }
         Command::Report {
             file,
@@ -342,6 +346,7 @@ pub fn main() -> ExitCode {
             };
             report::report(&file, &output, limits).map(|()| 0)
         }
+        Command::Inventory(options) => inventory::command::run(&options, watch_for_inventory),
         Command::Gate { command } => Ok(exec::gate(&command)),
     };
     match result {
@@ -350,17 +355,27 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn load(args: &[OsString]) -> Result<Loaded<Cli>, Failure> {
+    let mut loaded = config::load::<Cli>(args)?;
+    let records = match &mut loaded.options.command {
+        Command::Watch { options, .. } | Command::Exec { options, .. } => {
+            Some(&mut options.records)
+        }
+        Command::Replay { records, .. } => Some(records),
+        Command::Check { .. } | Command::Config(_) | Command::Gate { .. } => None,
+    };
+    if let (Some(file), Some(records)) = (&loaded.file, records) {
+        records.outputs.complete(file).map_err(Failure::File)?;
+    }
+    Ok(loaded)
+}
+
 fn failed(error: &dyn fmt::Display) -> ExitCode {
     anstream::eprintln!("observer: {error}");
     ExitCode::from(FAILED)
 }
 
-fn watch(
-    target: &Target,
-    options: &WatchOptions,
-    mut live: Live,
-    top: Option<Top>,
-) -> anyhow::Result<u8> {
+fn watch(target: &Target, options: &WatchOptions, live: Live) -> anyhow::Result<u8> {
     if !target.all && target.pid.is_empty() {
         Cli::command()
             .error(
@@ -369,14 +384,58 @@ fn watch(
             )
             .exit();
     }
-    let screen = top.as_ref().map(Top::handle);
+    let opened = options.records.outputs.open()?;
+    watch_into(target, options, opened, Some(live), None)
+}
+
+/// As [`watch`], on the screen, too.
+fn show(target: &Target, options: &WatchOptions, live: Live, top: Top) -> anyhow::Result<u8> {
+    let screen = top.handle();
+    let mut opened = options.records.outputs.open()?;
+    opened.push(Opened::primary(Box::new(top), "the terminal".to_owned()));
+    watch_into(target, options, opened, Some(live), Some(screen))
+}
+
+/// What is seen until Ctrl-C, or for some seconds.
+fn watch_for_inventory(live: &inventory::command::Live) -> anyhow::Result<Listing> {
+    let mut arguments = vec![OsString::from("--format=none")];
+    arguments.extend(live.plaintext.then(|| "--plaintext".into()));
+    if let Some(prices) = &live.prices {
+        arguments.extend(["--prices".into(), prices.into()]);
+    }
+    let command = WatchOptions::augment_args(clap::Command::new("watch")).no_binary_name(true);
+    let options = WatchOptions::from_arg_matches(&command.get_matches_from(arguments))?;
+    let target = Target {
+        pid: live.pid.clone(),
+        all: live.all,
+    };
+    let seen = inventory::Shared::new();
+    let mut opened = options.records.outputs.open()?;
+    opened.push(Opened::secondary(Box::new(seen.clone())));
+    if let Some(seconds) = live.seconds {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(seconds.into()));
+            // There is nobody to tell.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+        });
+    }
+    watch_into(&target, &options, opened, None, None)?;
+    Ok(seen.listing())
+}
+
+/// `live` is what may be loaded anew, if anything.
+fn watch_into(
+    target: &Target,
+    options: &WatchOptions,
+    opened: Vec<Opened>,
+    mut live: Option<Live>,
+    screen: Option<top::Handle>,
+) -> anyhow::Result<u8> {
     let terminal = Terminal::of_this();
     let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
     let salt = options.records.salt()?;
     let recording = options.recording()?;
-    let mut opened = options.records.outputs.open()?;
-    opened.extend(top.map(|top| Opened::primary(Box::new(top), "the terminal".to_owned())));
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -402,9 +461,11 @@ fn watch(
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let outcome = loop {
-        match agent.run(&mut signals)? {
-            Outcome::Signal(SIGHUP) if !terminal.hung_up() => live.reload(&mut agent, salt),
-            outcome => break outcome,
+        match (agent.run(&mut signals)?, &mut live) {
+            (Outcome::Signal(SIGHUP), Some(live)) if !terminal.hung_up() => {
+                live.reload(&mut agent, salt);
+            }
+            (outcome, _) => break outcome,
         }
     };
     match (outcome, screen) {
@@ -491,7 +552,7 @@ impl Live {
         let stays = |error: &dyn fmt::Display| {
             anstream::eprintln!("observer: the settings stay as they were: {error}");
         };
-        let loaded = match config::load::<Cli>(&self.args) {
+        let loaded = match load(&self.args) {
             Ok(loaded) => loaded,
             Err(error) => return stays(&error),
         };
@@ -610,7 +671,7 @@ fn check_config(file: Option<PathBuf>) -> anyhow::Result<u8> {
     if let Some(file) = file {
         args.extend(["--config".into(), file.into_os_string()]);
     }
-    let loaded = match config::load::<Cli>(&args) {
+    let loaded = match load(&args) {
         Ok(loaded) => loaded,
         Err(error) => anyhow::bail!("{error}"),
     };
@@ -820,6 +881,75 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Options that are about one run.
+    const OF_ONE_RUN: [&str; 2] = ["help", "version"];
+
+    #[test]
+    fn every_option_has_a_variable_and_a_key() {
+        let command = Cli::command();
+        let [reference, _] = documentation();
+        for name in ["watch", "exec", "replay"] {
+            for arg in command.find_subcommand(name).unwrap().get_arguments() {
+                let Some(long) = arg.get_long().filter(|long| !OF_ONE_RUN.contains(long)) else {
+                    continue;
+                };
+                let variable = arg.get_env().unwrap_or_else(|| panic!("--{long} has none"));
+                let variable = variable.to_str().unwrap();
+                assert!(
+                    variable.starts_with("OBSERVER_") || variable.starts_with("INFINIUM_"),
+                    "{variable}"
+                );
+                if long != "config" {
+                    assert!(reference.contains(&format!("| `--{long}")), "--{long}");
+                    assert!(reference.contains(&format!("`{variable}`")), "{variable}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_is_valid_and_says_the_defaults() {
+        let [_, example] = documentation();
+        let command = Cli::command();
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("observer.toml");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let args = ["observer", "watch", "--all", "--config"].map(OsString::from);
+            load(&[args.as_slice(), &[path.clone().into()]].concat())
+        };
+        let none = load(&example).map_err(|error| error.to_string()).unwrap();
+        // A key is a line that begins with `#` and no space.
+        let keys = |wanted: &dyn Fn(&str) -> bool| {
+            let lines = example.lines().map(|line| match line.strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') && wanted(key) => key,
+                _ => line,
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        // Those that have a default: no capitals stand for a value.
+        let has_default = |key: &str| {
+            let value = key
+                .split_once(" = ")
+                .map(|(_, value)| value.trim_matches('"'));
+            value.is_some_and(|value| {
+                !value.contains(char::is_alphabetic) || value != value.to_uppercase()
+            })
+        };
+        let exclusive = ["all = ", "no_plaintext = "];
+        let defaults = load(&keys(&|key| {
+            has_default(key) && !exclusive.iter().any(|other| key.starts_with(other))
+        }))
+        .map_err(|error| error.to_string())
+        .unwrap();
+        let changed = defaults.effective.changed(&none.effective, &command);
+        assert!(changed.is_empty(), "{changed:?}");
+        // The others are known, whatever their values.
+        if let Err(error) = load(&keys(&|_| true)) {
+            assert!(!error.to_string().contains("there is no such"), "{error}");
+        }
     }
 
     #[test]

@@ -66,7 +66,20 @@ const SECTIONS: &[Section] = &[
 ];
 
 /// Lists of tables, which no option could hold. Who reads them is [`File::tables`]'s caller.
-const TABLES: &[Tables] = &[];
+const TABLES: &[Tables] = &[Tables {
+    section: "export.infinium",
+    key: "agent",
+    example: "\
+# Which processes are which agent; the first that fits decides. In patterns, * stands for any characters.
+agent_id = \"00000000-0000-0000-0000-000000000000\"
+key_file = \"/etc/observer/agent.key\"   # or key_env, the name of a variable
+comm = \"python*\"                      # name of the process
+exe = \"/usr/bin/python3*\"             # path of the executed file
+container_id = \"?*\"                   # any container
+uid = 1000
+pid = 4242
+",
+}];
 
 /// Options of which a file may set one only, and which give way to each other: who is named on the command line
 /// or in the environment wins over the file.
@@ -216,6 +229,10 @@ fn place(arg: &Arg) -> Option<(&'static str, String)> {
         .get_long()
         .filter(|long| ![CONFIG, "help", "version"].contains(long))?;
     let by_prefix = SECTIONS.iter().find_map(|section| match section.of {
+        // `--prometheus` is the address to listen on.
+        Of::Prefix(prefix) if prefix.strip_suffix('-') == Some(long) => {
+            Some((section.name, "listen"))
+        }
         Of::Prefix(prefix) => Some((section.name, long.strip_prefix(prefix)?)),
         Of::Heading(_) => None,
     });
@@ -806,4 +823,196 @@ pub fn example(command: &Command) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use clap::{Parser, Subcommand, ValueEnum};
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: Sub,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Sub {
+        /// Watches.
+        Watch(Box<Watch>),
+    }
+
+    #[derive(Debug, clap::Args)]
+    struct Watch {
+        #[arg(long)]
+        config: Option<PathBuf>,
+        #[arg(long, env = "OBSERVER_TEST_PLAINTEXT", help_heading = "Watching")]
+        plaintext: bool,
+        #[arg(long, conflicts_with = "plaintext", help_heading = "Watching")]
+        no_plaintext: bool,
+        /// How long
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value_t = 10,
+            env = "OBSERVER_TEST_TRACE_IDLE"
+        )]
+        trace_idle: u32,
+        #[arg(long, default_value = "auto")]
+        trace_by: By,
+        #[arg(long, value_delimiter = ',', help_heading = "Records")]
+        provider: Vec<String>,
+        #[arg(
+            long,
+            value_name = "TOKEN",
+            hide_env_values = true,
+            env = "OBSERVER_TEST_TOKEN"
+        )]
+        otlp_token: Option<u64>,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+    enum By {
+        Auto,
+        Thread,
+    }
+
+    fn file(text: &str) -> NamedTempFile {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    fn load_with(text: &str, args: &[&str]) -> Result<Loaded<Cli>, Failure> {
+        let file = file(text);
+        let mut line: Vec<OsString> = vec!["observer".into(), "watch".into(), "--config".into()];
+        line.push(file.path().into());
+        line.extend(args.iter().map(OsString::from));
+        load(&line)
+    }
+
+    fn watch(text: &str, args: &[&str]) -> Box<Watch> {
+        let Sub::Watch(watch) = load_with(text, args).unwrap().options.command;
+        watch
+    }
+
+    fn problems(text: &str) -> Vec<String> {
+        let Err(Failure::File(error)) = load_with(text, &[]) else {
+            panic!("{text} is valid");
+        };
+        let error = error.to_string();
+        // Without the path.
+        let short = |line: &str| line.split_once(':').map(|(_, rest)| rest.to_owned());
+        error.lines().filter_map(short).collect()
+    }
+
+    #[test]
+    fn a_file_sets_what_the_command_line_does_not() {
+        let text = "[watch]\nplaintext = true\n[records]\nprovider = ['openai', \"xai\"]\n\
+            [trace]\nidle = 3\nby = 'thread'\n";
+        let set = watch(text, &[]);
+        assert!(set.plaintext && !set.no_plaintext);
+        assert_eq!(set.provider, ["openai", "xai"]);
+        assert_eq!((set.trace_idle, set.trace_by), (3, By::Thread));
+        let set = watch(
+            text,
+            &["--trace-idle", "4", "--provider=google", "--no-plaintext"],
+        );
+        assert_eq!((set.trace_idle, set.trace_by), (4, By::Thread));
+        assert_eq!(set.provider, ["google"]);
+        assert!(!set.plaintext && set.no_plaintext);
+        let unset = watch("", &[]);
+        assert!(!unset.plaintext && unset.provider.is_empty());
+        assert_eq!((unset.trace_idle, unset.trace_by), (10, By::Auto));
+    }
+
+    #[test]
+    fn every_problem_has_its_place_and_says_what_is_expected() {
+        assert_eq!(
+            problems("[trace]\nidel = 3\nby = 'fred'\n  idle = 'soon'\n"),
+            [
+                "2:1: trace.idel: there is no such key; is idle meant?",
+                "3:6: trace.by: one of auto, thread is expected, not \"fred\"",
+                "4:10: trace.idle: SECONDS is expected: invalid digit found in string, not \"soon\"",
+            ]
+        );
+        assert_eq!(
+            problems(
+                "[records]\nprovider = ['a', 1979-05-27]\n[watch]\nplaintext = 'yes'\nidle = 1\n[tracing]\n"
+            ),
+            [
+                "2:18: records.provider: a list of PROVIDER is expected, not a value of type datetime",
+                "4:13: watch.plaintext: true or false is expected, not a value of type string",
+                "5:1: watch.idle: there is no such key; idle belongs to [trace]",
+                "6:2: tracing: there is no such section; is trace meant?",
+            ]
+        );
+        assert_eq!(
+            problems("trace = 1\n[watch]\nplaintext = true\nno_plaintext = true"),
+            [
+                "1:9: trace: it is a section: [trace]",
+                "4:1: no_plaintext and plaintext exclude each other",
+            ]
+        );
+        let broken = problems("[trace]\nidle = \n");
+        assert!(broken[0].starts_with("2:"), "{broken:?}");
+    }
+
+    #[test]
+    fn no_problem_shows_a_secret() {
+        let text = "[export.otlp]\ntoken = \"hunter2\"\n";
+        assert_eq!(problems(text), ["2:9: export.otlp.token: it is no TOKEN"]);
+        let text = "[export.otlp]\ntoken = 271828\n";
+        let loaded = load_with(text, &[]).unwrap();
+        let shown = loaded.effective.show(&Cli::command());
+        assert!(shown.contains("token = \"***\""), "{shown}");
+        assert!(!shown.contains("271828"), "{shown}");
+    }
+
+    #[test]
+    fn what_holds_is_shown_with_its_origin() {
+        let text = "[trace]\nby = 'thread'\n";
+        let loaded = load_with(text, &["--provider", "xai"]).unwrap();
+        let shown = loaded.effective.show(&Cli::command());
+        let lines: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|line| line.split(" #").map(str::trim).collect())
+            .collect();
+        assert!(
+            lines.contains(&vec!["by = \"thread\"", "line 2"]),
+            "{shown}"
+        );
+        assert!(lines.contains(&vec!["idle = 10", "default"]), "{shown}");
+        assert!(
+            lines.contains(&vec!["provider = [\"xai\"]", "command line"]),
+            "{shown}"
+        );
+        // It is a file, too.
+        assert!(DeTable::parse(&shown).is_ok(), "{shown}");
+    }
+
+    #[test]
+    fn changes_are_found_by_section() {
+        let before = load_with("[trace]\nidle = 3\n", &[]).unwrap().effective;
+        let after = load_with("# moved\n[trace]\nidle = 3\nby = 'thread'\n", &[]).unwrap();
+        let changed = after.effective.changed(&before, &Cli::command());
+        assert_eq!(changed, BTreeSet::from([("trace", "by".to_owned())]));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_a_problem_only_if_it_is_named() {
+        let args = ["observer", "watch", "--config", "/nonexistent/x.toml"].map(OsString::from);
+        let Err(failure) = load::<Cli>(&args) else {
+            panic!("there is no such file");
+        };
+        assert!(
+            failure
+                .to_string()
+                .starts_with("cannot read /nonexistent/x.toml: ")
+        );
+    }
 }

@@ -12,6 +12,7 @@ use super::{
     file::{LineFile, Rotation, Sink, Stdout},
     infinium, jsonl, otlp, prometheus, terminal,
 };
+use crate::config;
 
 /// The exporters beside standard output or the file, by name: one line each. An exporter that is not asked
 /// for is `None`.
@@ -98,6 +99,16 @@ impl Outputs {
             Some((_, open)) => open(self),
             None => Ok(None),
         }
+    }
+
+    /// Takes what no option could hold from the configuration file.
+    ///
+    /// # Errors
+    ///
+    /// It is not as it has to be.
+    pub fn complete(&mut self, file: &config::File) -> anyhow::Result<()> {
+        self.infinium.agent = file.tables("export.infinium", "agent")?;
+        Ok(())
     }
 
     /// Standard output or the file.

@@ -38,6 +38,7 @@ use crate::trace::{CallRecord, TraceRecord};
 #[group(id = "otlp")]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "OTLP")]
+#[group(skip)]
 pub struct Options {
     /// Send spans and metrics by OTLP to this endpoint, such as http://localhost:4318; v1/traces and v1/metrics
     /// are appended over HTTP
