@@ -362,7 +362,12 @@ fn load(args: &[OsString]) -> Result<Loaded<Cli>, Failure> {
             Some(&mut options.records)
         }
         Command::Replay { records, .. } => Some(records),
-        Command::Check { .. } | Command::Config(_) | Command::Gate { .. } => None,
+        Command::Top { options, .. } => Some(&mut options.records),
+        Command::Check { .. }
+        | Command::Config(_)
+        | Command::Gate { .. }
+        | Command::Inventory(_)
+        | Command::Report { .. } => None,
     };
     if let (Some(file), Some(records)) = (&loaded.file, records) {
         records.outputs.complete(file).map_err(Failure::File)?;
