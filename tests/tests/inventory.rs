@@ -48,7 +48,8 @@ fn clients(scene: &Scene) -> Vec<OsString> {
     let job = second.split_once(' ').unwrap();
     let script = format!(
         "{openai}; {failing}; {anthropic}; ln -s {} '{}'; \
-         exec -a {} setpriv --reuid {SOMEBODY} --clear-groups '{}' {}",
+         site=$({} -c 'import site; print(site.getsitepackages()[0])'); \
+         PYTHONPATH=\"$site\" exec setpriv --reuid {SOMEBODY} --clear-groups '{}' {}",
         job.0,
         link.display(),
         job.0,

@@ -262,7 +262,7 @@ fn promql_gives_what_the_provider_counted() {
         "{summed} {recorded}"
     );
     for query in [
-        "min(min_over_time(up[1m]))",
+        "max(max_over_time(up[1m]))",
         "max(last_over_time(observer_build_info[1m]))",
     ] {
         assert_eq!(prometheus.value(query), Some(1.0), "{query}");

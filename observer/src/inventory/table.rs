@@ -68,7 +68,7 @@ const COLUMNS: &[Column] = &[
         id.map_or(String::new(), |id| shown(id).chars().take(12).collect())
     }),
     column("PROVIDER", false, 8, 0, |row, _| provider(row)),
-    column("MODEL", false, 12, 0, |row, _| {
+    column("MODEL", false, 20, 0, |row, _| {
         row.who.model.as_deref().map_or(String::new(), shown)
     }),
     column("CALLS", true, usize::MAX, 0, |row, _| row.calls.to_string()),
@@ -381,7 +381,7 @@ fn dollars(usd: f64) -> String {
 
 fn time(time: Utc, zone: &TimeZone) -> String {
     let time = time.to_zoned(zone.clone());
-    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
+    time.strftime("%Y-%m-%d %H:%M").to_string()
 }
 
 fn hosts(row: &Row) -> String {

@@ -89,6 +89,7 @@ fn everything(by: &[Label]) -> Arc<Shared> {
         ..failed_call()
     });
     metrics.trace(&TraceRecord {
+        span_id: None,
         trace_id: call().trace_id,
         name: None,
         source: "thread",
