@@ -31,18 +31,23 @@ use crate::{
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
     export::{
-        Exporters, Opened, Outputs,
+        Exporters, Format, Opened, Outputs,
         terminal::{count, others_of},
     },
     inventory::{self, Listing},
     recording::{Created, Head, Recorder},
     replay::Replay,
+    report,
     salt::{self, Salt},
+    top::{self, Top},
     trace::{self, Prices, TraceBy},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
 const FAILED: u8 = 1;
+
+/// How much of calls and traces a page of HTML holds, about.
+const PAGE: usize = 24 * 1024 * 1024;
 
 /// How long JVMs that run already are waited for before `ready`.
 const JVM_PATIENCE: Duration = Duration::from_secs(15);
@@ -98,6 +103,31 @@ enum Command {
         #[arg(long, default_value = "text")]
         format: check::Format,
     },
+    /// Show what is going on: processes, models, calls in flight, traces. Watches the whole machine unless told
+    /// otherwise
+    Top {
+        /// Watch nothing, but follow this file of JSON lines, as `watch --output` writes it
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        target: Target,
+        /// Use no characters but those of ASCII
+        #[arg(long, env = "OBSERVER_ASCII")]
+        ascii: bool,
+        #[command(flatten)]
+        options: Box<WatchOptions>,
+    },
+    /// Make one page of HTML out of files of JSON lines: sums, latencies, errors, and every trace over time
+    Report {
+        /// The files, as `watch --output` writes them; `-` for standard input
+        #[arg(required = true)]
+        file: Vec<PathBuf>,
+        /// Where the page goes; `-` for standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// List so many calls at most, the latest; sums are always over all
+        #[arg(long, value_name = "N", default_value_t = 20_000)]
+        max_calls: usize,
+    },
     /// List who talks to LLM providers: users, programs, containers, models and API keys, with calls, tokens
     /// and cost
     #[command(group = clap::ArgGroup::new("source").required(true))]
@@ -129,6 +159,16 @@ struct Target {
     /// Watch every process of the machine, also those that start later
     #[arg(long, env = "OBSERVER_ALL")]
     all: bool,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.all {
+            return f.write_str("all processes");
+        }
+        let pids: Vec<String> = self.pid.iter().map(u32::to_string).collect();
+        write!(f, "pid {}", pids.join(", "))
+    }
 }
 
 /// Which records there are, and where they go.
@@ -248,7 +288,7 @@ pub fn main() -> ExitCode {
         .with_env_filter(
             EnvFilter::try_from_env("OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
         )
-        .with_writer(io::stderr)
+        .with_writer(top::log::writer)
         .with_ansi(io::stderr().is_terminal())
         .without_time()
         .with_target(false)
@@ -276,6 +316,36 @@ pub fn main() -> ExitCode {
                 .map(|()| u8::from(!report.ok))
                 .map_err(Into::into)
         }
+        Command::Top {
+            file: Some(file),
+            ascii,
+            ..
+        } => top::follow(&file, ascii).map(|()| 0),
+        Command::Top {
+            mut target,
+            ascii,
+            mut options,
+            ..
+        } => {
+            target.all |= target.pid.is_empty();
+            let outputs = &mut options.records.outputs;
+            if outputs.output.is_none() {
+                outputs.format = Some(Format::None);
+            }
+            Top::open(target.to_string(), ascii)
+                .and_then(|top| show(&target, &options, Live { args, effective }, top))
+        }
+        Command::Report {
+            file,
+            output,
+            max_calls,
+        } => {
+            let limits = report::Limits {
+                calls: max_calls,
+                bytes: PAGE,
+            };
+            report::report(&file, &output, limits).map(|()| 0)
+        }
         Command::Inventory(options) => inventory::command::run(&options, watch_for_inventory),
         Command::Gate { command } => Ok(exec::gate(&command)),
     };
@@ -292,10 +362,12 @@ fn load(args: &[OsString]) -> Result<Loaded<Cli>, Failure> {
             Some(&mut options.records)
         }
         Command::Replay { records, .. } => Some(records),
+        Command::Top { options, .. } => Some(&mut options.records),
         Command::Check { .. }
         | Command::Config(_)
         | Command::Gate { .. }
-        | Command::Inventory(_) => None,
+        | Command::Inventory(_)
+        | Command::Report { .. } => None,
     };
     if let (Some(file), Some(records)) = (&loaded.file, records) {
         records.outputs.complete(file).map_err(Failure::File)?;
@@ -317,8 +389,18 @@ fn watch(target: &Target, options: &WatchOptions, live: Live) -> anyhow::Result<
             )
             .exit();
     }
-    watch_into(target, options, options.records.outputs.open()?, Some(live))
+    let opened = options.records.outputs.open()?;
+    watch_into(target, options, opened, Some(live), None)
 }
+
+/// As [`watch`], on the screen, too.
+fn show(target: &Target, options: &WatchOptions, live: Live, top: Top) -> anyhow::Result<u8> {
+    let screen = top.handle();
+    let mut opened = options.records.outputs.open()?;
+    opened.push(Opened::primary(Box::new(top), "the terminal".to_owned()));
+    watch_into(target, options, opened, Some(live), Some(screen))
+}
+
 /// What is seen until Ctrl-C, or for some seconds.
 fn watch_for_inventory(live: &inventory::command::Live) -> anyhow::Result<Listing> {
     let mut arguments = vec![OsString::from("--format=none")];
@@ -342,7 +424,7 @@ fn watch_for_inventory(live: &inventory::command::Live) -> anyhow::Result<Listin
             let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
         });
     }
-    watch_into(&target, &options, opened, None)?;
+    watch_into(&target, &options, opened, None, None)?;
     Ok(seen.listing())
 }
 
@@ -352,6 +434,7 @@ fn watch_into(
     options: &WatchOptions,
     opened: Vec<Opened>,
     mut live: Option<Live>,
+    screen: Option<top::Handle>,
 ) -> anyhow::Result<u8> {
     let terminal = Terminal::of_this();
     let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
@@ -390,9 +473,15 @@ fn watch_into(
             (outcome, _) => break outcome,
         }
     };
-    match outcome {
-        Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
-        Outcome::Signal(_) | Outcome::OutputFailed => {}
+    match (outcome, screen) {
+        (Outcome::NobodyLeft, None) => {
+            anstream::eprintln!("observer: every watched process has exited");
+        }
+        (Outcome::NobodyLeft, Some(screen)) => {
+            let stop = || signals.pending().next().is_some();
+            screen.stay("every watched process has exited; q: end", stop);
+        }
+        (Outcome::Signal(_) | Outcome::OutputFailed, _) => {}
     }
     summarize(&agent.finish()?);
     Ok(0)

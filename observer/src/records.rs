@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::capture::task::Task;
 
 /// Longest line that is read; longer ones are left out.
-const LINE_BYTES: u64 = 16 * 1024 * 1024;
+pub const LINE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A record of a file.
 #[derive(Clone, Debug, PartialEq)]

@@ -205,14 +205,15 @@ fn number(value: Option<u64>) -> String {
 }
 
 /// To the millionth: a call may cost less than a cent by far.
-fn dollars(usd: f64) -> String {
+pub fn dollars(usd: f64) -> String {
     let text = format!("{usd:.6}");
     let cents = text.len().saturating_sub(4);
     let (cents, rest) = text.split_at(cents);
     format!("${cents}{}", rest.trim_end_matches('0'))
 }
 
-fn duration(duration: Duration) -> String {
+/// In milliseconds, or what fits better.
+pub fn duration(duration: Duration) -> String {
     let milliseconds = duration.as_secs_f64() * 1e3;
     if milliseconds < 1.0 {
         format!("{} µs", duration.as_micros())
@@ -233,10 +234,12 @@ pub fn others_of(n: u64) -> String {
     format!("{} to LLM hosts", count(n, "other request"))
 }
 
-/// Strings come from other programs and from the net: no control character may reach the terminal.
-fn shown(text: &str) -> String {
+/// Strings come from other programs and from the net: no control character may reach the terminal, nor what turns
+/// the direction of the text around it.
+pub fn shown(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if c.is_control() || turns(c) { ' ' } else { c })
         .collect()
 }
 
