@@ -121,9 +121,9 @@ fn both_ends_see_the_same_call() {
     ] {
         followed
             .pass(asks, REQUEST)
-            .pass(asks.opposite(), &answer())
+            .pass(asks.opposite(), answer())
             .pass(asks, REQUEST)
-            .pass(asks.opposite(), &answer());
+            .pass(asks.opposite(), answer());
         assert_eq!(followed.connection.role(), Some(role));
         assert_eq!(followed.connection.verdict(), Verdict::Llm);
         for call in &followed.calls {
@@ -166,7 +166,7 @@ fn an_answer_that_ends_with_the_connection_is_complete_at_the_server_too() {
         .pass(Direction::Received, REQUEST)
         .pass(
             Direction::Sent,
-            &format!("{HEAD}Connection: close\r\n\r\n{BODY}"),
+            format!("{HEAD}Connection: close\r\n\r\n{BODY}"),
         )
         .close(Close::Local);
     assert_eq!(followed.calls[0].incomplete, None);
@@ -181,7 +181,7 @@ fn a_connection_that_is_joined_in_the_middle_waits_for_a_request() {
     assert_eq!(followed.connection.role(), None);
     followed
         .pass(Direction::Received, REQUEST)
-        .pass(Direction::Sent, &answer());
+        .pass(Direction::Sent, answer());
     assert_eq!(followed.connection.role(), Some(Role::Server));
     assert_eq!(followed.calls.len(), 1);
 }
@@ -190,7 +190,7 @@ fn a_connection_that_is_joined_in_the_middle_waits_for_a_request() {
 fn what_never_becomes_http_is_of_no_interest() {
     let mut followed = Followed::new();
     for _ in 0..20 {
-        followed.pass(Direction::Sent, &"x".repeat(1000));
+        followed.pass(Direction::Sent, "x".repeat(1000));
     }
     assert_eq!(followed.connection.verdict(), Verdict::Other);
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use observer_wire::Options;
 use rustix::process::Signal;
 use signal_hook::{
@@ -34,6 +34,7 @@ use crate::{
         Exporters, Opened, Outputs,
         terminal::{count, others_of},
     },
+    inventory::{self, Listing},
     recording::{Created, Head, Recorder},
     replay::Replay,
     salt::{self, Salt},
@@ -97,6 +98,10 @@ enum Command {
         #[arg(long, default_value = "text")]
         format: check::Format,
     },
+    /// List who talks to LLM providers: users, programs, containers, models and API keys, with calls, tokens
+    /// and cost
+    #[command(group = clap::ArgGroup::new("source").required(true))]
+    Inventory(#[command(flatten)] inventory::command::Options),
     #[command(name = exec::GATE, hide = true)]
     Gate {
         #[arg(trailing_var_arg = true, required = true)]
@@ -271,6 +276,7 @@ pub fn main() -> ExitCode {
                 .map(|()| u8::from(!report.ok))
                 .map_err(Into::into)
         }
+        Command::Inventory(options) => inventory::command::run(&options, watch_for_inventory),
         Command::Gate { command } => Ok(exec::gate(&command)),
     };
     match result {
@@ -286,7 +292,10 @@ fn load(args: &[OsString]) -> Result<Loaded<Cli>, Failure> {
             Some(&mut options.records)
         }
         Command::Replay { records, .. } => Some(records),
-        Command::Check { .. } | Command::Config(_) | Command::Gate { .. } => None,
+        Command::Check { .. }
+        | Command::Config(_)
+        | Command::Gate { .. }
+        | Command::Inventory(_) => None,
     };
     if let (Some(file), Some(records)) = (&loaded.file, records) {
         records.outputs.complete(file).map_err(Failure::File)?;
@@ -299,7 +308,7 @@ fn failed(error: &dyn fmt::Display) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-fn watch(target: &Target, options: &WatchOptions, mut live: Live) -> anyhow::Result<u8> {
+fn watch(target: &Target, options: &WatchOptions, live: Live) -> anyhow::Result<u8> {
     if !target.all && target.pid.is_empty() {
         Cli::command()
             .error(
@@ -308,12 +317,47 @@ fn watch(target: &Target, options: &WatchOptions, mut live: Live) -> anyhow::Res
             )
             .exit();
     }
+    watch_into(target, options, options.records.outputs.open()?, Some(live))
+}
+/// What is seen until Ctrl-C, or for some seconds.
+fn watch_for_inventory(live: &inventory::command::Live) -> anyhow::Result<Listing> {
+    let mut arguments = vec![OsString::from("--format=none")];
+    arguments.extend(live.plaintext.then(|| "--plaintext".into()));
+    if let Some(prices) = &live.prices {
+        arguments.extend(["--prices".into(), prices.into()]);
+    }
+    let command = WatchOptions::augment_args(clap::Command::new("watch")).no_binary_name(true);
+    let options = WatchOptions::from_arg_matches(&command.get_matches_from(arguments))?;
+    let target = Target {
+        pid: live.pid.clone(),
+        all: live.all,
+    };
+    let seen = inventory::Shared::new();
+    let mut opened = options.records.outputs.open()?;
+    opened.push(Opened::secondary(Box::new(seen.clone())));
+    if let Some(seconds) = live.seconds {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(seconds.into()));
+            // There is nobody to tell.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+        });
+    }
+    watch_into(&target, &options, opened, None)?;
+    Ok(seen.listing())
+}
+
+/// `live` is what may be loaded anew, if anything.
+fn watch_into(
+    target: &Target,
+    options: &WatchOptions,
+    opened: Vec<Opened>,
+    mut live: Option<Live>,
+) -> anyhow::Result<u8> {
     let terminal = Terminal::of_this();
     let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
     let salt = options.records.salt()?;
     let recording = options.recording()?;
-    let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -339,9 +383,11 @@ fn watch(target: &Target, options: &WatchOptions, mut live: Live) -> anyhow::Res
     anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let outcome = loop {
-        match agent.run(&mut signals)? {
-            Outcome::Signal(SIGHUP) if !terminal.hung_up() => live.reload(&mut agent, salt),
-            outcome => break outcome,
+        match (agent.run(&mut signals)?, &mut live) {
+            (Outcome::Signal(SIGHUP), Some(live)) if !terminal.hung_up() => {
+                live.reload(&mut agent, salt);
+            }
+            (outcome, _) => break outcome,
         }
     };
     match outcome {

@@ -47,7 +47,7 @@ fn assert_callers(run: &Run, count: usize) {
 fn twenty_goroutines_share_three_connections() {
     for build in BUILDS {
         let scene = Scene::new();
-        let run = scene.exec(&[], &command(build, scene.provider.url(), &[]));
+        let run = scene.exec(&[], &command(build, &scene.provider.url(), &[]));
         assert_callers(&run, 80);
         let callers: HashSet<_> = run.calls.iter().map(|call| &call["task"]["id"]).collect();
         assert_eq!(callers.len(), 20);
@@ -59,7 +59,7 @@ fn twenty_goroutines_share_three_connections() {
 fn twenty_goroutines_share_a_connection_of_http_2() {
     for build in BUILDS {
         let scene = Scene::new();
-        let run = scene.exec(&[], &command(build, scene.provider.url(), &["-http=2"]));
+        let run = scene.exec(&[], &command(build, &scene.provider.url(), &["-http=2"]));
         assert_callers(&run, 80);
         scene.assert_truth_of(&run.calls);
     }
@@ -127,12 +127,17 @@ fn assert_creators(run: &Run, recording: &Path) {
 fn goroutines_that_others_created() {
     let scene = Scene::new();
     let front = Front::tcp(&scene.provider, "127.0.0.1").expect("a front");
+    let url = scene.provider.url();
     let recording = scene.folder.path().join("recording");
-    let record = ["--record", recording.to_str().expect("a path")];
+    let record = [
+        "--capture-content",
+        "--record",
+        recording.to_str().expect("a path"),
+    ];
     for build in BUILDS {
         for (url, http) in [
-            (scene.provider.url(), "-http=1.1"),
-            (scene.provider.url(), "-http=2"),
+            (url.as_str(), "-http=1.1"),
+            (url.as_str(), "-http=2"),
             (front.url(), "-http=1.1"),
         ] {
             let arguments = ["-mode=nested", "-goroutines=5", http];
@@ -160,11 +165,12 @@ fn serves(build: Build, with: &[&str]) {
     let scene = Scene::new();
     let recording = scene.folder.path().join("recording");
     let arguments = [&["-mode=serve", "-count=3"], with].concat();
-    let mut server = scene.start(&command(build, scene.provider.url(), &arguments));
+    let mut server = scene.start(&command(build, &scene.provider.url(), &arguments));
     let url = server.line();
     let observer = scene.watch(&[
         "--pid",
         &server.pid(),
+        "--capture-content",
         "--record",
         recording.to_str().expect("a path"),
     ]);

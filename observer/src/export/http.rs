@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A server at work; it stops when this is dropped.
 pub(super) struct Server {
+    #[cfg(test)]
+    address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,6 +49,8 @@ impl Server {
         let listener = StdListener::bind(address)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .with_context(|| format!("cannot listen on {address}"))?;
+        #[cfg(test)]
+        let bound = listener.local_addr()?;
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -65,9 +69,19 @@ impl Server {
             })
             .context("cannot start a server")?;
         Ok(Self {
+            #[cfg(test)]
+            address: bound,
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+}
+
+#[cfg(test)]
+impl Server {
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who talked to LLM providers: an accumulator over records, one row for each user, program, container, provider,
 //! model and API key. It is bounded, whoever the calls are from: past [`ROWS`] rows new ones are counted in one.
 
+pub mod command;
 mod passwd;
 pub mod table;
 
@@ -477,3 +478,6 @@ impl Listing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use jiff::{Timestamp as Utc, tz::TimeZone};
 use ratatui::text::Span;
 
-use super::{Listing, Row, Totals};
+use super::{Listing, NAMED, Row, Totals};
 
 /// What a value that nobody knows looks like.
 const UNKNOWN: &str = "–";
@@ -62,39 +62,42 @@ struct Column {
 const COLUMNS: &[Column] = &[
     column("USER", false, 6, 0, |row, _| user(row)),
     column("PROCESS", false, 8, 0, |row, _| process(row)),
-    column("CONTAINER", false, 12, 3, |row, _| {
+    column("PID", true, usize::MAX, 3, |row, _| pid(row)),
+    column("CONTAINER", false, 12, 5, |row, _| {
         let id = row.who.container_id.as_deref();
         id.map_or(String::new(), |id| shown(id).chars().take(12).collect())
     }),
     column("PROVIDER", false, 8, 0, |row, _| provider(row)),
-    column("MODEL", false, 12, 0, |row, _| {
+    column("MODEL", false, 20, 0, |row, _| {
         row.who.model.as_deref().map_or(String::new(), shown)
     }),
     column("CALLS", true, usize::MAX, 0, |row, _| row.calls.to_string()),
-    column("ERRORS", true, usize::MAX, 2, |row, _| {
-        row.errors.to_string()
-    }),
+    column("ERR", true, usize::MAX, 4, |row, _| row.errors.to_string()),
     column("IN", true, usize::MAX, 0, |row, _| tokens(row.input_tokens)),
     column("OUT", true, usize::MAX, 0, |row, _| {
         tokens(row.output_tokens)
     }),
+    column("OTHER", true, usize::MAX, 4, |row, _| {
+        let others = row.other_requests;
+        (others > 0).then(|| others.to_string()).unwrap_or_default()
+    }),
     column("COST", true, usize::MAX, 1, |row, _| cost(row)),
-    column("TRACES", true, usize::MAX, 6, |row, _| {
+    column("TRACES", true, usize::MAX, 7, |row, _| {
         row.traces.to_string()
     }),
-    column("KEY", false, usize::MAX, 4, |row, _| {
+    column("KEY", false, usize::MAX, 2, |row, _| {
         let print = row.who.credential.as_deref();
         print.map_or(String::new(), |print| {
             shown(print).chars().take(8).collect()
         })
     }),
-    column("FIRST SEEN", false, usize::MAX, 7, |row, zone| {
+    column("FIRST SEEN", false, usize::MAX, 8, |row, zone| {
         time(row.first_seen, zone)
     }),
-    column("LAST SEEN", false, usize::MAX, 5, |row, zone| {
+    column("LAST SEEN", false, usize::MAX, 6, |row, zone| {
         time(row.last_seen, zone)
     }),
-    column("HOSTS", false, 16, 8, |row, _| hosts(row)),
+    column("HOSTS", false, 16, 9, |row, _| hosts(row)),
 ];
 
 const fn column(
@@ -113,7 +116,7 @@ const fn column(
     }
 }
 
-fn table(
+pub(super) fn table(
     listing: &Listing,
     width: Option<usize>,
     zone: &TimeZone,
@@ -325,26 +328,27 @@ fn user(row: &Row) -> String {
     }
 }
 
-/// The program, and which process or how many.
 fn process(row: &Row) -> String {
     let exe = row.who.exe.as_deref();
     let exe = exe.and_then(|exe| exe.rsplit('/').next());
-    let name = match (row.who.comm.as_deref(), exe) {
+    match (row.who.comm.as_deref(), exe) {
         _ if row.rest => String::new(),
-        (Some(comm), _) => shown(comm),
-        (None, Some(exe)) => shown(exe),
+        (Some(name), _) | (None, Some(name)) => shown(name),
         (None, None) => UNKNOWN.to_owned(),
-    };
+    }
+}
+
+/// The process, or how many.
+fn pid(row: &Row) -> String {
     let mut pids = row.pids.iter();
-    let which = match (pids.next(), pids.len()) {
+    match (pids.next(), pids.len()) {
         (None, _) => String::new(),
-        (Some(pid), 0) => format!("({pid})"),
-        (Some(_), more) => {
-            let open = if row.more { "+" } else { "" };
-            format!("×{}{open}", more + 1)
+        (Some(pid), 0) => pid.to_string(),
+        (Some(_), others) => {
+            let open = if others + 1 == NAMED { "+" } else { "" };
+            format!("×{}{open}", others + 1)
         }
-    };
-    format!("{name} {which}").trim().to_owned()
+    }
 }
 
 fn provider(row: &Row) -> String {
@@ -377,7 +381,7 @@ fn dollars(usd: f64) -> String {
 
 fn time(time: Utc, zone: &TimeZone) -> String {
     let time = time.to_zoned(zone.clone());
-    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
+    time.strftime("%Y-%m-%d %H:%M").to_string()
 }
 
 fn hosts(row: &Row) -> String {
@@ -419,16 +423,22 @@ fn cut(text: &str, width: usize) -> String {
     cut
 }
 
-/// Breaks lines at ` · ` and blanks.
+/// Breaks lines at blanks.
 fn paragraph(text: &str, width: Option<usize>, to: &mut dyn Write) -> io::Result<()> {
     let width = width.unwrap_or(usize::MAX);
     let mut line = String::new();
-    for part in text.split_inclusive(" · ") {
-        if !line.is_empty() && width_of(&line) + width_of(part.trim_end()) > width {
+    for word in text.split(' ') {
+        if !line.is_empty() && width_of(&line) + 1 + width_of(word) > width {
             writeln!(to, "{}", line.trim_end_matches([' ', '·']))?;
             line.clear();
+            if word == "·" {
+                continue;
+            }
         }
-        line.push_str(part);
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
     }
-    writeln!(to, "{}", line.trim_end())
+    writeln!(to, "{line}")
 }

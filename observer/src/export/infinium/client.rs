@@ -186,9 +186,8 @@ impl Client {
         shared.waiting.fetch_add(1, Ordering::Relaxed);
         shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         let agent = Arc::clone(agent);
-        if jobs.send(Job { agent, json }).is_err() {
-            shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        // If the thread is gone, it waits for the end, and is counted there.
+        let _ = jobs.send(Job { agent, json });
     }
 
     /// Whether the server takes nothing for the agent of this place.
@@ -206,6 +205,9 @@ impl Client {
         if let Err(RecvTimeoutError::Timeout) = self.end.recv_timeout(patience + GRACE) {
             warn!("the thread that sends to Infinium did not end in time");
         }
+        // Those that it did not come to.
+        let waiting = self.shared.waiting.swap(0, Ordering::Relaxed) as u64;
+        self.counts().dropped.fetch_add(waiting, Ordering::Relaxed);
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -243,8 +245,6 @@ async fn send_all(
             }
         } => {}
     }
-    let late = under_way.len() as u64;
-    shared.counts.dropped.fetch_add(late, Ordering::Relaxed);
 }
 
 /// Sends one payload, with all tries. Returns what it counts as.
@@ -456,4 +456,78 @@ fn causes(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_in_seconds_or_to_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 30);
+        let pause = |value: &'static str| {
+            let headers = [(RETRY_AFTER, HeaderValue::from_static(value))];
+            retry_after(&headers.into_iter().collect(), now)
+        };
+        assert_eq!(pause(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(pause("0"), Some(Duration::ZERO));
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(pause(date), Some(Duration::from_secs(30)));
+        assert_eq!(pause("Sun, 06 Nov 1983 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(pause("99999999999999"), Some(LONGEST_PAUSE));
+        for bad in ["", "soon", "-1", "99999999999999999999999"] {
+            assert_eq!(pause(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn delays_double_and_differ_by_a_quarter() {
+        for tries in 0..RETRIES {
+            let middle = DELAY * (1 << tries);
+            for _ in 0..100 {
+                let delay = delay(tries);
+                assert!(delay >= middle.mul_f64(0.75) && delay <= middle.mul_f64(1.25));
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_one_of_http() {
+        assert_eq!(
+            base("https://x.example/api/v1//").unwrap(),
+            "https://x.example/api/v1"
+        );
+        assert!(base("http://[::1]:80").is_ok() && base("http://127.0.0.1").is_ok());
+        for bad in ["x", "ftp://x", "https://x/?y", "https://x/#y", "https://"] {
+            assert!(base(bad).is_err(), "{bad}");
+        }
+        let secret = format!("{:#}", base("https://u:SECRET@x").unwrap_err());
+        assert!(!secret.contains("SECRET"), "{secret}");
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        // The thread does not get to it: nobody listens there, and tries take seconds.
+        let options = Options {
+            base_url: "http://127.0.0.1:9".to_owned(),
+            ..Options::default()
+        };
+        let mut rules = Rules::default();
+        let key = super::super::rules::Key::new("inf-0123456789").unwrap();
+        rules
+            .add("0af76519-16cd-43dd-8448-eb211c80319c", key)
+            .unwrap();
+        let mut client = Client::start(&options, &rules).unwrap();
+        for _ in 0..WAITING + 7 {
+            client.send(0, Vec::new());
+        }
+        client.send(1, Vec::new());
+        let dropped = || client.counts().dropped.load(Ordering::Relaxed);
+        assert_eq!(dropped(), 8);
+        client.finish(Duration::from_millis(100));
+        let counts = client.counts();
+        let failed = counts.failed.load(Ordering::Relaxed);
+        let dropped = counts.dropped.load(Ordering::Relaxed);
+        assert_eq!(failed + dropped, WAITING as u64 + 8);
+    }
 }

@@ -47,6 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(9);
 
 /// Where traces go, and whose they are.
 #[derive(Clone, Debug, Args, Deserialize)]
+#[group(id = "infinium")]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Infinium")]
 #[group(skip)]
@@ -54,6 +55,7 @@ pub struct Options {
     /// Send traces to Infinium, as those of this agent unless the configuration says of which else; its secret has
     /// to be in the environment variable INFINIUM_AGENT_SECRET, or in a file
     #[arg(
+        id = "infinium_agent_id",
         long = "infinium-agent-id",
         value_name = "UUID",
         env = "INFINIUM_AGENT_ID"
@@ -61,6 +63,7 @@ pub struct Options {
     pub agent_id: Option<String>,
     /// File that has the agent's secret
     #[arg(
+        id = "infinium_key_file",
         long = "infinium-key-file",
         value_name = "FILE",
         env = "INFINIUM_AGENT_SECRET_FILE"
@@ -68,6 +71,7 @@ pub struct Options {
     pub key_file: Option<PathBuf>,
     /// Infinium's address
     #[arg(
+        id = "infinium_url",
         long = "infinium-url",
         value_name = "URL",
         default_value = BASE_URL,
@@ -76,6 +80,7 @@ pub struct Options {
     pub base_url: String,
     /// Certificates to trust beside those of the system, in a file in PEM
     #[arg(
+        id = "infinium_ca_file",
         long = "infinium-ca-file",
         value_name = "FILE",
         env = "OBSERVER_INFINIUM_CA_FILE"
@@ -83,6 +88,7 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Longest time for a request, in seconds
     #[arg(
+        id = "infinium_timeout",
         long = "infinium-timeout",
         value_name = "SECONDS",
         default_value_t = 30.0,
@@ -92,6 +98,7 @@ pub struct Options {
     pub timeout: f64,
     /// How latencies are measured
     #[arg(
+        id = "infinium_latency",
         long = "infinium-latency",
         value_name = "HOW",
         default_value = "observer",
@@ -100,6 +107,7 @@ pub struct Options {
     pub latency: Latency,
     /// Which calls are sent
     #[arg(
+        id = "infinium_calls",
         long = "infinium-calls",
         value_name = "WHICH",
         default_value = "all",
@@ -108,12 +116,14 @@ pub struct Options {
     pub calls: Calls,
     /// Leave out the tools that were called, which are steps of their own
     #[arg(
+        id = "infinium_no_tool_steps",
         long = "infinium-no-tool-steps",
         env = "OBSERVER_INFINIUM_NO_TOOL_STEPS"
     )]
     pub no_tool_steps: bool,
     /// Leave out which process it was (`environment`)
     #[arg(
+        id = "infinium_no_environment",
         long = "infinium-no-environment",
         env = "OBSERVER_INFINIUM_NO_ENVIRONMENT"
     )]
@@ -359,5 +369,120 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.001..=600.0).contains(&seconds) => Ok(seconds),
         _ => Err("a number of seconds, up to 600".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::record::tests::call;
+
+    fn kept(kept: &mut Kept, trace: &str, pid: u32, agent: Option<usize>, preview: usize) {
+        let call = CallRecord {
+            input_preview: Some("x".repeat(preview)),
+            output_preview: Some("漢".repeat(preview)),
+            ..call()
+        };
+        kept.add(trace, pid, agent, Call::of(&call, Form::default()));
+    }
+
+    fn trace(pid: u32) -> TraceRecord {
+        TraceRecord {
+            trace_id: "a".to_owned(),
+            span_id: None,
+            name: None,
+            source: "thread",
+            start_time: call().start_time,
+            duration_ns: 1,
+            calls: Vec::new(),
+            steps: Vec::new(),
+            errors: 0,
+            llm_usage: crate::trace::LlmUsage::default(),
+            pid,
+            comm: None,
+            container_id: None,
+            parent_span_id: None,
+            conversation_id: None,
+        }
+    }
+
+    #[test]
+    fn calls_wait_for_their_trace_within_bounds() {
+        let mut all = Kept::default();
+        for _ in 0..CALLS + 5 {
+            kept(&mut all, "a", 1, None, 0);
+        }
+        assert_eq!((all.traces["a"].calls.len(), all.dropped), (CALLS, 5));
+        // Others come, with 5 KB each: the oldest goes.
+        for number in 0..20_000 {
+            kept(&mut all, &format!("b{number}"), 1, None, 2000);
+        }
+        assert!(all.bytes <= BYTES && !all.traces.contains_key("a"));
+        assert!(all.dropped > CALLS as u64);
+        assert!(all.traces.contains_key("b19999"));
+        assert!(all.take("a").is_none());
+        for number in 0..20_000 {
+            all.take(&format!("b{number}"));
+        }
+        assert_eq!((all.bytes, all.traces.len()), (0, 0));
+    }
+
+    #[test]
+    fn traces_that_ended_leave_nothing() {
+        let mut all = Kept::default();
+        // One that lasts.
+        kept(&mut all, "long", 1, None, 10);
+        for number in 0..10_000 {
+            let id = format!("{number}");
+            kept(&mut all, &id, 1, None, 10);
+            assert!(all.take(&id).is_some());
+        }
+        assert!(all.order.len() < 100, "{}", all.order.len());
+        assert_eq!(all.traces.len(), 1);
+    }
+
+    #[test]
+    fn a_trace_is_that_of_its_process() {
+        let mut all = Kept::default();
+        kept(&mut all, "a", 7, Some(2), 0);
+        kept(&mut all, "a", 8, None, 0);
+        kept(&mut all, "a", 9, Some(1), 0);
+        kept(&mut all, "a", 9, Some(0), 0);
+        let pending = all.take("a").unwrap();
+        assert_eq!(pending.agent(&trace(9)), Some(1));
+        assert_eq!(pending.agent(&trace(8)), None);
+        // The process made no call itself: the first call decides.
+        assert_eq!(pending.agent(&trace(5)), Some(2));
+    }
+
+    #[test]
+    fn options_are_read_from_a_table() {
+        let text = r#"
+            base_url = "https://infinium.example/api/v1"
+            latency = "sdk"
+            calls = "sdk"
+            no_environment = true
+            [[agent]]
+            comm = "python*"
+            uid = 1000
+            agent_id = "0af76519-16cd-43dd-8448-eb211c80319c"
+            key_file = "/etc/observer/infinium.key"
+            [[agent]]
+            container_id = "?*"
+            agent_id = "0af76519-16cd-43dd-8448-eb211c80319d"
+            key_env = "OTHER"
+        "#;
+        let options: Options = toml::from_str(text).unwrap();
+        assert_eq!(options.latency, Latency::Sdk);
+        assert_eq!(options.calls, Calls::Sdk);
+        assert_eq!(options.timeout, 30.0);
+        assert_eq!(options.agent.len(), 2);
+        for bad in [
+            "secret = \"x\"",
+            "[[agent]]\nkey = \"x\"",
+            "latency = \"x\"",
+        ] {
+            assert!(toml::from_str::<Options>(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -662,3 +662,270 @@ fn dumped(json: &[u8]) -> usize {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::trace::{
+        ToolStep,
+        record::tests::{call, failed_call},
+    };
+
+    fn trace(calls: usize) -> TraceRecord {
+        TraceRecord {
+            trace_id: call().trace_id,
+            span_id: None,
+            name: Some("support".to_owned()),
+            source: "thread",
+            start_time: call().start_time,
+            duration_ns: 1_500_999_999,
+            calls: vec![call().span_id; calls],
+            steps: Vec::new(),
+            errors: 0,
+            llm_usage: crate::trace::LlmUsage::default(),
+            pid: 4242,
+            comm: call().comm,
+            container_id: None,
+            parent_span_id: None,
+            conversation_id: None,
+        }
+    }
+
+    /// A call that began so many milliseconds after the trace.
+    fn later(milliseconds: u64, call: CallRecord) -> CallRecord {
+        CallRecord {
+            start_time: call.start_time + Duration::from_millis(milliseconds),
+            ..call
+        }
+    }
+
+    fn of(call: &CallRecord, form: Form) -> Call {
+        Call::of(call, form).unwrap()
+    }
+
+    fn json(trace: &TraceRecord, calls: Vec<Call>, form: Form) -> Value {
+        serde_json::from_slice(&payload(trace, calls, 0, form).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_trace_as_it_is_sent() {
+        let form = Form {
+            tool_steps: true,
+            environment: true,
+            ..Form::default()
+        };
+        let mut trace = trace(3);
+        trace.container_id = Some("3f2a".to_owned());
+        trace.steps.push(ToolStep {
+            span_id: call().span_id,
+            parent_span_id: call().span_id,
+            name: "get_weather".to_owned(),
+            id: Some("call_1".to_owned()),
+            start_time: trace.start_time + Duration::from_millis(500),
+            duration_ns: Some(40_000_000),
+            arguments_bytes: 17,
+            result_bytes: Some(2),
+            failed: true,
+        });
+        let first = CallRecord {
+            stream: false,
+            input_preview: Some("[user] What's the weather?".to_owned()),
+            output_preview: Some("漢字".repeat(1000)),
+            ..call()
+        };
+        let incomplete = CallRecord {
+            incomplete: Some("client_cancelled"),
+            ..call()
+        };
+        let calls = vec![
+            of(&later(1000, failed_call()), form),
+            of(&first, form),
+            of(&later(600, incomplete), form),
+        ];
+        let sent = payload(&trace, calls, 2, form).unwrap();
+        let sent: Value = serde_json::from_slice(&sent).unwrap();
+        insta::assert_snapshot!(
+            serde_json::to_string_pretty(&sent)
+                .unwrap()
+                .replace(&"漢字".repeat(750), "(1500)")
+        );
+    }
+
+    #[test]
+    fn one_call_is_named_and_zero_sums_are_left_out() {
+        let call = CallRecord {
+            stream: false,
+            prompt_tokens: Some(0),
+            completion_tokens: Some(0),
+            latency_ns: 999_999,
+            ..call()
+        };
+        let form = Form::default();
+        let sent = json(&trace(1), vec![of(&call, form)], form);
+        let usage = r#"{"model":"gpt-4o-2024-08-06","provider":"openai","api_calls_count":1,"calls":[{"model":"gpt-4o-2024-08-06","provider":"openai","prompt_tokens":0,"completion_tokens":0,"latency_ms":0,"temperature":0}]}"#;
+        assert_eq!(sent["llm_usage"].to_string(), usage);
+        assert_eq!(sent["duration"].to_string(), "1.501");
+        assert_eq!(sent["current_datetime"], "2026-09-21T14:13:21.624456Z");
+        assert!(sent.get("errors").is_none() && sent.get("environment").is_none());
+    }
+
+    #[test]
+    fn the_clock_of_the_sdk_starts_at_the_head_of_a_stream() {
+        let sdk = |call: &CallRecord| latency(call, Latency::Sdk).map(milliseconds);
+        let stream = call();
+        assert_eq!(latency(&stream, Latency::Observer), Some(812_000_000));
+        assert_eq!(sdk(&stream), Some(632));
+        let with = |fill: fn(&mut CallRecord)| {
+            let mut call = call();
+            fill(&mut call);
+            sdk(&call)
+        };
+        assert_eq!(with(|call| call.stream = false), Some(812));
+        assert_eq!(with(|call| call.provider = "google"), Some(812));
+        assert_eq!(with(|call| call.status_code = Some(429)), Some(812));
+        assert_eq!(
+            with(|call| call.incomplete = Some("client_cancelled")),
+            None
+        );
+        assert_eq!(
+            with(|call| {
+                call.provider = "google";
+                call.status_code = Some(503);
+            }),
+            None
+        );
+        assert_eq!(with(|call| call.latency_ns = 0), None);
+    }
+
+    #[test]
+    fn the_sdk_records_some_calls_and_names_providers_by_the_address() {
+        let provider = |host: &str, path: &str| {
+            sdk_provider(&CallRecord {
+                server_address: Some(host.to_owned()),
+                url_path: Some(path.to_owned()),
+                ..call()
+            })
+        };
+        for (host, path, known) in [
+            ("api.openai.com", "/v1/chat/completions", Some("openai")),
+            (
+                "api.groq.com",
+                "/openai/v1/chat/completions",
+                Some("openai"),
+            ),
+            ("api.x.ai", "/v1/chat/completions", Some("xai")),
+            ("localhost", "/xai/v1/chat/completions", Some("xai")),
+            (
+                "a.openai.azure.com",
+                "/openai/deployments/x/chat/completions",
+                None,
+            ),
+            ("api.openai.com", "/v1/responses", None),
+            ("api.openai.com", "/v1/embeddings", None),
+            ("api.anthropic.com", "/v1/messages", Some("anthropic")),
+            ("api.anthropic.com", "/v1/messages/count_tokens", None),
+            (
+                "g",
+                "/v1beta/models/gemini-2.5-flash:generateContent",
+                Some("google"),
+            ),
+            (
+                "g",
+                "/v1beta/models/gemini-2.5-flash:streamGenerateContent",
+                Some("google"),
+            ),
+            ("g", "/v1beta/models/gemini-2.5-flash:embedContent", None),
+        ] {
+            assert_eq!(provider(host, path), known, "{host}{path}");
+        }
+        let unknown = CallRecord {
+            url_path: None,
+            ..call()
+        };
+        let form = Form {
+            calls: Calls::Sdk,
+            ..Form::default()
+        };
+        assert!(Call::of(&unknown, form).is_none());
+    }
+
+    #[test]
+    fn a_trace_that_is_too_long_loses_previews_and_then_its_middle() {
+        let form = Form::default();
+        let long = |index: u64, chars: usize| CallRecord {
+            model: Some(format!("model-{index}")),
+            input_preview: Some("\"\\".repeat(chars)),
+            output_preview: Some("漢".repeat(chars)),
+            ..later(index, call())
+        };
+        let check = |count: u64, chars: usize, warning: &str| {
+            let calls = (0..count).map(|index| of(&long(index, chars), form));
+            let sent = payload(&trace(0), calls.collect(), 0, form).unwrap();
+            assert!(
+                dumped(&sent) <= PAYLOAD_BYTES && sent.len() > PAYLOAD_BYTES / 8,
+                "{}",
+                sent.len()
+            );
+            let sent: Value = serde_json::from_slice(&sent).unwrap();
+            assert_eq!(sent["llm_usage"]["api_calls_count"], count);
+            let warnings = sent["sections"]["general"]["warnings"].as_array().unwrap();
+            assert!(
+                warnings
+                    .last()
+                    .unwrap()
+                    .as_str()
+                    .unwrap()
+                    .starts_with(warning),
+                "{warnings:?}"
+            );
+            sent
+        };
+        check(300, 800, "previews were cut to 300 characters");
+        check(700, 800, "previews were cut to 100 characters");
+        check(2000, 100, "previews were cut to 0 characters");
+        let sent = check(10_000, 100, "");
+        let warnings = sent["sections"]["general"]["warnings"].as_array().unwrap();
+        let warning = warnings.last().unwrap().as_str().unwrap();
+        assert!(
+            warning.contains("of 10000 steps and calls are left out"),
+            "{warning}"
+        );
+        let steps = sent["steps"].as_array().unwrap();
+        assert!(steps.len() > 1000, "{}", steps.len());
+        for (index, step) in steps.iter().enumerate() {
+            assert_eq!(step["step_number"], index + 1);
+        }
+        assert_eq!(steps[1]["llm_call"]["model"], "model-0");
+        assert_eq!(steps.last().unwrap()["llm_call"]["model"], "model-9999");
+        let calls = sent["llm_usage"]["calls"].as_array().unwrap();
+        assert_eq!(calls.len(), steps.len() - 1);
+    }
+
+    #[test]
+    fn names_and_texts_are_as_long_as_the_sdk_lets_them_be() {
+        let mut trace = trace(1);
+        trace.name = Some("n".repeat(600));
+        trace.comm = Some("c".repeat(20_000));
+        trace.duration_ns = u64::MAX;
+        let form = Form::default();
+        let sent = json(&trace, vec![of(&call(), form)], form);
+        let chars = |field: &str| sent[field].as_str().unwrap().chars().count();
+        assert_eq!((chars("name"), chars("description")), (500, 10_000));
+        assert_eq!(sent["duration"].to_string(), "86400.0");
+        trace.name = Some("  ".to_owned());
+        assert_eq!(
+            json(&trace, vec![of(&call(), form)], form)["name"],
+            "unknown"
+        );
+        assert_eq!(truncate("漢字漢字", 3), "...");
+        assert_eq!(preview(Some("漢字漢"), 2).as_deref(), Some("漢字..."));
+    }
+
+    #[test]
+    fn a_length_is_what_python_makes_of_it() {
+        // len(json.dumps({"a": ["é", "漢", "😀", 1]}))
+        assert_eq!(dumped(r#"{"a":["é","漢","😀",1]}"#.as_bytes()), 46);
+    }
+}

@@ -746,3 +746,126 @@ fn now() -> u64 {
         .and_then(|time| u64::try_from(time.as_nanos()).ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+
+    use super::*;
+    use crate::trace::record::tests::{call, failed_call};
+
+    fn origin(number: u64) -> Arc<Origin> {
+        Arc::new(Origin {
+            number,
+            resource: Resource::default(),
+        })
+    }
+
+    /// Name, attributes and value of each point.
+    fn points(metrics: &mut Metrics) -> Vec<String> {
+        let request = metrics.collect(Delivery::default());
+        let mut all = Vec::new();
+        for resource in request.resource_metrics {
+            for metric in resource
+                .scope_metrics
+                .into_iter()
+                .flat_map(|scope| scope.metrics)
+            {
+                let shown = |attributes: &[KeyValue]| -> String {
+                    let shown = attributes.iter().map(|attribute| {
+                        let value = attribute.value.clone().unwrap().value.unwrap();
+                        format!("{}={value:?}", attribute.key)
+                    });
+                    shown.collect::<Vec<_>>().join(" ")
+                };
+                match metric.data.unwrap() {
+                    Data::Histogram(data) => all.extend(data.data_points.iter().map(|point| {
+                        assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+                        assert_eq!(point.bucket_counts.iter().sum::<u64>(), point.count);
+                        assert!(point.start_time_unix_nano <= point.time_unix_nano);
+                        let first = point.bucket_counts.iter().position(|count| *count > 0);
+                        format!(
+                            "{} {} {{{}}} count {} sum {:?} first bucket {first:?}",
+                            metric.name,
+                            metric.unit,
+                            shown(&point.attributes),
+                            point.count,
+                            point.sum.unwrap()
+                        )
+                    })),
+                    Data::Sum(data) => all.extend(data.data_points.iter().map(|point| {
+                        format!(
+                            "{} {} {{{}}} {:?}",
+                            metric.name,
+                            metric.unit,
+                            shown(&point.attributes),
+                            point.value.unwrap()
+                        )
+                    })),
+                    _ => {}
+                }
+            }
+        }
+        all
+    }
+
+    fn after_calls(semconv: Semconv) -> String {
+        let mut metrics = Metrics::new(semconv, origin(0));
+        metrics.call(&call(), &origin(1));
+        metrics.call(&call(), &origin(1));
+        metrics.call(&failed_call(), &origin(2));
+        points(&mut metrics).join("\n")
+    }
+
+    #[test]
+    fn calls_as_metrics() {
+        insta::assert_snapshot!(after_calls(Semconv::V1_41));
+    }
+
+    #[test]
+    fn calls_as_metrics_by_the_latest_names() {
+        insta::assert_snapshot!(after_calls(Semconv::Latest));
+    }
+
+    #[test]
+    fn a_bound_belongs_to_the_bucket_below() {
+        let mut metrics = Metrics::new(Semconv::V1_41, origin(0));
+        let tokens = CallRecord {
+            input_tokens: Some(16),
+            output_tokens: Some(17),
+            ..call()
+        };
+        metrics.call(&tokens, &origin(1));
+        let text = points(&mut metrics).join("\n");
+        assert!(text.contains("sum 16.0 first bucket Some(2)"), "{text}");
+        assert!(text.contains("sum 17.0 first bucket Some(3)"), "{text}");
+    }
+
+    #[test]
+    fn series_have_a_bound() {
+        let mut metrics = Metrics::new(Semconv::V1_41, origin(0));
+        for number in 0..3 * SERIES {
+            let call = CallRecord {
+                model: Some(format!("model-{number}")),
+                stream: false,
+                input_tokens: None,
+                output_tokens: None,
+                ..call()
+            };
+            metrics.call(&call, &origin(1));
+        }
+        let points = points(&mut metrics);
+        let durations = points
+            .iter()
+            .filter(|point| point.starts_with("gen_ai.client.operation.duration"));
+        assert_eq!(durations.count(), SERIES);
+        let rest = points
+            .iter()
+            .find(|point| point.contains("otel.metric.overflow=BoolValue(true)"));
+        let rest = rest.unwrap();
+        assert!(
+            rest.contains(&format!("count {} ", 2 * SERIES + 1)),
+            "{rest}"
+        );
+    }
+}

@@ -35,6 +35,7 @@ use crate::trace::{CallRecord, TraceRecord};
 
 /// Where OTLP goes. What is not given here is taken from OpenTelemetry's variables (`OTEL_EXPORTER_OTLP_…`).
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[group(id = "otlp")]
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "OTLP")]
 #[group(skip)]

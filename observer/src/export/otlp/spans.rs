@@ -35,17 +35,6 @@ pub(super) const fn schema_url(semconv: Semconv) -> &'static str {
     }
 }
 
-/// The span that stands for a trace itself.
-pub(super) fn root_span_id(trace_id: &str) -> Vec<u8> {
-    let bytes = hex(trace_id, 16);
-    // All zeros would be no id.
-    match bytes.split_at_checked(8) {
-        Some((first, _)) if first.iter().any(|byte| *byte != 0) => first.to_vec(),
-        Some((_, last)) => last.to_vec(),
-        None => Vec::new(),
-    }
-}
-
 /// A call.
 pub(super) fn call(call: &CallRecord, semconv: Semconv) -> Span {
     let mut span = Span {
@@ -54,7 +43,7 @@ pub(super) fn call(call: &CallRecord, semconv: Semconv) -> Span {
         parent_span_id: call
             .parent_span_id
             .as_deref()
-            .map_or_else(|| root_span_id(&call.trace_id), |id| hex(id, 8)),
+            .map_or_else(Vec::new, |id| hex(id, 8)),
         flags: FLAGS,
         name: name(call),
         kind: SpanKind::Client.into(),
@@ -69,12 +58,20 @@ pub(super) fn call(call: &CallRecord, semconv: Semconv) -> Span {
     span
 }
 
-/// A trace, as the parent of its calls and steps, and the steps.
+/// A trace, as the parent of its calls and steps, and the steps. Where the calls are parts of the client's own spans,
+/// there is none of the trace.
 pub(super) fn trace(trace: &TraceRecord) -> Vec<Span> {
     let trace_id = hex(&trace.trace_id, 16);
-    let root = root_span_id(&trace.trace_id);
-    let mut spans = vec![run(trace, &trace_id, &root)];
-    spans.extend(trace.steps.iter().map(|step| tool(step, &trace_id, &root)));
+    let root = trace.span_id.as_deref().map(|id| hex(id, 8));
+    let mut spans: Vec<Span> = root
+        .iter()
+        .map(|root| run(trace, &trace_id, root))
+        .collect();
+    spans.extend(trace.steps.iter().map(|step| {
+        let other = trace.parent_span_id.as_ref();
+        let other = hex(other.unwrap_or(&step.parent_span_id), 8);
+        tool(step, &trace_id, root.as_ref().unwrap_or(&other))
+    }));
     spans
 }
 
@@ -127,7 +124,7 @@ fn run(trace: &TraceRecord, trace_id: &[u8], root: &[u8]) -> Span {
     span
 }
 
-fn tool(step: &ToolStep, trace_id: &[u8], root: &[u8]) -> Span {
+fn tool(step: &ToolStep, trace_id: &[u8], parent: &[u8]) -> Span {
     let mut attributes = vec![
         string("gen_ai.operation.name", "execute_tool"),
         string("gen_ai.tool.name", &step.name),
@@ -149,7 +146,7 @@ fn tool(step: &ToolStep, trace_id: &[u8], root: &[u8]) -> Span {
     let mut span = Span {
         trace_id: trace_id.to_vec(),
         span_id: hex(&step.span_id, 8),
-        parent_span_id: root.to_vec(),
+        parent_span_id: parent.to_vec(),
         flags: FLAGS,
         name: format!("execute_tool {}", step.name),
         kind: SpanKind::Internal.into(),
@@ -394,4 +391,168 @@ fn hex(digits: &str, length: usize) -> Vec<u8> {
     bytes
         .filter(|bytes| bytes.len() == length)
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+    use serde_json::{Map, Number};
+
+    use super::*;
+    use crate::trace::{
+        LlmUsage,
+        record::tests::{call as a_call, failed_call},
+    };
+
+    /// A span as lines.
+    fn shown(span: &Span) -> String {
+        let hex = |bytes: &[u8]| -> String {
+            bytes.iter().fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
+        };
+        let mut text = format!(
+            "{} kind={} trace={} span={} parent={} flags={:#x} {}+{}\n",
+            span.name,
+            span.kind,
+            hex(&span.trace_id),
+            hex(&span.span_id),
+            hex(&span.parent_span_id),
+            span.flags,
+            span.start_time_unix_nano,
+            span.end_time_unix_nano - span.start_time_unix_nano,
+        );
+        if let Some(status) = &span.status {
+            let _ = writeln!(text, "  status {} {:?}", status.code, status.message);
+        }
+        for link in &span.links {
+            let _ = writeln!(text, "  link {}", hex(&link.span_id));
+        }
+        for attribute in &span.attributes {
+            let value = attribute.value.clone().and_then(|value| value.value);
+            let value = match value.unwrap() {
+                Any::ArrayValue(array) => {
+                    let values = array.values.into_iter().map(|value| value.value.unwrap());
+                    format!("{:?}", values.collect::<Vec<_>>())
+                }
+                other => format!("{other:?}"),
+            };
+            let _ = writeln!(text, "  {} = {value}", attribute.key);
+        }
+        text
+    }
+
+    fn rich_call() -> CallRecord {
+        let mut parameters = Map::new();
+        for (name, value) in [
+            ("max_tokens", Value::from(100)),
+            ("top_p", Value::from(1)),
+            ("top_k", Value::from(40)),
+            ("choice_count", Value::from(2)),
+            ("reasoning_level", Value::from("high")),
+            ("service_tier", Value::from("flex")),
+            ("encoding_formats", Value::from("base64")),
+            ("background", Value::from(true)),
+            ("seed", Value::Number(Number::from_f64(7.0).unwrap())),
+        ] {
+            parameters.insert(name.to_owned(), value);
+        }
+        CallRecord {
+            parameters,
+            cached_tokens: Some(5),
+            cache_write_tokens: Some(6),
+            reasoning_tokens: Some(0),
+            audio_input_tokens: Some(3),
+            service_tier: Some("default".to_owned()),
+            conversation_id: Some("conv_1".to_owned()),
+            attempts: Some(2),
+            cost_usd: Some(0.25),
+            cost_source: Some("prices"),
+            parent_span_id: Some("00f067aa0ba902b7".to_owned()),
+            incomplete: Some("client_cancelled"),
+            ..a_call()
+        }
+    }
+
+    fn a_trace() -> TraceRecord {
+        TraceRecord {
+            trace_id: a_call().trace_id,
+            span_id: Some("00000000000000bb".to_owned()),
+            name: Some("POST /chat".to_owned()),
+            source: "inbound",
+            start_time: a_call().start_time,
+            duration_ns: 1_500_000_000,
+            calls: vec![a_call().span_id],
+            steps: vec![ToolStep {
+                span_id: "00000000000000aa".to_owned(),
+                parent_span_id: a_call().span_id,
+                name: "get_weather".to_owned(),
+                id: Some("call_1".to_owned()),
+                start_time: a_call().start_time,
+                duration_ns: None,
+                arguments_bytes: 12,
+                result_bytes: None,
+                failed: true,
+            }],
+            errors: 1,
+            llm_usage: LlmUsage {
+                provider: Some("openai".to_owned()),
+                api_calls_count: 2,
+                cost_usd: Some(0.5),
+                ..LlmUsage::default()
+            },
+            pid: 4242,
+            comm: a_call().comm,
+            container_id: None,
+            parent_span_id: Some("00f067aa0ba902b7".to_owned()),
+            conversation_id: None,
+        }
+    }
+
+    #[test]
+    fn calls_as_spans() {
+        let calls = [a_call(), failed_call(), rich_call()];
+        let mut text: String = calls
+            .iter()
+            .map(|record| shown(&call(record, Semconv::V1_41)))
+            .collect();
+        text.push_str("\nlatest\n");
+        text.push_str(&shown(&call(&rich_call(), Semconv::Latest)));
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_trace_as_spans() {
+        let mut text: String = trace(&a_trace()).iter().map(shown).collect();
+        let plain = TraceRecord {
+            steps: Vec::new(),
+            parent_span_id: None,
+            name: None,
+            ..a_trace()
+        };
+        text.extend(trace(&plain).iter().map(shown));
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn where_calls_are_parts_of_other_spans_there_is_no_root() {
+        let within = TraceRecord {
+            span_id: None,
+            parent_span_id: None,
+            ..a_trace()
+        };
+        let [step] = &trace(&within)[..] else {
+            panic!("the step alone");
+        };
+        assert_eq!(step.parent_span_id, hex(&a_call().span_id, 8));
+    }
+
+    #[test]
+    fn ids_that_are_none_are_none() {
+        assert!(hex("xyz", 8).is_empty() && hex("0011", 8).is_empty());
+        assert!(hex("00112233445566é", 8).is_empty());
+    }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use flate2::{Compression, write::GzEncoder};
+use jiff::fmt::rfc2822;
 use opentelemetry_proto::tonic::collector::{
     metrics::v1::{
         ExportMetricsServiceRequest, ExportMetricsServiceResponse,
@@ -317,7 +318,8 @@ fn retry_after(value: &HeaderValue) -> Option<Duration> {
     let pause = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
-            let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            let parser = rfc2822::DateTimeParser::new().relaxed_weekday(true);
+            let date = parser.parse_timestamp(text).ok()?;
             let pause = date.duration_since(jiff::Timestamp::now());
             Duration::try_from(pause).unwrap_or(Duration::ZERO)
         }

@@ -305,7 +305,8 @@ async fn send_metrics(
         let delivery = shared.spans().delivery;
         let payload = Payload::Metrics(shared.metrics().collect(delivery));
         // They are cumulative: the next ones say all that these do.
-        match deliver(transport, &payload, interval, &mut closing, |_| ()).await {
+        let patience = if last { Duration::MAX } else { interval };
+        match deliver(transport, &payload, patience, &mut closing, |_| ()).await {
             End::Taken(0, says) if says.is_empty() => {}
             End::Taken(rejected, says) => {
                 warn!(rejected, says, "OTLP: data points were rejected");

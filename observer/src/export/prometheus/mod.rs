@@ -3,7 +3,7 @@
 mod metrics;
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -28,7 +28,7 @@ use crate::{
     inventory,
     trace::{CallRecord, CallStarted, OtherRequest, TraceRecord},
 };
-use metrics::Metrics;
+use metrics::{Metrics, Snapshot};
 
 /// The agent says every second how it does; its loop is stuck if it has not for so long.
 const STUCK: Duration = Duration::from_secs(10);
@@ -41,6 +41,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Where Prometheus finds the agent, and what it finds there.
 #[derive(Clone, Debug, PartialEq, Eq, Args, Deserialize)]
+#[group(id = "prometheus")]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Prometheus")]
 #[group(skip)]
@@ -234,19 +235,28 @@ async fn metrics_page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> 
     let mut snapshot = shared.metrics().snapshot();
     snapshot.add_process();
     snapshot.sort();
+    let open_metrics = wants_open_metrics(&headers);
+    let content_type = if open_metrics {
+        OPEN_METRICS
+    } else {
+        prometheus_text::CONTENT_TYPE
+    };
+    match encode(snapshot, open_metrics) {
+        Ok(page) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+fn encode(snapshot: Snapshot, open_metrics: bool) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(snapshot));
     let mut page = String::new();
-    let (encoded, content_type) = if wants_open_metrics(&headers) {
-        (text::encode(&mut page, &registry), OPEN_METRICS)
+    if open_metrics {
+        text::encode(&mut page, &registry)?;
     } else {
-        let encoded = prometheus_text::encode(&mut page, &registry);
-        (encoded, prometheus_text::CONTENT_TYPE)
-    };
-    match encoded {
-        Ok(()) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        prometheus_text::encode(&mut page, &registry)?;
     }
+    Ok(page)
 }
 
 fn wants_open_metrics(headers: &HeaderMap) -> bool {
@@ -279,3 +289,6 @@ async fn inventory_page(State(shared): State<Arc<Shared>>) -> Response {
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;
