@@ -817,9 +817,9 @@ pub fn example(command: &Command) -> String {
         example,
     } in TABLES
     {
-        let _ = writeln!(text, "\n#[[{section}.{key}]]");
+        let _ = writeln!(text, "\n# [[{section}.{key}]]");
         for line in example.lines() {
-            let _ = writeln!(text, "#{line}");
+            let _ = writeln!(text, "# {line}");
         }
     }
     text
