@@ -86,18 +86,6 @@ pub fn bind(record: BindRecord) {
     }
 }
 
-/// Sends a task record.
-#[inline(always)]
-pub fn task(record: TaskRecord) {
-    match EVENTS.reserve::<TaskRecord>(0) {
-        Some(mut entry) => {
-            entry.write(record);
-            entry.submit(wakeup());
-        }
-        None => lost(Loss::RingFull, 0),
-    }
-}
-
 /// Sends a process record.
 #[inline(always)]
 pub fn process(record: ProcessRecord) {
