@@ -147,8 +147,7 @@ fn created(tgid: u32, tid: u32, id: u64, parent: u64) {
     if unsafe { CREATORS.get(key) }.is_some_and(|known| *known == parent) {
         return;
     }
-    let _ = CREATORS.insert(key, parent, 0);
-    emit::task(TaskRecord {
+    let sent = emit::task(TaskRecord {
         kind: KIND_TASK,
         task_kind: task::GOROUTINE,
         tgid,
@@ -158,6 +157,9 @@ fn created(tgid: u32, tid: u32, id: u64, parent: u64) {
         // SAFETY: a helper without arguments.
         at: unsafe { bpf_ktime_get_boot_ns() },
     });
+    if sent {
+        let _ = CREATORS.insert(key, parent, 0);
+    }
 }
 
 /// A word of `runtime.g`; 0 if it is not known where it lies.

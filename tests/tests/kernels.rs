@@ -64,7 +64,7 @@ fn captures(series: &str, best: &str, interfaces: &[&str]) {
         assert!(call["incomplete"].is_null(), "{call:#}");
         assert_eq!(call["request_id"], "of-the-server", "{call:#}");
         assert_eq!(call["completion_tokens"], 2, "{call:#}");
-        assert!(call["goroutine"].is_u64(), "{call:#}");
+        assert!(call["task"]["id"].is_u64(), "{call:#}");
     }
 }
 

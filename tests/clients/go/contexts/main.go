@@ -33,6 +33,7 @@ var (
 	goroutines  = flag.Int("goroutines", 20, "that make calls side by side")
 	count       = flag.Int("count", 4, "calls of each")
 	connections = flag.Int("connections", 3, "at once, at most; HTTP/2 needs one")
+	path        = flag.String("path", "/ask", "ask: what the server is asked for")
 	withTLS     = flag.Bool("tls", false, "serve: with TLS")
 )
 
@@ -179,15 +180,13 @@ func serve() {
 // Asks a server, one request after the other on each connection.
 func ask() {
 	for n := 0; n < *count; n++ {
-		for _, path := range []string{"/ask", "/v1/chat/completions"} {
-			body := []byte(`{"model":"gpt-4o","messages":[{"role":"user","content":"Say yes."}]}`)
-			response, err := client.Post(*address+path, "application/json", bytes.NewReader(body))
-			if err != nil {
-				panic(err)
-			}
-			io.Copy(io.Discard, response.Body)
-			response.Body.Close()
+		body := []byte(`{"model":"gpt-4o","messages":[{"role":"user","content":"Say yes."}]}`)
+		response, err := client.Post(*address+*path, "application/json", bytes.NewReader(body))
+		if err != nil {
+			panic(err)
 		}
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
 	}
 }
 
