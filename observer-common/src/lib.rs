@@ -199,6 +199,11 @@ pub struct Cookie {
     pub count: u8,
     /// [`go`]: offset of `goid` in `runtime.g`; 0 if it is not known.
     pub goid: u16,
+    /// [`go`]: offset of `parentGoid` in `runtime.g`; 0 if it is not known, or there is none.
+    pub parent: u16,
+    /// [`go`]: offset of the `net.Conn` in what the first argument points to, where that is no connection
+    /// itself; else 0.
+    pub conn: u16,
 }
 
 impl Cookie {
@@ -208,12 +213,18 @@ impl Cookie {
             function,
             count,
             goid: 0,
+            parent: 0,
+            conn: 0,
         }
     }
 
     /// As the kernel keeps it.
     pub const fn to_u64(self) -> u64 {
-        self.function as u64 | (self.count as u64) << 8 | (self.goid as u64) << 16
+        self.function as u64
+            | (self.count as u64) << 8
+            | (self.goid as u64) << 16
+            | (self.parent as u64) << 32
+            | (self.conn as u64) << 48
     }
 
     /// From what the kernel keeps.
@@ -222,6 +233,8 @@ impl Cookie {
             function: cookie as u8,
             count: (cookie >> 8) as u8,
             goid: (cookie >> 16) as u16,
+            parent: (cookie >> 32) as u16,
+            conn: (cookie >> 48) as u16,
         }
     }
 }
@@ -258,7 +271,7 @@ pub mod function {
     pub const FLUSH: u8 = 8;
 }
 
-/// What a probe in Go's `crypto/tls` is at ([`Cookie::function`]).
+/// What a probe in Go's `crypto/tls` or `net/http` is at ([`Cookie::function`]).
 pub mod go {
     /// `func (c *Conn) Write(b []byte) (int, error)`, behind the check of the stack
     pub const WRITE: u8 = 1;
@@ -272,6 +285,15 @@ pub mod go {
     pub const WRITE_CHECK: u8 = 5;
     /// A `RET` of `Read`, where the connection and the buffer lie behind the return address
     pub const READ_RETURN_KEPT: u8 = 6;
+    /// `func (pc *persistConn) roundTrip(req *transportRequest) (*Response, error)` of net/http, behind the
+    /// check of the stack: the goroutine makes the next call on the connection
+    pub const ROUND_TRIP: u8 = 7;
+    /// `func (cc *ClientConn) roundTrip(req *http.Request, …) (*http.Response, error)` of HTTP/2, behind the
+    /// check of the stack: the goroutine makes a call on the connection, which one that it creates writes
+    pub const ROUND_TRIP_2: u8 = 8;
+    /// `func (c *conn) serve(ctx context.Context)` of net/http, behind the check of the stack: the goroutine
+    /// serves the connection
+    pub const SERVE: u8 = 9;
 }
 
 /// What a probed function of the Java agent's native library tells ([`Cookie::function`];

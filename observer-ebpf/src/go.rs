@@ -1,4 +1,4 @@
-//! Probes in Go's `crypto/tls` (src/crypto/tls/conn.go), ABIInternal, Go 1.17 and later.
+//! Probes in Go's `crypto/tls` (src/crypto/tls/conn.go) and `net/http`, ABIInternal, Go 1.17 and later.
 //!
 //! Never a uretprobe: the runtime walks and moves stacks and does not know the kernel's return address.
 //! So every `RET` of `Read` has a probe of its own. A goroutine may leave `Read` on another thread than it
@@ -16,7 +16,8 @@ use observer_common::{Cookie, KIND_BROKEN, KIND_PEER_CLOSED, Loss, RECEIVED, SEN
 use crate::{
     calls,
     connection::{self, Transfer},
-    maps::{GOROUTINE_CALLS, OpenCall, TaskKey, WRITERS, current, lost, stopped, watched},
+    goroutines,
+    maps::{GOROUTINE_CALLS, OpenCall, Runtime, TaskKey, WRITERS, current, lost, stopped, watched},
     registers::{self, GoRegisters, stack_pointer},
 };
 
@@ -46,6 +47,18 @@ pub fn go_call(context: ProbeContext) -> u32 {
     let [first, second, third] = words;
     if cookie.function == go::CLOSE {
         connection::freed(first, tgid, tid);
+        goroutines::closed(first, tgid);
+        return 0;
+    }
+    let runtime = Runtime {
+        goid: cookie.goid,
+        parent: cookie.parent,
+    };
+    if matches!(
+        cookie.function,
+        go::ROUND_TRIP | go::ROUND_TRIP_2 | go::SERVE
+    ) {
+        goroutines::answers(first, goroutines::of(g, runtime), cookie, tgid, tid);
         return 0;
     }
     let mut transfer = Transfer {
@@ -54,7 +67,7 @@ pub fn go_call(context: ProbeContext) -> u32 {
         bytes: third,
         // SAFETY: a helper without arguments.
         entered_at: unsafe { bpf_ktime_get_boot_ns() },
-        task: goroutine(g, cookie),
+        task: 0,
         task_parent: 0,
         task_kind: task::GOROUTINE,
         tgid,
@@ -135,25 +148,25 @@ pub fn go_call(context: ProbeContext) -> u32 {
             transfer.buffer = buffer;
             transfer.bytes = bytes;
             transfer.direction = RECEIVED;
-            connection::transferred(&transfer);
+            pass(&mut transfer, g, runtime);
         }
         if failed && let Some(kind) = ending(error) {
             connection::closing(object, tgid, tid, kind);
         }
         return 0;
     }
-    connection::transferred(&transfer);
+    pass(&mut transfer, g, runtime);
     0
 }
 
-/// The goroutine's id.
+/// Takes note of what passes, and of the goroutine that answers for it.
 #[inline(always)]
-fn goroutine(g: u64, cookie: Cookie) -> u64 {
-    if cookie.goid == 0 {
-        return 0;
-    }
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_user((g + u64::from(cookie.goid)) as *const u64) }.unwrap_or(0)
+fn pass(transfer: &mut Transfer, g: u64, runtime: Runtime) {
+    let own = goroutines::of(g, runtime);
+    let one = goroutines::responsible(transfer.object, own, transfer.tgid, transfer.tid);
+    transfer.task = one.id;
+    transfer.task_parent = one.parent;
+    connection::transferred(transfer);
 }
 
 /// What an error that `Read` returned says of the connection. `error` is the value of the interface:

@@ -15,6 +15,7 @@ mod calls;
 mod connection;
 mod emit;
 mod go;
+mod goroutines;
 mod java;
 mod maps;
 mod plaintext;

@@ -35,6 +35,18 @@ pub static GOROUTINE_CALLS: LruHashMap<TaskKey, OpenCalls> =
 #[map]
 pub static WRITERS: LruHashMap<TaskKey, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
+/// The goroutine that answers for what passes on a connection of Go's net/http.
+#[map]
+pub static CALLERS: LruHashMap<CallerKey, Goroutine> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// The creators of goroutines, by id, that the agent has been told of.
+#[map]
+pub static CREATORS: LruHashMap<TaskKey, u64> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// Where the runtime of a process in Go keeps the ids of goroutines.
+#[map]
+pub static RUNTIMES: LruHashMap<u32, Runtime> = LruHashMap::with_max_entries(1 << 12, 0);
+
 /// What a thread (`pid_tgid`) is about to encrypt. In a map, and not on the stack: there the verifier would
 /// follow each value from slice to slice.
 #[map]
@@ -184,9 +196,36 @@ pub struct OpenCalls {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TaskKey {
-    /// Address of its `runtime.g`, or of its `contextvars.Context`.
+    /// Address of its `runtime.g`, or of its `contextvars.Context`; in `CREATORS` its id.
     pub task: u64,
     pub tgid: u64,
+}
+
+/// Names who makes calls on a connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CallerKey {
+    /// What stands for the connection, as in `ConnectionKey`.
+    pub object: u64,
+    /// Id of the goroutine, where several make calls at the same time; else 0.
+    pub goroutine: u64,
+    pub tgid: u64,
+}
+
+/// A goroutine by its id, and the one that created it; 0 where it is not known.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Goroutine {
+    pub id: u64,
+    pub parent: u64,
+}
+
+/// Offsets in `runtime.g`, as in `Cookie`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Runtime {
+    pub goid: u16,
+    pub parent: u16,
 }
 
 /// Where a `contextvars.Context` is from.
@@ -243,6 +282,8 @@ pub struct Walk {
     pub left: u64,
     /// Those of recv(2).
     pub flags: u64,
+    /// Address of the thread's registers in user space, as the kernel has saved them.
+    pub registers: u64,
     pub fd: u32,
     pub direction: u32,
     pub tgid: u32,

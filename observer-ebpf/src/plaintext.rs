@@ -18,6 +18,7 @@ use observer_common::{
 
 use crate::{
     connection::{self, Transfer},
+    goroutines,
     maps::{ALIASES, FILES, File, FileKey, RENEWED, SENDING, WALK, Walk, lost},
     request,
 };
@@ -69,6 +70,8 @@ pub struct Call {
     pub thread: u64,
     pub fd: u32,
     pub result: i64,
+    /// [`Walk::registers`]
+    pub registers: u64,
 }
 
 /// Where the bytes are that a system call moves.
@@ -118,6 +121,7 @@ impl Call {
             vectors: count,
             left: self.result as u64,
             flags,
+            registers: self.registers,
             fd: self.fd,
             direction,
             tgid: self.tgid,
@@ -261,6 +265,13 @@ pub fn copied(tgid: u32, fd: u32, result: i64) {
         let count = unsafe { ALIASES.get(key) }.copied().unwrap_or(0);
         let _ = ALIASES.insert(key, count + 1, 0);
     }
+}
+
+/// What the connection of a descriptor is called, if it is one that may be followed.
+#[inline(always)]
+pub fn object(tgid: u32, fd: u32) -> Option<u64> {
+    let file = known(tgid, fd)?;
+    (file.kind != kind::OTHER).then_some(file.object)
 }
 
 /// A descriptor is closed.
@@ -434,15 +445,20 @@ fn piece(walk: &Walk, address: u64, bytes: u64) {
 
 #[inline(never)]
 fn pass(walk: &Walk, address: u64, bytes: u64, object: u64, asks: bool) {
+    let goroutine = goroutines::of_system_call(walk, object);
     connection::passed(
         &Transfer {
             object,
             buffer: address,
             bytes,
             entered_at: walk.entered_at,
-            task: 0,
-            task_parent: 0,
-            task_kind: task::NONE,
+            task: goroutine.id,
+            task_parent: goroutine.parent,
+            task_kind: if goroutine.id == 0 {
+                task::NONE
+            } else {
+                task::GOROUTINE
+            },
             tgid: walk.tgid,
             tid: walk.tid,
             direction: walk.direction,

@@ -18,7 +18,9 @@ pub fn process_fork(context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
     let plaintext = follows() & follow::PLAINTEXT != 0;
     let python = python::is_one(tgid);
-    if (watch_all() && !plaintext && !python) || !watched(tgid) {
+    // SAFETY: the value is not read, only its presence matters.
+    let speaker = watch_all() && unsafe { SPEAKERS.get(tgid) }.is_some();
+    if (watch_all() && !plaintext && !python && !speaker) || !watched(tgid) {
         return 0;
     }
     let offset = fork_child_pid_offset() as usize;
@@ -33,6 +35,9 @@ pub fn process_fork(context: TracePointContext) -> u32 {
         python::forked(tgid, child);
     }
     if watch_all() {
+        if speaker {
+            report(KIND_FORK, child, tgid, tid);
+        }
         return 0;
     }
     if WATCHED.insert(child, 1, 0).is_err() {

@@ -84,6 +84,18 @@ mod architecture {
         })
     }
 
+    /// Where the current `runtime.g` is if the thread executes a goroutine, and the stack pointer, of
+    /// registers that the kernel has saved.
+    #[inline(always)]
+    pub fn go_saved(registers: *const pt_regs) -> Option<(u64, u64)> {
+        // SAFETY: the helper checks the address.
+        unsafe {
+            let g = bpf_probe_read_kernel(addr_of!((*registers).r14)).ok()?;
+            let stack = bpf_probe_read_kernel(addr_of!((*registers).rsp)).ok()?;
+            Some((g, stack))
+        }
+    }
+
     /// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl).
     pub mod number {
         pub const READ: u64 = 0;
@@ -184,6 +196,19 @@ mod architecture {
             number: u64::from(number as u32),
             arguments: [x0, x1, x2, x3],
         })
+    }
+
+    /// Where the current `runtime.g` is if the thread executes a goroutine, and the stack pointer, of
+    /// registers that the kernel has saved.
+    #[inline(always)]
+    pub fn go_saved(registers: *const pt_regs) -> Option<(u64, u64)> {
+        let registers = registers.cast::<user_pt_regs>();
+        // SAFETY: the helper checks the address.
+        unsafe {
+            let g = bpf_probe_read_kernel(addr_of!((*registers).regs[28])).ok()?;
+            let stack = bpf_probe_read_kernel(addr_of!((*registers).sp)).ok()?;
+            Some((g, stack))
+        }
     }
 
     /// Numbers of system calls (include/uapi/asm-generic/unistd.h).

@@ -81,11 +81,12 @@ pub fn syscall_exit(context: RawTracePointContext) -> u32 {
     if follows() & follow::PLAINTEXT == 0 || !watched(tgid) || stopped() {
         return 0;
     }
-    let Some(call) = registers::system_call(context.arg::<*const pt_regs>(0)) else {
+    let registers = context.arg::<*const pt_regs>(0);
+    let Some(call) = registers::system_call(registers) else {
         return 0;
     };
     let result = context.arg::<i64>(1);
-    exited(&call, result, tgid, tid, thread);
+    exited(&call, registers, result, tgid, tid, thread);
     0
 }
 
@@ -97,7 +98,14 @@ const F_DUPFD: u64 = 0;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 
 #[inline(always)]
-fn exited(call: &SystemCall, result: i64, tgid: u32, tid: u32, thread: u64) {
+fn exited(
+    call: &SystemCall,
+    registers: *const pt_regs,
+    result: i64,
+    tgid: u32,
+    tid: u32,
+    thread: u64,
+) {
     let [first, second, third, fourth] = call.arguments;
     let fd = first as u32;
     let transfer = plaintext::Call {
@@ -106,6 +114,7 @@ fn exited(call: &SystemCall, result: i64, tgid: u32, tid: u32, thread: u64) {
         thread,
         fd,
         result,
+        registers: registers as u64,
     };
     let (buffers, direction, socket, flags) = match call.number {
         READ if third != 0 => (Buffers::One, RECEIVED, false, 0),

@@ -62,6 +62,8 @@ pub struct LlmCall {
     pub start: Timestamp,
     /// From the first byte of the request to the last of the answer, or to where it broke off.
     pub latency: Duration,
+    /// From the first byte of the request to the head of the final response.
+    pub time_to_headers: Option<Duration>,
     /// From the first byte of the request to the first non-empty delta; streams only.
     pub time_to_first_token: Option<Duration>,
     /// HTTP status of the final response.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What the caller wants of every connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Options {
     /// Whether previews of prompt and answer are taken. Off: no content is kept beyond the event that
     /// holds it.
@@ -21,6 +21,19 @@ pub struct Options {
     pub output_preview_chars: usize,
     /// Longest input preview, in Unicode code points.
     pub input_preview_chars: usize,
+    /// Secret of the agent under which credentials and messages are hashed. Zeros: credentials are not.
+    pub salt: [u8; 32],
+}
+
+impl fmt::Debug for Options {
+    // The salt is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("capture_content", &self.capture_content)
+            .field("output_preview_chars", &self.output_preview_chars)
+            .field("input_preview_chars", &self.input_preview_chars)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {
@@ -29,6 +42,7 @@ impl Default for Options {
             capture_content: false,
             output_preview_chars: 500,
             input_preview_chars: 500,
+            salt: [0; 32],
         }
     }
 }
@@ -192,6 +206,8 @@ impl Role {
 pub struct Connection {
     /// `None` until it is known.
     role: Option<Role>,
+    /// By TLS: what passes before the role is known.
+    opening: Option<Box<Opening>>,
     sent: Stream,
     received: Stream,
     http: http::Connection,
@@ -201,30 +217,55 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection by TLS of which nothing has been seen yet, of a client. The first bytes may come from
-    /// the middle.
+    /// A connection by TLS of which nothing has been seen yet. It is a server's if a request is what is
+    /// received first, else a client's. The first bytes may come from the middle.
     pub fn new(options: Options) -> Self {
-        Self::with(Some(Role::Client), Calls::new(options))
+        Self::with(Some(Box::default()), options, Calls::new(options))
     }
 
-    /// As [`new`](Self::new), without TLS and of a client or a server: the first bytes tell which.
+    /// As [`new`](Self::new), without TLS. Where the first bytes are from the middle, later ones tell whose it
+    /// is.
     pub fn plain(options: Options) -> Self {
-        Self::with(None, Calls::plain(options))
+        Self::with(None, options, Calls::plain(options))
     }
 
-    fn with(role: Option<Role>, calls: Calls) -> Self {
+    fn with(opening: Option<Box<Opening>>, options: Options, calls: Calls) -> Self {
         Self {
-            role,
+            role: None,
+            opening,
             sent: Stream::default(),
             received: Stream::default(),
-            http: http::Connection::default(),
+            http: http::Connection::new(options.salt),
             calls,
             unclaimed: 0,
         }
     }
 
     /// Takes the next chunk of either direction and reports what it brought about.
-    pub fn data(&mut self, mut chunk: Chunk<'_>, report: &mut dyn FnMut(CallEvent)) {
+    pub fn data(&mut self, chunk: Chunk<'_>, report: &mut dyn FnMut(CallEvent)) {
+        match &mut self.opening {
+            Some(opening) => match opening.role(&chunk) {
+                Some(role) => {
+                    self.open(role, report);
+                    self.follow(chunk, report);
+                }
+                None => opening.hold(&chunk),
+            },
+            None => self.follow(chunk, report),
+        }
+    }
+
+    /// The role is known: what was held back comes first.
+    fn open(&mut self, role: Role, report: &mut dyn FnMut(CallEvent)) {
+        if let Some(opening) = self.opening.take() {
+            self.role = Some(role);
+            for held in opening.held {
+                self.follow(held.chunk(), report);
+            }
+        }
+    }
+
+    fn follow(&mut self, mut chunk: Chunk<'_>, report: &mut dyn FnMut(CallEvent)) {
         self.role = self.role.or_else(|| Role::of(chunk.direction, chunk.bytes));
         let Some(role) = self.role else {
             self.unclaimed += chunk.bytes.len() as u64;
@@ -240,7 +281,7 @@ impl Connection {
         if !calls.has_seen_request() {
             self.unclaimed += piece.bytes.len() as u64;
         }
-        let mut handle = |event: http::Event<'_>| calls.handle(event, report);
+        let mut handle = |event: http::Event<'_>| calls.handle(role, event, report);
         if piece.gap > 0 {
             self.http
                 .gap(chunk.direction, piece.gap, chunk.at, &mut handle);
@@ -265,6 +306,12 @@ impl Connection {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
+        if let Some(opening) = &self.opening
+            && produced > opening.passed(direction)
+        {
+            // It is joined in the middle, or its beginning is missing.
+            self.open(Role::Client, report);
+        }
         let Some(role) = self.role else {
             return;
         };
@@ -277,7 +324,7 @@ impl Connection {
         if missing > 0 {
             let calls = &mut self.calls;
             self.http.gap(direction, missing, at, &mut |event| {
-                calls.handle(event, report)
+                calls.handle(role, event, report)
             });
         }
     }
@@ -291,6 +338,7 @@ impl Connection {
         at: Timestamp,
         report: &mut dyn FnMut(CallEvent),
     ) {
+        self.open(Role::Client, report);
         if let Some((sent, received)) = produced {
             self.expect(Direction::Sent, sent, at, report);
             self.expect(Direction::Received, received, at, report);
@@ -300,8 +348,11 @@ impl Connection {
             (Some(Role::Server), Close::Peer { .. }) => Close::Local,
             _ => close,
         };
+        let Some(role) = self.role else {
+            return;
+        };
         let calls = &mut self.calls;
-        let mut handle = |event: http::Event<'_>| calls.handle(event, report);
+        let mut handle = |event: http::Event<'_>| calls.handle(role, event, report);
         self.http.close(close, at, &mut handle);
     }
 
@@ -328,7 +379,100 @@ impl Connection {
 
     /// Bytes held in memory, roughly.
     pub fn memory(&self) -> usize {
-        self.http.memory() + self.calls.memory()
+        let opening = self.opening.as_ref();
+        opening.map_or(0, |opening| opening.memory()) + self.http.memory() + self.calls.memory()
+    }
+}
+
+/// What passes on a connection by TLS before it is known which end it is: the beginning of a request, or the
+/// settings that a server of HTTP/2 may send before it has read anything (RFC 9113 section 3.4).
+#[derive(Default)]
+struct Opening {
+    held: Vec<Held>,
+}
+
+/// A chunk that is kept for later.
+struct Held {
+    direction: Direction,
+    offset: u64,
+    at: Timestamp,
+    origin: Origin,
+    bytes: Vec<u8>,
+}
+
+impl Opening {
+    /// Most bytes that are held back.
+    const BYTES: usize = 512;
+
+    /// The role by what was held and this chunk; `None` if it is too early to say.
+    fn role(&self, chunk: &Chunk<'_>) -> Option<Role> {
+        let mut begin = [0; Self::BYTES];
+        let [mut sent, mut received] = [0, 0];
+        let held: usize = self.held.iter().map(|held| held.bytes.len()).sum();
+        let pieces = self.held.iter().map(|held| (held.direction, &*held.bytes));
+        // What was sent first is looked at in any case, so it need not be put together.
+        for (direction, bytes) in pieces.chain([(chunk.direction, chunk.bytes)]) {
+            match direction {
+                Direction::Sent => {
+                    if sent == 0 && !http::begins_settings(bytes) {
+                        return Some(Role::Client);
+                    }
+                    sent += bytes.len();
+                }
+                Direction::Received => {
+                    let length = bytes.len().min(begin.len() - received);
+                    begin[received..received + length].copy_from_slice(&bytes[..length]);
+                    received += length;
+                }
+            }
+        }
+        let begin = &begin[..received];
+        if !http::may_begin_request(begin) {
+            return Some(Role::Client);
+        }
+        let full = held + chunk.bytes.len() > Self::BYTES;
+        if http::is_begun_request(begin) || (full && !begin.is_empty()) {
+            return Some(Role::Server);
+        }
+        full.then_some(Role::Client)
+    }
+
+    fn hold(&mut self, chunk: &Chunk<'_>) {
+        if chunk.bytes.is_empty() {
+            return;
+        }
+        self.held.push(Held {
+            direction: chunk.direction,
+            offset: chunk.offset,
+            at: chunk.at,
+            origin: chunk.origin,
+            bytes: chunk.bytes.to_vec(),
+        });
+    }
+
+    /// Where a direction is.
+    fn passed(&self, direction: Direction) -> u64 {
+        let held = self.held.iter().filter(|held| held.direction == direction);
+        held.map(|held| held.offset + held.bytes.len() as u64)
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn memory(&self) -> usize {
+        let bytes: usize = self.held.iter().map(|held| held.bytes.capacity()).sum();
+        size_of::<Self>() + self.held.capacity() * size_of::<Held>() + bytes
+    }
+}
+
+impl Held {
+    fn chunk(&self) -> Chunk<'_> {
+        Chunk {
+            direction: self.direction,
+            offset: self.offset,
+            at: self.at,
+            origin: self.origin,
+            bytes: &self.bytes,
+        }
     }
 }
 

@@ -48,8 +48,9 @@ pub mod provider;
 pub mod stream;
 
 mod connection;
+mod hash;
 
-pub use call::LlmCall;
+pub use call::{Incomplete, LlmCall};
 pub use chunk::{Chunk, Close, Direction, Origin, Timestamp};
 pub use connection::{Asked, CallEvent, CallId, Connection, Inbound, Options, Role, Verdict};
 pub use evidence::Evidence;

@@ -31,6 +31,13 @@ const CONTENT: Options = Options {
     capture_content: true,
     output_preview_chars: 500,
     input_preview_chars: 500,
+    salt: [0x5a; 32],
+};
+
+/// As [`CONTENT`], without content.
+const PRIVATE: Options = Options {
+    capture_content: false,
+    ..CONTENT
 };
 
 #[test]
@@ -99,7 +106,7 @@ fn without_content_only_the_previews_are_missing() {
     for case in cases() {
         let script = Script::read(&case);
         let with = play(&script, CONTENT, &mut whole);
-        let without = play(&script, Options::default(), &mut whole);
+        let without = play(&script, PRIVATE, &mut whole);
         assert_eq!(with.len(), without.len(), "{}", case.display());
         for (mut with, without) in with.into_iter().zip(without) {
             with.input_preview = None;
@@ -576,6 +583,7 @@ fn play(
 ) -> Vec<LlmCall> {
     let mut connection = Connection::new(options);
     let mut open: Vec<CallId> = Vec::new();
+    let mut requested: Vec<CallId> = Vec::new();
     let mut calls = Vec::new();
     let mut report = |event: CallEvent| match event {
         CallEvent::Started { call, origin, .. } => {
@@ -594,7 +602,16 @@ fn play(
             );
             open.retain(|open| *open != call);
         }
+        CallEvent::Requested { call, request } => {
+            assert!(open.contains(&call), "{call:?} was read without a start");
+            assert!(!requested.contains(&call), "{call:?} was read twice");
+            assert!(!format!("{request:?}").contains(SECRET) || options.capture_content);
+            requested.push(call);
+        }
         CallEvent::Unread { .. } => {}
+        CallEvent::InboundStarted { .. } | CallEvent::InboundEnded { .. } => {
+            panic!("a client is asked nothing")
+        }
     };
     let mut offsets = [0_u64; 2];
     let mut end = Timestamp(0);
@@ -699,6 +716,7 @@ fn record(call: &LlmCall) -> Value {
         "server_port": call.server_port,
         "url_path": call.url_path,
         "incomplete": call.incomplete.map(|incomplete| incomplete.as_str()),
+        "evidence": evidence(call),
     });
     let Value::Object(record) = record else {
         unreachable!()
@@ -709,6 +727,58 @@ fn record(call: &LlmCall) -> Value {
             .filter(|(_, value)| !value.is_null())
             .collect::<Map<_, _>>(),
     )
+}
+
+/// What the call tells about its run: of hashes, which are there.
+fn evidence(call: &LlmCall) -> Option<Value> {
+    let evidence = &call.evidence;
+    let messages = &evidence.messages;
+    let mut told = Map::new();
+    let mut tell = |name: &str, value: Value| {
+        if !value.is_null() {
+            told.insert(name.to_owned(), value);
+        }
+    };
+    tell(
+        "trace_context",
+        json!(evidence.trace_context.map(|context| format!("{context:?}"))),
+    );
+    tell("session", json!(evidence.session));
+    tell("conversation", json!(evidence.conversation));
+    tell("previous_response", json!(evidence.previous_response));
+    if messages.count > 0 || messages.head != 0 {
+        let said = format!(
+            "{}{}{}",
+            messages.count,
+            if messages.answered { ", answered" } else { "" },
+            if messages.head == 0 { "" } else { ", head" },
+        );
+        tell("messages", json!(said));
+        assert_eq!(messages.beginnings.len(), messages.count.min(32));
+    }
+    let results: Vec<String> = evidence
+        .tool_results
+        .iter()
+        .map(|result| {
+            let failed = if result.failed { ", failed" } else { "" };
+            format!("{}: {} bytes{failed}", result.id, result.bytes)
+        })
+        .collect();
+    tell(
+        "tool_results",
+        json!((!results.is_empty()).then_some(results)),
+    );
+    let calls: Vec<String> = evidence
+        .tool_calls
+        .iter()
+        .map(|tool| {
+            let id = tool.id.as_deref().unwrap_or("-");
+            format!("{id}: {}, {} bytes", tool.name, tool.bytes)
+        })
+        .collect();
+    tell("tool_calls", json!((!calls.is_empty()).then_some(calls)));
+    tell("credential", json!(evidence.credential.map(|_| "hashed")));
+    (!told.is_empty()).then_some(Value::Object(told))
 }
 
 /// All cases, in order.

@@ -389,3 +389,28 @@ proptest! {
         prop_assert!(!is_container || status != Status::Complete);
     }
 }
+
+#[test]
+fn of_a_length_nothing_else_is_kept() {
+    static SELECT: Select = Select::Object(&[
+        ("text", Select::Length),
+        ("object", Select::Length),
+        ("list", Select::Length),
+        ("number", Select::Length),
+    ]);
+    let document =
+        r#"{"text":"a\"\né\u00e9\ud83d\ude00","object":{"a": [1, "}"]} ,"list":[],"number":12}"#;
+    let expected = json!({"text": 1 + 1 + 1 + 2 + 2 + 4, "object": 15, "list": 2});
+    for size in 1..document.len() {
+        let mut parser = Parser::new(&SELECT, ROOM);
+        for piece in document.as_bytes().chunks(size) {
+            parser.push(piece, &mut |_| ());
+        }
+        let (kept, status) = parser.finish(&mut |_| ());
+        assert_eq!(
+            (kept, status),
+            (Some(expected.clone()), Status::Complete),
+            "{size}"
+        );
+    }
+}

@@ -20,8 +20,8 @@ use crate::{
     },
     capture::{Capture, ConnectionKey, Event, Step, loss::Losses},
     clock::{self, Clock},
-    engine::{Bytes, Engine, Input, Seen},
-    export::Queue,
+    engine::{Bytes, Engine, Input, Seen, Settings},
+    export::{Exporters, Health, Record},
     recording::Recorder,
 };
 
@@ -30,6 +30,9 @@ const BATCH: usize = 4_096;
 
 /// How often idle traces and dead processes are looked for.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How often live exporters are told how the agent does. No more often than the agent wakes up anyway.
+const HEALTH: Duration = Duration::from_secs(1);
 
 /// How long the agent rests when it was woken for nothing.
 const IN_VAIN: Duration = Duration::from_millis(5);
@@ -55,14 +58,14 @@ pub enum Outcome {
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// What passed.
     pub seen: Seen,
     /// What was lost in the kernel, if that is known.
     pub losses: Option<Losses>,
-    /// Records that the exporter could not take in time.
-    pub dropped: u64,
+    /// Records that an exporter could not take in time, by its name.
+    pub dropped: Vec<(&'static str, u64)>,
 }
 
 /// The agent at work.
@@ -79,7 +82,7 @@ pub struct Agent {
 struct Feed {
     engine: Engine,
     recorder: Option<Recorder>,
-    queue: Queue,
+    exporters: Exporters,
 }
 
 /// What the attacher has to do about a batch of events.
@@ -99,12 +102,12 @@ impl Agent {
         capture: Capture,
         engine: Engine,
         recorder: Option<Recorder>,
-        queue: Queue,
+        exporters: Exporters,
     ) -> Self {
         let feed = Feed {
             engine,
             recorder,
-            queue,
+            exporters,
         };
         Self {
             attacher,
@@ -131,6 +134,7 @@ impl Agent {
         }
         let mut last_tick = Instant::now();
         let mut last_roll_call = Instant::now();
+        let mut last_health: Option<Instant> = None;
         loop {
             if let Some(offset) = self.clock.compare() {
                 self.feed.take(Input::Clock { offset });
@@ -144,7 +148,7 @@ impl Agent {
             if let Some(number) = signals.pending().next() {
                 return Ok(Outcome::Signal(number));
             }
-            if self.feed.queue.has_failed() {
+            if self.feed.exporters.has_failed() {
                 return Ok(Outcome::OutputFailed);
             }
             if last_roll_call.elapsed() >= ROLL_CALL {
@@ -158,6 +162,17 @@ impl Agent {
                 }
                 self.feed.tick();
             }
+            if self.feed.exporters.are_live()
+                && last_health.is_none_or(|last| last.elapsed() >= HEALTH)
+            {
+                last_health = Some(Instant::now());
+                let Feed {
+                    engine, exporters, ..
+                } = &self.feed;
+                let (records, _) = self.capture.activity();
+                let health = health(engine, exporters, records, self.capture.losses());
+                exporters.send(Record::Health(Box::new(health)));
+            }
             if handled == BATCH {
                 continue;
             }
@@ -167,6 +182,21 @@ impl Agent {
                 .wait(handled, wait)
                 .context("cannot wait for records")?;
         }
+    }
+
+    /// Other settings hold from now on.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.feed.engine.reconfigure(settings);
+    }
+
+    /// Whether what is captured is kept in a recording.
+    pub fn is_recording(&self) -> bool {
+        self.feed.recorder.is_some()
+    }
+
+    /// What the records are handed to.
+    pub fn exporters(&mut self) -> &mut Exporters {
+        &mut self.feed.exporters
     }
 
     /// Handles what a process that has just exited has left behind.
@@ -206,20 +236,23 @@ impl Agent {
         let Feed {
             mut engine,
             recorder,
-            mut queue,
+            mut exporters,
         } = feed;
         let now = clock::now();
         if let Some(recorder) = recorder {
             recorder.finish(now, &losses);
         }
         engine.finish(now);
-        engine.records().for_each(|record| queue.send(record));
+        engine.records().for_each(|record| exporters.send(record));
+        if exporters.are_live() {
+            let health = health(&engine, &exporters, records, losses);
+            exporters.send(Record::Health(Box::new(health)));
+        }
         let summary = Summary {
             seen: engine.seen(),
             losses: Some(losses),
-            dropped: queue.dropped(),
+            dropped: exporters.finish()?,
         };
-        queue.finish()?;
         drop(attacher);
         Ok(summary)
     }
@@ -429,8 +462,20 @@ impl Feed {
         let asked = self.engine.take(input);
         self.engine
             .records()
-            .for_each(|record| self.queue.send(record));
+            .for_each(|record| self.exporters.send(record));
         asked
+    }
+}
+
+fn health(engine: &Engine, exporters: &Exporters, events: u64, losses: Losses) -> Health {
+    Health {
+        losses: Some(losses),
+        events,
+        bytes: engine.seen().bytes,
+        processes: engine.processes().count(),
+        connections: engine.connections(),
+        traces: engine.traces(),
+        queues: exporters.state(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The command line.
 
 use std::{
+    env,
     ffi::OsString,
+    fmt,
     io::{self, IsTerminal as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -10,11 +12,11 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use observer_wire::Options;
 use rustix::process::Signal;
 use signal_hook::{
-    consts::{SIGCHLD, SIGINT, SIGTERM},
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
     iterator::{backend::SignalDelivery, exfiltrator::SignalOnly},
 };
 use tracing::{info, warn};
@@ -25,15 +27,18 @@ use crate::{
     attach::{Attacher, Watch, link::Rung, processes::Pid, system},
     capture::Capture,
     check,
+    config::{self, Effective, Failure, Loaded},
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
     export::{
-        self, Exporter, Format, Queue,
+        Exporters, Opened, Outputs,
         terminal::{count, others_of},
     },
+    inventory::{self, Listing},
     recording::{Created, Head, Recorder},
     replay::Replay,
-    trace::Prices,
+    salt::{self, Salt},
+    trace::{self, Prices, TraceBy},
 };
 
 /// Something failed, as the contract has it; 2 is clap's for usage.
@@ -64,7 +69,7 @@ enum Command {
         #[command(flatten)]
         options: WatchOptions,
         /// The command and its arguments
-        #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+        #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND", help_heading = None)]
         command: Vec<OsString>,
     },
     /// Turn a recording into records: everything behind the capture once more, on any machine and with no
@@ -75,9 +80,12 @@ enum Command {
         #[command(flatten)]
         records: RecordOptions,
         /// End a trace when its thread has made no call for this many seconds [default: as recorded]
-        #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "OBSERVER_TRACE_IDLE", help_heading = "Traces")]
         trace_idle: Option<f64>,
     },
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Say what this kernel, these rights and a process allow, and what to do about it
     Check {
         /// Also look at this process
@@ -90,6 +98,10 @@ enum Command {
         #[arg(long, default_value = "text")]
         format: check::Format,
     },
+    /// List who talks to LLM providers: users, programs, containers, models and API keys, with calls, tokens
+    /// and cost
+    #[command(group = clap::ArgGroup::new("source").required(true))]
+    Inventory(#[command(flatten)] inventory::command::Options),
     #[command(name = exec::GATE, hide = true)]
     Gate {
         #[arg(trailing_var_arg = true, required = true)]
@@ -97,26 +109,35 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration file, and print what `watch` would go by: each value and where it is from
+    Check {
+        /// The file [default: OBSERVER_CONFIG, else /etc/observer/observer.toml]
+        file: Option<PathBuf>,
+    },
+}
+
+/// What to watch: one of the two, but the configuration may say which.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
+#[command(next_help_heading = "Watching")]
 struct Target {
     /// Watch this process and its children (can be repeated)
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_delimiter = ',', env = "OBSERVER_PID")]
     pid: Vec<u32>,
     /// Watch every process of the machine, also those that start later
-    #[arg(long)]
+    #[arg(long, env = "OBSERVER_ALL")]
     all: bool,
 }
 
 /// Which records there are, and where they go.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Records")]
 struct RecordOptions {
-    /// Form of the output [default: pretty on a terminal, else jsonl]
-    #[arg(long, env = "OBSERVER_FORMAT")]
-    format: Option<Format>,
-    /// Append the records to a file instead of writing them to standard output
-    #[arg(long, value_name = "FILE", env = "OBSERVER_OUTPUT")]
-    output: Option<PathBuf>,
+    /// Read options from this file (TOML) [default: /etc/observer/observer.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "OBSERVER_CONFIG", help_heading = None)]
+    config: Option<PathBuf>,
     /// Also record previews of prompts and answers; without it no content is kept
     #[arg(long, env = "OBSERVER_CAPTURE_CONTENT")]
     capture_content: bool,
@@ -140,12 +161,42 @@ struct RecordOptions {
     /// (model_prices_and_context_window.json)
     #[arg(long, value_name = "FILE", env = "OBSERVER_PRICES")]
     prices: Option<PathBuf>,
+    /// Keep the secret by which fingerprints of API keys are made in this file, which is made if it is not there
+    /// [default: /var/lib/observer/salt, or a secret for this run alone]
+    #[arg(long, value_name = "FILE", env = "OBSERVER_CREDENTIAL_SALT_FILE")]
+    credential_salt_file: Option<PathBuf>,
+    #[command(flatten)]
+    trace: TraceOptions,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+/// How traces are made, beside when they end.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Traces")]
+struct TraceOptions {
+    /// Put calls into traces by this rule alone, and by the thread where it does not apply
+    #[arg(
+        id = "trace_by",
+        long = "trace-by",
+        value_name = "RULE",
+        default_value = "auto",
+        env = "OBSERVER_TRACE_BY"
+    )]
+    by: TraceBy,
+    /// Call every trace by this name [default: that of the process or the route]
+    #[arg(
+        id = "trace_name",
+        long = "trace-name",
+        value_name = "NAME",
+        env = "OBSERVER_TRACE_NAME"
+    )]
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Watching")]
 struct WatchOptions {
-    #[command(flatten)]
-    records: RecordOptions,
     /// Keep what is captured in this new file, for `observer replay`. It holds prompts, answers and API keys
     /// as they are: needs --capture-content
     #[arg(long, value_name = "FILE", env = "OBSERVER_RECORD")]
@@ -161,7 +212,7 @@ struct WatchOptions {
     #[arg(long, conflicts_with = "plaintext", env = "OBSERVER_NO_PLAINTEXT")]
     no_plaintext: bool,
     /// End a trace when its thread has made no call for this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE", help_heading = "Traces")]
     trace_idle: f64,
     /// Size of the buffer between kernel and agent in MiB, a power of two; raise it if records are lost
     #[arg(long, value_name = "MIB", default_value_t = 16.0, value_parser = ring, env = "OBSERVER_RING_BUFFER")]
@@ -173,11 +224,26 @@ struct WatchOptions {
     /// Interface of the kernel to attach by [default: the best that there is]
     #[arg(long, value_name = "INTERFACE", env = "OBSERVER_ATTACH_BY")]
     attach_by: Option<Rung>,
+    // At the end: what follows would be under its last heading.
+    #[command(flatten)]
+    records: RecordOptions,
+}
+
+/// The table of every option, and the example of a configuration file: `docs/configuration.md` and
+/// `docs/observer.toml`.
+pub fn documentation() -> [String; 2] {
+    let command = Cli::command();
+    [config::reference(&command), config::example(&command)]
 }
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args: Vec<OsString> = env::args_os().collect();
+    let loaded = match load(&args) {
+        Ok(loaded) => loaded,
+        Err(Failure::Usage(error)) => error.exit(),
+        Err(error) => return failed(&error),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_env("OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
@@ -187,14 +253,22 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
+    let Loaded {
+        options: cli,
+        effective,
+        ..
+    } = loaded;
     let result = match cli.command {
-        Command::Watch { target, options } => watch(&target, &options),
-        Command::Exec { options, command } => run_command(&command, &options),
+        Command::Watch { target, options } => watch(&target, &options, Live { args, effective }),
+        Command::Exec { options, command } => {
+            run_command(&command, &options, Live { args, effective })
+        }
         Command::Replay {
             file,
             records,
             trace_idle,
         } => replay(&file, &records, trace_idle),
+        Command::Config(ConfigCommand::Check { file }) => check_config(file),
         Command::Check { pid, file, format } => {
             let report = check::check(pid.map(Pid), &file);
             report
@@ -202,22 +276,88 @@ pub fn main() -> ExitCode {
                 .map(|()| u8::from(!report.ok))
                 .map_err(Into::into)
         }
+        Command::Inventory(options) => inventory::command::run(&options, watch_for_inventory),
         Command::Gate { command } => Ok(exec::gate(&command)),
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            anstream::eprintln!("observer: {error:#}");
-            ExitCode::from(FAILED)
-        }
+        Err(error) => failed(&format_args!("{error:#}")),
     }
 }
 
-fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
-    let mut signals = signals(&[SIGINT, SIGTERM])?;
+fn load(args: &[OsString]) -> Result<Loaded<Cli>, Failure> {
+    let mut loaded = config::load::<Cli>(args)?;
+    let records = match &mut loaded.options.command {
+        Command::Watch { options, .. } | Command::Exec { options, .. } => {
+            Some(&mut options.records)
+        }
+        Command::Replay { records, .. } => Some(records),
+        Command::Check { .. }
+        | Command::Config(_)
+        | Command::Gate { .. }
+        | Command::Inventory(_) => None,
+    };
+    if let (Some(file), Some(records)) = (&loaded.file, records) {
+        records.outputs.complete(file).map_err(Failure::File)?;
+    }
+    Ok(loaded)
+}
+
+fn failed(error: &dyn fmt::Display) -> ExitCode {
+    anstream::eprintln!("observer: {error}");
+    ExitCode::from(FAILED)
+}
+
+fn watch(target: &Target, options: &WatchOptions, live: Live) -> anyhow::Result<u8> {
+    if !target.all && target.pid.is_empty() {
+        Cli::command()
+            .error(
+                ErrorKind::MissingRequiredArgument,
+                "the following required arguments were not provided:\n  <--pid <PID>|--all>",
+            )
+            .exit();
+    }
+    watch_into(target, options, options.records.outputs.open()?, Some(live))
+}
+/// What is seen until Ctrl-C, or for some seconds.
+fn watch_for_inventory(live: &inventory::command::Live) -> anyhow::Result<Listing> {
+    let mut arguments = vec![OsString::from("--format=none")];
+    arguments.extend(live.plaintext.then(|| "--plaintext".into()));
+    if let Some(prices) = &live.prices {
+        arguments.extend(["--prices".into(), prices.into()]);
+    }
+    let command = WatchOptions::augment_args(clap::Command::new("watch")).no_binary_name(true);
+    let options = WatchOptions::from_arg_matches(&command.get_matches_from(arguments))?;
+    let target = Target {
+        pid: live.pid.clone(),
+        all: live.all,
+    };
+    let seen = inventory::Shared::new();
+    let mut opened = options.records.outputs.open()?;
+    opened.push(Opened::secondary(Box::new(seen.clone())));
+    if let Some(seconds) = live.seconds {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(seconds.into()));
+            // There is nobody to tell.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+        });
+    }
+    watch_into(&target, &options, opened, None)?;
+    Ok(seen.listing())
+}
+
+/// `live` is what may be loaded anew, if anything.
+fn watch_into(
+    target: &Target,
+    options: &WatchOptions,
+    opened: Vec<Opened>,
+    mut live: Option<Live>,
+) -> anyhow::Result<u8> {
+    let terminal = Terminal::of_this();
+    let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
+    let salt = options.records.salt()?;
     let recording = options.recording()?;
-    let exporter = options.records.exporter()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -238,11 +378,18 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
         }
     }
     give_up_rights(&mut attacher, options);
-    let queue = options.records.queue(exporter)?;
-    let (engine, recorder) = options.engine(recording, prices)?;
+    let exporters = start(opened)?;
+    let (engine, recorder) = options.engine(recording, prices, salt)?;
     anstream::eprintln!("ready");
-    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
-    let outcome = agent.run(&mut signals)?;
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
+    let outcome = loop {
+        match (agent.run(&mut signals)?, &mut live) {
+            (Outcome::Signal(SIGHUP), Some(live)) if !terminal.hung_up() => {
+                live.reload(&mut agent, salt);
+            }
+            (outcome, _) => break outcome,
+        }
+    };
     match outcome {
         Outcome::NobodyLeft => anstream::eprintln!("observer: every watched process has exited"),
         Outcome::Signal(_) | Outcome::OutputFailed => {}
@@ -251,11 +398,13 @@ fn watch(target: &Target, options: &WatchOptions) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u8> {
-    let mut signals = signals(&[SIGINT, SIGTERM, SIGCHLD])?;
+fn run_command(command: &[OsString], options: &WatchOptions, mut live: Live) -> anyhow::Result<u8> {
+    let terminal = Terminal::of_this();
+    let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM, SIGCHLD])?;
     let prices = options.records.prices()?;
+    let salt = options.records.salt()?;
     let recording = options.recording()?;
-    let exporter = options.records.exporter()?;
+    let opened = options.records.outputs.open()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
     // The command keeps its rights.
     let mut gated = Gated::start(command)?;
@@ -263,14 +412,16 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     attacher.add(&[gated.pid()])?;
     attacher.expect(&exec::files(command));
     give_up_rights(&mut attacher, options);
-    let queue = options.records.queue(exporter)?;
-    let (engine, recorder) = options.engine(recording, prices)?;
+    let exporters = start(opened)?;
+    let (engine, recorder) = options.engine(recording, prices, salt)?;
     anstream::eprintln!("ready");
     gated.release()?;
-    let mut agent = Agent::new(attacher, capture, engine, recorder, queue);
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
     let status = loop {
         let outcome = agent.run(&mut signals)?;
         match outcome {
+            // When a terminal is gone, the command has been told, too.
+            Outcome::Signal(SIGHUP) if !terminal.hung_up() => live.reload(&mut agent, salt),
             Outcome::Signal(SIGTERM) => pass_on(&gated, Signal::TERM),
             // On a terminal Ctrl-C has reached the command too.
             Outcome::Signal(SIGINT) if !io::stdin().is_terminal() => {
@@ -302,17 +453,168 @@ fn run_command(command: &[OsString], options: &WatchOptions) -> anyhow::Result<u
     Ok(exec::exit_code(status))
 }
 
+/// What may change while the agent runs.
+struct Live {
+    args: Vec<OsString>,
+    effective: Effective,
+}
+
+impl Live {
+    /// Reads the configuration once more, and goes by it as far as a running agent can. What was captured before,
+    /// and calls that are under way, are not lost. If it is not valid, everything stays as it is.
+    fn reload(&mut self, agent: &mut Agent, salt: Salt) {
+        // Whatever else: a file may have been moved away to be kept.
+        agent.exporters().reopen();
+        let stays = |error: &dyn fmt::Display| {
+            anstream::eprintln!("observer: the settings stay as they were: {error}");
+        };
+        let loaded = match load(&self.args) {
+            Ok(loaded) => loaded,
+            Err(error) => return stays(&error),
+        };
+        let (Command::Watch { options, .. } | Command::Exec { options, .. }) =
+            loaded.options.command
+        else {
+            return;
+        };
+        let prices = match options.records.prices() {
+            Ok(prices) => prices,
+            Err(error) => return stays(&format_args!("{error:#}")),
+        };
+        if agent.is_recording() && !options.records.capture_content {
+            return stays(&"capture_content cannot be switched off while a recording is made");
+        }
+        let changed = loaded.effective.changed(&self.effective, &Cli::command());
+        for (section, key) in &changed {
+            if is_fixed(section, key) {
+                anstream::eprintln!(
+                    "observer: warning: {section}.{key} has changed: that holds when observer is started again"
+                );
+            }
+        }
+        let head = options.head(0);
+        agent.reconfigure(options.records.settings(&head, prices, salt));
+        let outputs = &options.records.outputs;
+        if changed.iter().any(|(section, _)| *section == EXPORT) {
+            let exporters = agent.exporters();
+            let replaced = outputs.primary().and_then(|opened| match opened {
+                Some(opened) => exporters.replace(opened).map_err(Into::into),
+                None => {
+                    exporters.remove_primary();
+                    Ok(())
+                }
+            });
+            if let Err(error) = replaced {
+                stays(&format_args!("{error:#}"));
+            }
+        }
+        for name in Outputs::names() {
+            let is_meant = |section: &str| {
+                let of_export = section.strip_prefix(EXPORT);
+                of_export.and_then(|section| section.strip_prefix('.')) == Some(name)
+            };
+            if changed.iter().any(|(section, _)| is_meant(section))
+                && let Err(error) = replace(agent.exporters(), name, outputs)
+            {
+                stays(&format_args!("{name}: {error:#}"));
+            }
+        }
+        self.effective = loaded.effective;
+        let changed = count(changed.len() as u64, "change");
+        anstream::eprintln!("observer: read the configuration again: {changed}");
+    }
+}
+
+/// The section of the exporters.
+const EXPORT: &str = "export";
+
+/// Whether an option holds for as long as the agent runs.
+fn is_fixed(section: &str, key: &str) -> bool {
+    match section {
+        "watch" => key != "all_hosts",
+        _ => key == "credential_salt_file",
+    }
+}
+
+fn replace(exporters: &mut Exporters, name: &'static str, outputs: &Outputs) -> anyhow::Result<()> {
+    let in_use = |error: &anyhow::Error| {
+        error.chain().any(|cause| {
+            let cause = cause.downcast_ref::<io::Error>();
+            cause.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        })
+    };
+    match outputs.open_one(name) {
+        Ok(Some(exporter)) => exporters.replace(Opened::secondary(exporter))?,
+        Ok(None) => exporters.remove(name),
+        Err(error) if in_use(&error) => {
+            // By the exporter that is to be replaced, most likely.
+            let outputs = outputs.clone();
+            exporters.replace_later(name, Box::new(move || outputs.open_one(name)))?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The terminal that the agent was started from. When it goes, SIGHUP means that, not the configuration.
+struct Terminal {
+    is_there: bool,
+}
+
+impl Terminal {
+    fn of_this() -> Self {
+        // Whoever starts the agent with SIGHUP ignored wants it to outlive the terminal: nohup.
+        let is_ignored = procfs::process::Process::myself()
+            .and_then(|process| process.status())
+            .is_ok_and(|status| status.sigign & (1 << (SIGHUP - 1)) != 0);
+        Self {
+            is_there: !is_ignored && Self::opens(),
+        }
+    }
+
+    fn hung_up(&self) -> bool {
+        self.is_there && !Self::opens()
+    }
+
+    fn opens() -> bool {
+        std::fs::File::open("/dev/tty").is_ok()
+    }
+}
+
+/// Prints what `watch` would go by.
+fn check_config(file: Option<PathBuf>) -> anyhow::Result<u8> {
+    let mut args: Vec<OsString> = vec!["observer".into(), "watch".into()];
+    if let Some(file) = file {
+        args.extend(["--config".into(), file.into_os_string()]);
+    }
+    let loaded = match load(&args) {
+        Ok(loaded) => loaded,
+        Err(error) => anyhow::bail!("{error}"),
+    };
+    if let Some(file) = &loaded.file {
+        anstream::println!("# {} is valid.", file.path().display());
+    } else {
+        anstream::println!("# There is no file.");
+    }
+    anstream::print!("{}", loaded.effective.show(&Cli::command()));
+    Ok(0)
+}
+
 fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyhow::Result<u8> {
     let prices = options.prices()?;
     let replay = Replay::open(file)?;
-    let exporter = options.exporter()?;
-    let queue = options.queue(exporter)?;
+    let exporters = start(options.outputs.open()?)?;
     let mut head = replay.head().clone();
     if let Some(seconds) = trace_idle {
         head.trace_idle = Duration::from_secs_f64(seconds);
     }
-    summarize(&replay.run(options.settings(&head, prices), queue)?);
+    summarize(&replay.run(options.settings(&head, prices, options.salt()?), exporters)?);
     Ok(0)
+}
+
+/// The exporters' threads.
+fn start(opened: Vec<Opened>) -> anyhow::Result<Exporters> {
+    Exporters::start(opened).context("cannot start the export threads")
 }
 
 /// The command may run as another user by now, and the right to signal it is given up.
@@ -341,21 +643,27 @@ fn summarize(summary: &Summary) {
         others => format!(", {}", others_of(*others)),
     };
     let losses = losses.map_or("losses unknown".to_owned(), |losses| losses.to_string());
-    let dropped = match dropped {
-        0 => String::new(),
-        dropped => format!(", {} not written in time", count(*dropped, "record")),
-    };
+    let dropped: String = dropped
+        .iter()
+        .map(|(name, dropped)| {
+            format!(
+                ", {} not written in time ({name})",
+                count(*dropped, "record")
+            )
+        })
+        .collect();
     anstream::eprintln!(
         "observer: {calls}, {traces}{others}, {bytes} bytes captured, {losses}{dropped}"
     );
 }
 
 impl RecordOptions {
-    fn settings(&self, head: &Head, prices: Option<Prices>) -> Settings {
+    fn settings(&self, head: &Head, prices: Option<Prices>, salt: Salt) -> Settings {
         Settings {
             wire: Options {
                 capture_content: self.capture_content,
                 output_preview_chars: self.preview_chars,
+                salt,
                 ..Options::default()
             },
             providers: self
@@ -364,7 +672,11 @@ impl RecordOptions {
                 .map(|name| name.to_lowercase())
                 .collect(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: trace::Settings {
+                idle: head.trace_idle,
+                by: self.trace.by,
+                name: self.trace.name.clone(),
+            },
             seed: head.seed,
             prices,
         }
@@ -374,12 +686,8 @@ impl RecordOptions {
         self.prices.as_deref().map(Prices::read).transpose()
     }
 
-    fn exporter(&self) -> anyhow::Result<Box<dyn Exporter>> {
-        export::open(self.format, self.output.as_deref())
-    }
-
-    fn queue(&self, exporter: Box<dyn Exporter>) -> anyhow::Result<Queue> {
-        Queue::start(exporter, self.output.as_deref()).context("cannot start the export thread")
+    fn salt(&self) -> anyhow::Result<Salt> {
+        salt::salt(self.credential_salt_file.as_deref())
     }
 }
 
@@ -406,19 +714,25 @@ impl WatchOptions {
         Ok(Some(file))
     }
 
+    fn head(&self, seed: u64) -> Head {
+        Head {
+            observer: env!("CARGO_PKG_VERSION").to_owned(),
+            seed,
+            all_hosts: self.all_hosts,
+            trace_idle: Duration::from_secs_f64(self.trace_idle),
+        }
+    }
+
     fn engine(
         &self,
         recording: Option<Created>,
         prices: Option<Prices>,
+        salt: Salt,
     ) -> anyhow::Result<(Engine, Option<Recorder>)> {
-        let head = Head {
-            observer: env!("CARGO_PKG_VERSION").to_owned(),
-            seed: fastrand::u64(..),
-            all_hosts: self.all_hosts,
-            trace_idle: Duration::from_secs_f64(self.trace_idle),
-        };
+        let head = self.head(fastrand::u64(..));
         let recorder = recording.map(|file| file.start(&head)).transpose()?;
-        Ok((Engine::new(self.records.settings(&head, prices)), recorder))
+        let settings = self.records.settings(&head, prices, salt);
+        Ok((Engine::new(settings), recorder))
     }
 
     /// System calls cost everybody more, so the whole machine pays for plain HTTP only if it is asked to.
@@ -483,6 +797,75 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Options that are about one run.
+    const OF_ONE_RUN: [&str; 2] = ["help", "version"];
+
+    #[test]
+    fn every_option_has_a_variable_and_a_key() {
+        let command = Cli::command();
+        let [reference, _] = documentation();
+        for name in ["watch", "exec", "replay"] {
+            for arg in command.find_subcommand(name).unwrap().get_arguments() {
+                let Some(long) = arg.get_long().filter(|long| !OF_ONE_RUN.contains(long)) else {
+                    continue;
+                };
+                let variable = arg.get_env().unwrap_or_else(|| panic!("--{long} has none"));
+                let variable = variable.to_str().unwrap();
+                assert!(
+                    variable.starts_with("OBSERVER_") || variable.starts_with("INFINIUM_"),
+                    "{variable}"
+                );
+                if long != "config" {
+                    assert!(reference.contains(&format!("| `--{long}")), "--{long}");
+                    assert!(reference.contains(&format!("`{variable}`")), "{variable}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_is_valid_and_says_the_defaults() {
+        let [_, example] = documentation();
+        let command = Cli::command();
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("observer.toml");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let args = ["observer", "watch", "--all", "--config"].map(OsString::from);
+            load(&[args.as_slice(), &[path.clone().into()]].concat())
+        };
+        let none = load(&example).map_err(|error| error.to_string()).unwrap();
+        // A key is a line that begins with `#` and no space.
+        let keys = |wanted: &dyn Fn(&str) -> bool| {
+            let lines = example.lines().map(|line| match line.strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') && wanted(key) => key,
+                _ => line,
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        // Those that have a default: no capitals stand for a value.
+        let has_default = |key: &str| {
+            let value = key
+                .split_once(" = ")
+                .map(|(_, value)| value.trim_matches('"'));
+            value.is_some_and(|value| {
+                !value.contains(char::is_alphabetic) || value != value.to_uppercase()
+            })
+        };
+        let exclusive = ["all = ", "no_plaintext = "];
+        let defaults = load(&keys(&|key| {
+            has_default(key) && !exclusive.iter().any(|other| key.starts_with(other))
+        }))
+        .map_err(|error| error.to_string())
+        .unwrap();
+        let changed = defaults.effective.changed(&none.effective, &command);
+        assert!(changed.is_empty(), "{changed:?}");
+        // The others are known, whatever their values.
+        if let Err(error) = load(&keys(&|_| true)) {
+            assert!(!error.to_string().contains("there is no such"), "{error}");
+        }
     }
 
     #[test]

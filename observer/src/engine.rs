@@ -6,7 +6,7 @@
 //! ([`recording`](crate::recording)).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt, mem,
     time::Duration,
     vec::Drain,
@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp as Utc;
 use observer_wire::{
-    CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Role,
+    Asked, CallEvent, CallId, Chunk, Close, Connection, Direction, LlmCall, Options, Origin, Role,
     Timestamp, Verdict,
 };
 use tracing::debug;
@@ -27,8 +27,12 @@ use crate::{
     },
     export::Record,
     trace::{
-        CallContext, CallRecord, Prices, TraceRecord, Traces,
+        self, CallContext, CallRecord, CallStarted, Caller, OtherRequest, Prices, TraceBy,
+        TraceRecord, Traces,
+        attempts::Attempts,
+        attribution::{Ended, OpenCall},
         ends::{EndId, Ends, Side},
+        lineage::Actor,
     },
 };
 
@@ -37,6 +41,13 @@ const CONNECTIONS: usize = 65_536;
 
 /// Processes that are known at once; past it another has no name.
 const PROCESSES: usize = 65_536;
+
+/// Requests that a process may answer before those of its connections are let go that carry no calls: whoever has
+/// called no LLM by then does not do it for what it answers.
+const ANSWERED: u64 = 64;
+
+/// Of process start times: `sysconf(_SC_CLK_TCK)` is 100 on Linux (proc_pid_stat(5), field 22).
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 
 /// Hosts of which it is noted how many requests to them were no calls.
 const HOSTS: usize = 256;
@@ -50,8 +61,8 @@ pub struct Settings {
     pub providers: Vec<String>,
     /// Follow every connection, also those that are no LLM provider's.
     pub all_hosts: bool,
-    /// A trace ends this long after its last call.
-    pub trace_idle: Duration,
+    /// How calls are put into traces.
+    pub trace: trace::Settings,
     /// Of the generator of ids.
     pub seed: u64,
     /// What calls cost, if anybody wants to know.
@@ -188,6 +199,12 @@ pub struct Engine {
     processes: HashMap<Pid, Identity>,
     traces: Traces,
     ends: Ends<Held>,
+    /// Failed calls that may be tried again.
+    attempts: Attempts<Held>,
+    /// Requests that processes have answered before they called an LLM; of those that do, no count.
+    servers: HashMap<Pid, u64>,
+    /// Processes that have called an LLM.
+    callers: HashSet<Pid>,
     /// UTC minus boot time, in nanoseconds.
     utc_offset: i64,
     seen: Seen,
@@ -214,16 +231,21 @@ struct Tracked {
 
 /// A call that is under way.
 struct Open {
-    context: CallContext,
+    call: OpenCall,
     end: EndId,
+    /// The attempt at it that failed before.
+    earlier: Option<Box<Held>>,
 }
 
 /// A call that is over.
 struct Held {
-    pid: Pid,
+    role: Role,
+    caller: Caller,
     identity: Identity,
-    context: CallContext,
+    open: OpenCall,
     call: Box<LlmCall>,
+    /// The attempt at it that failed before.
+    earlier: Option<Box<Held>>,
 }
 
 impl Engine {
@@ -232,8 +254,11 @@ impl Engine {
         Self {
             connections: HashMap::new(),
             processes: HashMap::new(),
-            traces: Traces::new(settings.trace_idle, settings.seed),
+            traces: Traces::new(settings.trace.clone(), settings.seed),
             ends: Ends::default(),
+            attempts: Attempts::default(),
+            servers: HashMap::new(),
+            callers: HashSet::new(),
             utc_offset: 0,
             seen: Seen::default(),
             others: BTreeMap::new(),
@@ -306,23 +331,56 @@ impl Engine {
             }
             Input::Gone { pid, at } => {
                 self.close_process(pid, at);
+                self.servers.remove(&pid);
+                self.callers.remove(&pid);
+                for held in self.attempts.gone(|actor| actor.pid() == pid) {
+                    self.record_call(held);
+                }
                 self.traces.process_gone(pid, &mut self.ended);
                 self.conclude_traces();
                 self.processes.remove(&pid);
             }
-            // Nothing is made of these two yet.
-            Input::Fork { .. } | Input::Task { .. } => {}
+            Input::Fork {
+                pid,
+                tid,
+                child,
+                at,
+            } => self.traces.forked(pid, tid, child, at),
+            Input::Task {
+                pid,
+                tid,
+                task,
+                parent,
+                at,
+            } => {
+                let by = Caller {
+                    pid,
+                    tid,
+                    task: parent,
+                };
+                self.traces.task_created(by, task, at);
+            }
             Input::Process { pid, identity } => {
+                if let (Some(parent), Some(ticks)) = (identity.ppid, identity.start_time) {
+                    let created = Timestamp(ticks.saturating_mul(NANOSECONDS_PER_TICK));
+                    self.traces.child_of(Pid(parent), pid, created);
+                }
                 if self.processes.len() < PROCESSES || self.knows(pid) {
                     self.processes.insert(pid, identity);
                 }
             }
             Input::ThreadGone { pid, tid } => {
+                for held in self.attempts.gone(|actor| actor == Actor::Thread(pid, tid)) {
+                    self.record_call(held);
+                }
                 self.traces.thread_gone(pid, tid, &mut self.ended);
                 self.conclude_traces();
             }
             Input::Tick { now } => {
                 self.settle_ends(Some(now));
+                for held in self.attempts.expire(Some(now)) {
+                    self.record_call(held);
+                }
                 self.traces.expire(now, &mut self.ended);
                 self.conclude_traces();
             }
@@ -338,6 +396,9 @@ impl Engine {
             self.forget(place, Close::Detached, None, now);
         }
         self.settle_ends(None);
+        for held in self.attempts.expire(None) {
+            self.record_call(held);
+        }
         self.traces.finish(&mut self.ended);
         self.conclude_traces();
         for (host, requests) in &self.others {
@@ -346,6 +407,16 @@ impl Engine {
         if self.seen.others > 0 {
             self.records.push(Record::Others(self.seen.others));
         }
+    }
+
+    /// Other settings hold from now on, but for the seed. Connections that are followed already go on by the old
+    /// ones of the parsers; no call is lost. This is in no recording: a replay is by the settings that it is given.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.traces.reconfigure(settings.trace.clone());
+        self.settings = Settings {
+            seed: self.settings.seed,
+            ..settings
+        };
     }
 
     /// Takes out the records that are ready.
@@ -360,7 +431,7 @@ impl Engine {
 
     /// Whether time matters: something ends when nothing happens.
     pub fn is_busy(&self) -> bool {
-        !self.traces.is_empty() || !self.ends.is_empty()
+        !self.traces.is_empty() || !self.ends.is_empty() || !self.attempts.is_empty()
     }
 
     /// Whether this very connection is followed.
@@ -376,8 +447,8 @@ impl Engine {
     }
 
     /// Whether it is known who created a task.
-    pub fn knows_task(&self, _pid: Pid, _task: Task) -> bool {
-        false
+    pub fn knows_task(&self, pid: Pid, task: Task) -> bool {
+        self.traces.knows_task(pid, task)
     }
 
     /// Whether anything is left that belongs to a process.
@@ -388,6 +459,16 @@ impl Engine {
     /// The processes that are known.
     pub fn processes(&self) -> impl Iterator<Item = Pid> {
         self.processes.keys().copied()
+    }
+
+    /// How many connections are followed.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// How many traces are open.
+    pub fn traces(&self) -> usize {
+        self.traces.len()
     }
 
     fn close_process(&mut self, pid: Pid, at: Timestamp) {
@@ -448,6 +529,16 @@ impl Engine {
         if self.settings.all_hosts || tracked.connection.verdict() != Verdict::Other {
             return None;
         }
+        if tracked.connection.role() == Some(Role::Server)
+            && matches!(self.settings.trace.by, TraceBy::Auto | TraceBy::Inbound)
+            && self
+                .servers
+                .get(&place.0)
+                .is_none_or(|answered| *answered < ANSWERED)
+        {
+            // Calls may be made for what it answers.
+            return None;
+        }
         let asks = match tracked.connection.role() {
             Some(Role::Server) => Direction::Received,
             _ => Direction::Sent,
@@ -478,61 +569,127 @@ impl Engine {
             return;
         };
         let pid = place.0;
+        let role = tracked.connection.role().unwrap_or(Role::Client);
+        let unknown = Identity::default();
+        let identity = self.processes.get(&pid).unwrap_or(&unknown);
         match event {
             CallEvent::Unread { host } => {
                 // A client's are counted where they are sent.
-                if tracked.connection.role() != Some(Role::Server) {
+                if role != Role::Server {
+                    self.records.push(Record::Other(Box::new(OtherRequest {
+                        server_address: host.clone(),
+                        pid: pid.0,
+                        comm: identity.comm.clone(),
+                        exe: identity.exe_name(),
+                        container_id: identity.container_id.clone(),
+                        uid: identity.uid,
+                    })));
                     self.count_other(host);
                 }
             }
-            // Nothing is made of these yet.
-            CallEvent::Requested { .. }
-            | CallEvent::InboundStarted { .. }
-            | CallEvent::InboundEnded { .. } => {}
+            CallEvent::InboundStarted {
+                exchange,
+                at,
+                origin,
+                request,
+            } => {
+                let id = (pid, place.1, tracked.generation, exchange);
+                self.traces
+                    .inbound_started(id, caller(pid, origin), at, &request);
+                if let Some(answered) = self.servers.get_mut(&pid) {
+                    *answered = answered.saturating_add(1);
+                } else if !self.callers.contains(&pid) {
+                    self.servers.insert(pid, 1);
+                }
+            }
+            CallEvent::InboundEnded { exchange, .. } => {
+                let id = (pid, place.1, tracked.generation, exchange);
+                self.traces.inbound_ended(id);
+            }
             CallEvent::Started {
                 call,
                 at,
                 origin,
                 fingerprint,
             } => {
-                let (tid, _) = executed_by(origin);
-                let unknown = Identity::default();
-                let identity = self.processes.get(&pid).unwrap_or(&unknown);
-                let context = self.traces.call_started(
-                    pid,
-                    tid,
-                    at,
-                    utc(at, utc_offset),
+                let caller = caller(pid, origin);
+                let open = self.traces.call_started(caller, at, utc(at, utc_offset));
+                let end = self.ends.started(pid, role, fingerprint, at);
+                if role == Role::Client {
+                    // What it answers is of interest now.
+                    self.servers.remove(&pid);
+                    self.callers.insert(pid);
+                    self.records
+                        .push(started(&open, pid, identity, utc(at, utc_offset), None));
+                }
+                let open = Open {
+                    call: open,
+                    end,
+                    earlier: None,
+                };
+                tracked.calls.insert(call, open);
+            }
+            CallEvent::Requested { call, request } => {
+                let Some(open) = tracked.calls.get_mut(&call) else {
+                    return;
+                };
+                let mut over = Vec::new();
+                if role == Role::Client {
+                    let actor = open.call.caller().actor();
+                    let earlier;
+                    (earlier, over) = self.attempts.requested(actor, request.evidence.body);
+                    if let Some(earlier) = earlier {
+                        self.traces.call_retried(&mut open.call, &earlier.open);
+                        open.earlier = Some(Box::new(earlier));
+                    }
+                    let start = utc(open.call.started_at(), utc_offset);
+                    self.records
+                        .push(started(&open.call, pid, identity, start, Some(&request)));
+                }
+                self.traces.call_requested(
+                    &mut open.call,
+                    &request.evidence,
                     identity,
                     &mut self.ended,
                 );
-                let role = tracked.connection.role().unwrap_or(Role::Client);
-                let end = self.ends.started(pid, role, fingerprint, at);
-                tracked.calls.insert(call, Open { context, end });
+                for held in over {
+                    self.record_call(held);
+                }
             }
             CallEvent::Dismissed { call } => {
                 if let Some(open) = tracked.calls.remove(&call) {
                     self.ends.dismissed(open.end);
-                    self.traces.call_dismissed(&open.context, &mut self.ended);
+                    self.dismiss(&open.call, open.earlier);
                 }
             }
             CallEvent::Ended { call, record } => {
-                let Some(Open { context, end }) = tracked.calls.remove(&call) else {
+                let Some(open) = tracked.calls.remove(&call) else {
                     return;
                 };
                 let at = record.ended();
                 let held = Held {
-                    pid,
-                    identity: self.processes.get(&pid).cloned().unwrap_or_default(),
-                    context,
+                    role,
+                    caller: open.call.caller(),
+                    identity: identity.clone(),
+                    open: open.call,
                     call: record,
+                    earlier: open.earlier,
                 };
-                if let Some(held) = self.ends.ended(end, at, held) {
+                if let Some(held) = self.ends.ended(open.end, at, held) {
                     self.conclude(held);
                 }
             }
         }
         self.conclude_traces();
+    }
+
+    /// What looked like a call was none, or is recorded elsewhere.
+    fn dismiss(&mut self, call: &OpenCall, earlier: Option<Box<Held>>) {
+        self.records.push(Record::Dismissed(call.span_id.clone()));
+        match earlier {
+            Some(earlier) => self.record_call(*earlier),
+            None => self.traces.call_dismissed(call, &mut self.ended),
+        }
     }
 
     fn count_other(&mut self, host: String) {
@@ -547,27 +704,67 @@ impl Engine {
         for (held, verdict) in self.ends.settle(now) {
             match verdict {
                 Side::Alone => self.conclude(held),
-                Side::Other => self.traces.call_dismissed(&held.context, &mut self.ended),
+                Side::Other => self.dismiss(&held.open, held.earlier),
             }
         }
         self.conclude_traces();
     }
 
-    /// A call is over, and is recorded where it is seen now.
+    /// A call is over, and is recorded where it is seen now, unless it may be tried again.
     fn conclude(&mut self, held: Held) {
+        if held.role == Role::Server {
+            return self.record_call(held);
+        }
+        let actor = held.caller.actor();
+        let call = held.call.clone();
+        if let Some(held) = self.attempts.ended(actor, &call, held) {
+            self.record_call(held);
+        }
+    }
+
+    /// Nothing more will come of a call.
+    fn record_call(&mut self, held: Held) {
         let Held {
-            pid,
+            caller,
             identity,
-            context,
-            call,
+            open,
+            mut call,
+            earlier,
+            ..
         } = held;
-        if self.wanted(&call) {
-            self.seen.calls += 1;
-            let record = self.record(pid, identity, &context, &call);
-            self.records.push(Record::Call(Box::new(record)));
-            self.traces.call_ended(&context, &call, &mut self.ended);
-        } else {
-            self.traces.call_dismissed(&context, &mut self.ended);
+        if !self.wanted(&call) {
+            return self.dismiss(&open, earlier);
+        }
+        let mut tries = 1;
+        if let Some(earlier) = &earlier {
+            tries = one_call(&mut call, earlier);
+        }
+        // The library may have tried before it was watched.
+        call.attempts = Some(call.attempts.map_or(tries, |known| known.max(tries)));
+        self.seen.calls += 1;
+        let cost = self.cost(&call);
+        let end = Ended {
+            call: &call,
+            cost: cost.0,
+            utc_offset: self.utc_offset,
+        };
+        let context = self
+            .traces
+            .call_ended(open, &end, &identity, &mut self.ended);
+        let record = self.record(caller, identity, context, *call, cost);
+        self.records.push(Record::Call(Box::new(record)));
+        self.conclude_traces();
+    }
+
+    /// What a call cost, in US dollars, and who says so.
+    fn cost(&self, call: &LlmCall) -> (Option<f64>, Option<&'static str>) {
+        match (call.cost_usd, &self.settings.prices) {
+            (Some(usd), _) => (Some(usd), Some("provider")),
+            (None, Some(prices)) => {
+                let usd = prices.cost(call);
+                (usd, usd.map(|_| "prices"))
+            }
+            (None, None) => (None, None),
         }
     }
 
@@ -585,21 +782,12 @@ impl Engine {
 
     fn record(
         &self,
-        pid: Pid,
+        caller: Caller,
         identity: Identity,
-        context: &CallContext,
-        call: &LlmCall,
+        context: CallContext,
+        call: LlmCall,
+        (cost_usd, cost_source): (Option<f64>, Option<&'static str>),
     ) -> CallRecord {
-        let (cost_usd, cost_source) = match (call.cost_usd, &self.settings.prices) {
-            (Some(usd), _) => (Some(usd), Some("provider")),
-            (None, Some(prices)) => {
-                let usd = prices.cost(call);
-                (usd, usd.map(|_| "prices"))
-            }
-            (None, None) => (None, None),
-        };
-        let call = call.clone();
-        let (tid, task) = executed_by(call.origin);
         CallRecord {
             provider: call.provider,
             operation: call.operation,
@@ -623,10 +811,9 @@ impl Engine {
             temperature: call.temperature,
             stream: call.stream,
             start_time: utc(call.start, self.utc_offset),
-            latency_ns: u64::try_from(call.latency.as_nanos()).unwrap_or(u64::MAX),
-            time_to_first_token_ns: call
-                .time_to_first_token
-                .map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            latency_ns: nanoseconds(call.latency),
+            time_to_headers_ns: call.time_to_headers.map(nanoseconds),
+            time_to_first_token_ns: call.time_to_first_token.map(nanoseconds),
             status_code: call.status_code,
             error_type: call.error_type,
             error_message: call.error_message,
@@ -636,19 +823,19 @@ impl Engine {
             rate_limit: call.rate_limit,
             input_preview: call.input_preview,
             output_preview: call.output_preview,
-            trace_id: context.trace_id.clone(),
-            span_id: context.span_id.clone(),
-            parent_span_id: None,
-            conversation_id: None,
+            trace_id: context.trace_id,
+            span_id: context.span_id,
+            parent_span_id: context.parent_span_id,
+            conversation_id: context.conversation_id,
             credential: call.evidence.credential.map(|print| print.to_string()),
             trace_source: context.source,
             attempts: call.attempts,
-            pid: pid.0,
-            tid,
-            task,
+            pid: caller.pid.0,
+            tid: caller.tid,
+            task: caller.task,
             ppid: identity.ppid,
+            exe: identity.exe_name(),
             comm: identity.comm,
-            exe: identity.exe.map(|path| path.to_string_lossy().into_owned()),
             container_id: identity.container_id,
             uid: identity.uid,
             namespace_pid: identity.namespace_pid,
@@ -668,6 +855,42 @@ fn new_connection(plain: bool, options: Options) -> Connection {
     }
 }
 
+/// What is known of a call that is under way; of its request once that has been read.
+fn started(
+    call: &OpenCall,
+    pid: Pid,
+    identity: &Identity,
+    start_time: Utc,
+    request: Option<&Asked>,
+) -> Record {
+    Record::Started(Box::new(CallStarted {
+        span_id: call.span_id.clone(),
+        pid: pid.0,
+        comm: identity.comm.clone(),
+        container_id: identity.container_id.clone(),
+        start_time,
+        provider: request.map(|request| request.provider),
+        model: request.and_then(|request| request.model.clone()),
+    }))
+}
+
+/// Makes one call of an attempt and those that failed before it. Returns how many there were.
+fn one_call(last: &mut LlmCall, earlier: &Held) -> u32 {
+    let mut first = earlier;
+    let mut tries = 2;
+    while let Some(before) = &first.earlier {
+        first = before;
+        tries += 1;
+    }
+    let before = last.start.since(first.call.start);
+    last.start = first.call.start.min(last.start);
+    last.latency = last.latency.saturating_add(before);
+    last.time_to_first_token = last
+        .time_to_first_token
+        .map(|time| time.saturating_add(before));
+    tries
+}
+
 /// The mark of a thread, and of what it executes: the task's id, its kind, and the thread.
 fn origin(tid: u32, task: Option<Task>) -> Origin {
     let (kind, id) = task.map_or((0, 0), |task| match task.kind {
@@ -678,7 +901,7 @@ fn origin(tid: u32, task: Option<Task>) -> Origin {
 }
 
 /// Thread and task of a mark.
-fn executed_by(origin: Origin) -> (u32, Option<Task>) {
+fn caller(pid: Pid, origin: Origin) -> Caller {
     let [low, high] = [origin.0, origin.0 >> 64]
         .map(|half| u64::try_from(half & u128::from(u64::MAX)).unwrap_or(0));
     let kind = match low >> 32 {
@@ -687,7 +910,15 @@ fn executed_by(origin: Origin) -> (u32, Option<Task>) {
         _ => None,
     };
     let tid = u32::try_from(low & u64::from(u32::MAX)).unwrap_or(0);
-    (tid, kind.map(|kind| Task { kind, id: high }))
+    Caller {
+        pid,
+        tid,
+        task: kind.map(|kind| Task { kind, id: high }),
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn utc(at: Timestamp, offset: i64) -> Utc {

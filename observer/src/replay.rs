@@ -14,7 +14,7 @@ use crate::{
     agent::Summary,
     capture::loss::Losses,
     engine::{Engine, Settings},
-    export::Queue,
+    export::Exporters,
     recording::{Head, Next, Recording},
 };
 
@@ -53,25 +53,25 @@ impl Replay {
     /// # Errors
     ///
     /// The recording is damaged, and its records up to there are written; or they cannot be written.
-    pub fn run(self, settings: Settings, mut queue: Queue) -> anyhow::Result<Summary> {
+    pub fn run(self, settings: Settings, mut exporters: Exporters) -> anyhow::Result<Summary> {
         let Self {
             mut recording,
             name,
         } = self;
         let mut engine = Engine::new(settings);
-        let end = feed(&mut recording, &mut engine, &name, &queue);
+        let end = feed(&mut recording, &mut engine, &name, &exporters);
         let now = end.as_ref().map_or(recording.latest(), |end| end.0);
         engine.finish(now);
         let mut records = engine.records();
-        records.all(|record| queue.send_patiently(record));
+        records.all(|record| exporters.send_patiently(record));
         drop(records);
-        queue.finish()?;
+        let dropped = exporters.finish_patiently()?;
         let (_, losses) =
             end.with_context(|| format!("{name} was replayed up to an entry that cannot be read"))?;
         Ok(Summary {
             seen: engine.seen(),
             losses,
-            dropped: queue.dropped(),
+            dropped,
         })
     }
 }
@@ -81,15 +81,18 @@ fn feed(
     recording: &mut Recording<impl Read>,
     engine: &mut Engine,
     name: &str,
-    queue: &Queue,
+    exporters: &Exporters,
 ) -> anyhow::Result<(Timestamp, Option<Losses>)> {
     loop {
         match recording.next()? {
             Next::Input(input) => {
                 // What is of no interest was not captured any further then.
                 let _ = engine.take(input);
-                if !engine.records().all(|record| queue.send_patiently(record)) {
-                    // Nobody reads them any more; the queue knows why.
+                if !engine
+                    .records()
+                    .all(|record| exporters.send_patiently(record))
+                {
+                    // Nobody reads them any more; the exporters know why.
                     return Ok((recording.latest(), None));
                 }
             }

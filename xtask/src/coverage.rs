@@ -1,4 +1,4 @@
-//! The README's table of what the end-to-end tests have covered, from the rows that they write.
+//! The README's tables of what the end-to-end tests have covered, from the rows that they write.
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +11,29 @@ use serde_json::Value;
 
 use crate::{root, run::target};
 
-/// The marks in the README between which the table stands.
-const BEGIN: &str = "<!-- coverage: written by `cargo xtask test` -->";
-const END: &str = "<!-- end of coverage -->";
+/// A table of the README: the folder of its rows (`observer_e2e::coverage`), the mark before it, and what makes it
+/// of the rows.
+struct Table {
+    folder: &'static str,
+    begin: &'static str,
+    made: fn(&[Value]) -> anyhow::Result<String>,
+}
+
+const TABLES: [Table; 2] = [
+    Table {
+        folder: "coverage",
+        begin: "<!-- coverage: written by `cargo xtask test` -->",
+        made: table,
+    },
+    Table {
+        folder: "attribution",
+        begin: "<!-- attribution: written by `cargo xtask test` -->",
+        made: attribution,
+    },
+];
+
+/// The mark behind each.
+const END: &str = "<!-- end of table -->";
 
 /// The columns: title, field of a row.
 const COLUMNS: [(&str, &str); 6] = [
@@ -25,30 +45,33 @@ const COLUMNS: [(&str, &str); 6] = [
     ("HTTP", "http"),
 ];
 
-/// Where the tests write their rows: `observer_e2e::coverage::folder`.
-fn folder() -> PathBuf {
-    target().join("e2e/coverage")
-}
-
 /// Forgets the rows of earlier runs.
 pub(crate) fn begin() -> anyhow::Result<()> {
-    match fs::remove_dir_all(folder()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).context("cannot remove the coverage of an earlier run")
+    for table in TABLES {
+        match fs::remove_dir_all(target().join("e2e").join(table.folder)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("cannot remove the coverage of an earlier run");
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
-/// Writes the table into the README.
+/// Writes the tables into the README.
 pub(crate) fn write() -> anyhow::Result<()> {
-    let table = table(&rows(&folder())?)?;
-    println!("{table}");
     let readme = root().join("README.md");
-    let text = fs::read_to_string(&readme)?;
-    let new = replaced(&text, &table).context("README.md has no place for the coverage")?;
-    if new != text {
-        fs::write(&readme, new)?;
+    let mut text = fs::read_to_string(&readme)?;
+    for table in TABLES {
+        let rows = rows(&target().join("e2e").join(table.folder))?;
+        ensure!(!rows.is_empty(), "the tests have noted no {}", table.folder);
+        let made = (table.made)(&rows)?;
+        println!("{made}");
+        text = replaced(&text, table.begin, &made)
+            .with_context(|| format!("README.md has no place for the {}", table.folder))?;
+    }
+    if text != fs::read_to_string(&readme)? {
+        fs::write(&readme, text)?;
     }
     Ok(())
 }
@@ -81,7 +104,6 @@ fn table(rows: &[Value]) -> anyhow::Result<String> {
         *captured += number("captured")?;
         *made += number("made")?;
     }
-    ensure!(!lines.is_empty(), "the tests have noted no coverage");
     let titles: Vec<&str> = COLUMNS.iter().map(|(title, _)| *title).collect();
     let mut table = format!("| {} | calls captured of made |\n", titles.join(" | "));
     table.push_str(&"|---".repeat(COLUMNS.len() + 1));
@@ -94,6 +116,21 @@ fn table(rows: &[Value]) -> anyhow::Result<String> {
     Ok(table)
 }
 
+/// One line for each way in which programs run things at the same time.
+fn attribution(rows: &[Value]) -> anyhow::Result<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for row in rows {
+        let text = |field: &str| row[field].as_str().context("a row without a field");
+        let (way, rules, runs, calls) = (text("way")?, text("rules")?, &row["runs"], &row["calls"]);
+        lines.push(format!(
+            "| {way} | {runs} | {calls} of {calls} | {rules} |\n"
+        ));
+    }
+    lines.sort();
+    let head = "| runs at the same time | runs | calls in the trace of their run | placed by |\n|---|---|---|---|\n";
+    Ok(format!("{head}{}", lines.concat()))
+}
+
 /// The numbers in a version, to sort by.
 fn numbers(version: &str) -> Vec<u64> {
     version
@@ -102,11 +139,11 @@ fn numbers(version: &str) -> Vec<u64> {
         .collect()
 }
 
-/// The text with another table between the marks.
-fn replaced(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
+/// The text with another table behind its mark.
+fn replaced(text: &str, begin: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(begin)?;
     let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
+    Some(format!("{before}{begin}\n\n{table}\n{END}{after}"))
 }
 
 #[cfg(test)]
@@ -138,10 +175,13 @@ mod tests {
 
     #[test]
     fn the_table_stands_between_its_marks() {
-        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let new = replaced(&text, "| new |\n").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\n\n| new |\n\n{END}\nb\n"));
-        assert_eq!(replaced(&new, "| new |\n").unwrap(), new);
-        assert!(replaced("no marks", "").is_none());
+        let begin = "<!-- here -->";
+        let text = format!("a\n{END}\n{begin}\nold\n{END}\nb\n{END}");
+        let text = text.split_once('\n').unwrap().1;
+        let text = text.split_once('\n').unwrap().1;
+        let new = replaced(text, begin, "| new |\n").unwrap();
+        assert_eq!(new, format!("{begin}\n\n| new |\n\n{END}\nb\n{END}"));
+        assert_eq!(replaced(&new, begin, "| new |\n").unwrap(), new);
+        assert!(replaced("no marks", begin, "").is_none());
     }
 }

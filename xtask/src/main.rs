@@ -41,7 +41,8 @@ enum Task {
     },
     /// Check formatting, lints and documentation
     Lint,
-    /// Write docs/providers.md from the tables of the formats
+    /// Write docs/providers.md from the tables of the formats, docs/configuration.md and docs/observer.toml from the
+    /// options
     Docs,
     /// Fuzz every parser for a time (needs a nightly toolchain)
     Fuzz {
@@ -79,9 +80,14 @@ fn build() -> anyhow::Result<()> {
 }
 
 fn docs() -> anyhow::Result<()> {
-    let mut test =
-        run::cargo_command(["test", "--package", "observer-wire", "--test", "reference"]);
-    run::command(test.env("OBSERVER_WRITE_DOCS", "1"))
+    for (package, test) in [
+        ("observer-wire", "reference"),
+        ("observer", "configuration"),
+    ] {
+        let mut test = run::cargo_command(["test", "--package", package, "--test", test]);
+        run::command(test.env("OBSERVER_WRITE_DOCS", "1"))?;
+    }
+    Ok(())
 }
 
 /// Builds what is measured and what measures, and runs it.

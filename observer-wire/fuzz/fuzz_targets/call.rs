@@ -21,8 +21,10 @@ fuzz_target!(|data: &[u8]| {
         capture_content: options & 1 != 0,
         output_preview_chars: usize::from(options >> 1),
         input_preview_chars: usize::from(options >> 1),
+        salt: [1; 32],
     });
-    let mut open = BTreeSet::new();
+    let (mut open, mut requested, mut inbound) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut report = |event: CallEvent| match event {
         CallEvent::Started { call, .. } => assert!(open.insert(call), "{call:?} started twice"),
         CallEvent::Ended { call, record } => {
@@ -35,6 +37,16 @@ fuzz_target!(|data: &[u8]| {
         }
         CallEvent::Dismissed { call } => {
             assert!(open.remove(&call), "{call:?} was dismissed without a start");
+        }
+        CallEvent::Requested { call, .. } => {
+            assert!(open.contains(&call), "{call:?} was read without a start");
+            assert!(requested.insert(call), "{call:?} was read twice");
+        }
+        CallEvent::InboundStarted { exchange, .. } => {
+            assert!(inbound.insert(exchange), "{exchange} came in twice");
+        }
+        CallEvent::InboundEnded { exchange, .. } => {
+            assert!(inbound.remove(&exchange), "{exchange} ended without a start");
         }
         CallEvent::Unread { .. } => {}
     };
@@ -96,4 +108,5 @@ fuzz_target!(|data: &[u8]| {
         connection.close(Close::Local, None, Timestamp(at), &mut report);
     }
     assert!(open.is_empty(), "{open:?} did not end");
+    assert!(inbound.is_empty(), "{inbound:?} did not end");
 });

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::redact;
+use crate::evidence::Fingerprint;
 
 /// Most fields in a head.
 pub(super) const FIELDS: usize = 256;
@@ -10,11 +11,21 @@ pub(super) const FIELDS: usize = 256;
 /// Longest head, in bytes; Node allows 16 KiB, Apache 8 KiB a line.
 pub(super) const HEAD_BYTES: usize = 256 * 1024;
 
-/// Adds a field, unless it carries credentials or is none.
-pub(super) fn append(headers: &mut HeaderMap, name: &[u8], value: &[u8]) {
-    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-        && !redact::is_credential(&name)
-    {
+/// Adds a field, unless it carries credentials or is none. Of the first key there is the fingerprint is taken.
+pub(super) fn append(
+    headers: &mut HeaderMap,
+    salt: &redact::Salt,
+    credential: &mut Option<Fingerprint>,
+    name: &[u8],
+    value: &[u8],
+) {
+    let Ok(name) = HeaderName::from_bytes(name) else {
+        return;
+    };
+    if redact::is_credential(&name) {
+        *credential =
+            credential.or_else(|| redact::fingerprint(salt, name.as_str().as_bytes(), value));
+    } else if let Ok(value) = HeaderValue::from_bytes(value) {
         headers.append(name, value);
     }
 }
@@ -30,10 +41,18 @@ pub(super) fn split_authority(authority: &str) -> (Option<String>, Option<u16>) 
     ((!host.is_empty()).then(|| host.to_ascii_lowercase()), port)
 }
 
-/// Path, and query without credentials, of a target in origin form (RFC 9112 section 3.2.1).
-pub(super) fn split_target(target: &str) -> (String, String) {
+/// Path, and query without credentials, of a target in origin form (RFC 9112 section 3.2.1). Of a key in the
+/// query the fingerprint is taken, if none is known.
+pub(super) fn split_target(
+    target: &str,
+    salt: &redact::Salt,
+    credential: &mut Option<Fingerprint>,
+) -> (String, String) {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = if path.is_empty() { "/" } else { path };
     let query = query.split('#').next().unwrap_or_default();
+    if credential.is_none() && !query.is_empty() {
+        *credential = redact::query_fingerprint(salt, query);
+    }
     (path.to_owned(), redact::query(query))
 }

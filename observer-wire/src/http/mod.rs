@@ -14,11 +14,29 @@ pub use version::Connection;
 
 use ::http::{HeaderMap, Method, StatusCode};
 
-use crate::chunk::{Direction, Origin, Timestamp};
+use crate::{
+    chunk::{Direction, Origin, Timestamp},
+    evidence::Fingerprint,
+};
 
 /// Whether bytes begin a request: of HTTP/1, or the preface of HTTP/2 (RFC 9113 section 3.4).
 pub(crate) fn begins_request(bytes: &[u8]) -> bool {
     h1::begins_request(bytes) || bytes.starts_with(b"PRI * HTTP/2.0")
+}
+
+/// Whether bytes begin a request, or are cut and may become one that does.
+pub(crate) fn may_begin_request(bytes: &[u8]) -> bool {
+    begins_request(bytes) || h2::PREFACE.starts_with(bytes)
+}
+
+/// Whether bytes begin a request beyond doubt: its first line is there.
+pub(crate) fn is_begun_request(bytes: &[u8]) -> bool {
+    (bytes.contains(&b'\n') && h1::begins_request(bytes)) || bytes.starts_with(h2::PREFACE)
+}
+
+/// Whether bytes begin as what a server of HTTP/2 sends first.
+pub(crate) fn begins_settings(bytes: &[u8]) -> bool {
+    h2::begins_settings(bytes)
 }
 
 /// Numbers the exchanges of one connection from 0 in the order of their requests.
@@ -41,6 +59,8 @@ pub struct RequestHead {
     pub port: Option<u16>,
     /// The header fields, without those that carry credentials.
     pub headers: HeaderMap,
+    /// Stands for the key that it carries, if credentials are hashed.
+    pub credential: Option<Fingerprint>,
     /// Whether there were fields that are unknown: HTTP/2 refers to earlier heads, which may have passed
     /// unseen.
     pub partial: bool,

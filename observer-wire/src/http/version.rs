@@ -1,13 +1,16 @@
 //! Which version of HTTP a connection speaks.
 
-use super::{Event, h1, h2};
+use std::fmt;
+
+use super::{Event, h1, h2, redact};
 use crate::chunk::{Close, Direction, Origin, Timestamp};
 
 /// Follows the exchanges of one connection, be it HTTP/1.1 or HTTP/2: its first bytes tell, not what was
 /// negotiated.
-#[derive(Debug)]
 pub struct Connection {
     version: Version,
+    /// What credentials are hashed under.
+    salt: redact::Salt,
 }
 
 #[derive(Debug)]
@@ -26,11 +29,29 @@ enum Version {
     },
 }
 
+impl fmt::Debug for Connection {
+    // The salt is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for Connection {
+    /// One of which credentials leave nothing.
     fn default() -> Self {
+        Self::new([0; 32])
+    }
+}
+
+impl Connection {
+    /// Nothing has passed yet. Credentials are hashed under `salt`, unless it is zero.
+    pub fn new(salt: [u8; 32]) -> Self {
         Self {
+            salt,
             version: Version::Open {
-                http1: h1::Connection::default(),
+                http1: h1::Connection::new(salt),
                 preface: 0,
                 at: Timestamp::default(),
                 origin: Origin::default(),
@@ -38,9 +59,7 @@ impl Default for Connection {
             },
         }
     }
-}
 
-impl Connection {
     /// Takes the next bytes of a direction. `bytes` are those of one write or read of the process or
     /// of a part of it.
     pub fn data(
@@ -58,7 +77,7 @@ impl Connection {
             && bytes.contains(&b'\n')
         {
             // It was joined by bytes that only looked like frames.
-            self.version = Version::Http1(h1::Connection::default());
+            self.version = Version::Http1(h1::Connection::new(self.salt));
         }
         if let Version::Open {
             http1,
@@ -82,7 +101,7 @@ impl Connection {
                         if *preface < h2::PREFACE.len() {
                             return;
                         }
-                        let mut http2 = h2::Connection::default();
+                        let mut http2 = h2::Connection::new(self.salt);
                         http2.data(direction, *begun, *mark, h2::PREFACE, sink);
                         if *received {
                             http2.join_received();
@@ -93,11 +112,11 @@ impl Connection {
                         *preface = 0;
                         http1.data(direction, *begun, *mark, seen, sink);
                     } else if h2::begins_frames(direction, bytes) {
-                        begin = Some(h2::Connection::default());
+                        begin = Some(h2::Connection::new(self.salt));
                     }
                 }
                 Direction::Received if h2::begins_frames(direction, bytes) => {
-                    begin = Some(h2::Connection::default());
+                    begin = Some(h2::Connection::new(self.salt));
                 }
                 Direction::Received => *received = true,
             }

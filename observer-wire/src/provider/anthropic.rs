@@ -25,6 +25,7 @@ pub(super) static FIELDS: Fields = Fields {
         (Field::Parameter("top_p"), &["top_p"]),
         (Field::Parameter("top_k"), &["top_k"]),
         (Field::Parameter("service_tier"), &["service_tier"]),
+        (Field::SessionOfUser, &["metadata.user_id"]),
     ],
     answer: &[
         (Field::ResponseModel, &["model"]),
@@ -65,6 +66,10 @@ macro_rules! selection {
                 ("top_p", Select::Scalar),
                 ("top_k", Select::Scalar),
                 ("service_tier", Select::Scalar),
+                (
+                    "metadata",
+                    Select::Object(&[("session_id", Select::Scalar), ("user_id", Select::Scalar)]),
+                ),
                 ("system", $system),
                 ("messages", $messages),
             ]),
@@ -80,7 +85,9 @@ macro_rules! selection {
                         Keep::All,
                         &Select::Object(&[
                             ("type", Select::Scalar),
+                            ("id", Select::Scalar),
                             ("name", Select::Scalar),
+                            ("input", Select::Length),
                             ("text", $text),
                         ]),
                     ),
@@ -104,6 +111,7 @@ macro_rules! selection {
                     "content_block",
                     Select::Object(&[
                         ("type", Select::Scalar),
+                        ("id", Select::Scalar),
                         ("name", Select::Scalar),
                         ("text", Select::Mark),
                     ]),
@@ -113,7 +121,7 @@ macro_rules! selection {
                     Select::Object(&[
                         ("stop_reason", Select::Scalar),
                         ("text", $text),
-                        ("partial_json", Select::Mark),
+                        ("partial_json", Select::Length),
                         ("thinking", Select::Mark),
                     ]),
                 ),
@@ -192,6 +200,10 @@ impl Provider for Anthropic {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         ["model", "max_tokens"]
             .iter()
@@ -262,6 +274,8 @@ impl Provider for Anthropic {
                 {
                     call.token();
                 }
+                let index = counter(document, "index").unwrap_or(0);
+                call.more_arguments((0, index), counter(delta, "partial_json"));
                 call.output(text(delta, "text").unwrap_or_default());
             }
             "message_delta" => {
@@ -304,7 +318,10 @@ fn tool(index: u64, block: &Value, call: &mut CallBuilder) {
         text(block, "type"),
         Some("tool_use" | "server_tool_use" | "mcp_tool_use")
     ) {
-        call.tool_call((0, index), text(block, "name"));
+        let place = (0, index);
+        call.tool_call(place, text(block, "name"));
+        call.tool_id(place, text(block, "id"));
+        call.arguments(place, counter(block, "input"));
     }
 }
 

@@ -75,7 +75,11 @@ const INFERENCE: Select = Select::Object(&[
     ("topK", Select::Scalar),
     ("top_k", Select::Scalar),
 ]);
-const TOOL: Select = Select::Object(&[("name", Select::Scalar)]);
+const TOOL: Select = Select::Object(&[
+    ("name", Select::Scalar),
+    ("toolUseId", Select::Scalar),
+    ("input", Select::Length),
+]);
 
 macro_rules! selection {
     ($system:expr, $messages:expr, $text:expr) => {
@@ -124,7 +128,7 @@ macro_rules! selection {
                     "delta",
                     Select::Object(&[
                         ("text", $text),
-                        ("toolUse", Select::Object(&[("input", Select::Mark)])),
+                        ("toolUse", Select::Object(&[("input", Select::Length)])),
                         (
                             "reasoningContent",
                             Select::Object(&[
@@ -183,6 +187,10 @@ impl Provider for Converse {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("messages").is_some_and(Value::is_array) && document.get("model").is_none()
     }
@@ -219,8 +227,11 @@ impl Provider for Converse {
             .and_then(|output| output.get("message"));
         for (index, block) in (0..).zip(message.into_iter().flat_map(|it| elements(it, "content")))
         {
-            let tool = block.get("toolUse").and_then(|tool| text(tool, "name"));
-            call.tool_call((0, index), tool);
+            if let Some(tool) = block.get("toolUse") {
+                call.tool_call((0, index), text(tool, "name"));
+                call.tool_id((0, index), text(tool, "toolUseId"));
+                call.arguments((0, index), counter(tool, "input"));
+            }
             call.output(text(block, "text").unwrap_or_default());
         }
     }
@@ -231,7 +242,10 @@ impl Provider for Converse {
             "contentBlockStart" => {
                 let index = counter(document, "contentBlockIndex").unwrap_or(0);
                 let tool = document.get("start").and_then(|start| start.get("toolUse"));
-                call.tool_call((0, index), tool.and_then(|tool| text(tool, "name")));
+                if let Some(tool) = tool {
+                    call.tool_call((0, index), text(tool, "name"));
+                    call.tool_id((0, index), text(tool, "toolUseId"));
+                }
             }
             "contentBlockDelta" => {
                 let Some(delta) = document.get("delta") else {
@@ -246,6 +260,10 @@ impl Provider for Converse {
                     || within("reasoningContent", "redactedContent")
                 {
                     call.token();
+                }
+                if let Some(tool) = delta.get("toolUse") {
+                    let index = counter(document, "contentBlockIndex").unwrap_or(0);
+                    call.more_arguments((0, index), counter(tool, "input"));
                 }
                 call.output(text(delta, "text").unwrap_or_default());
             }
@@ -394,6 +412,7 @@ mod tests {
             host: Some(host.to_owned()),
             port: None,
             headers: HeaderMap::new(),
+            credential: None,
             partial: false,
             websocket: false,
         }

@@ -328,6 +328,10 @@ impl Provider for Invoke {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         operation(document).is_some()
     }

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Event, Failure, Provider, builder::CallBuilder, sdk::Exception};
+use super::{Event, Failure, Provider, builder::CallBuilder, digest::Digest, sdk::Exception};
 use crate::{
     body::{
         base64,
@@ -13,6 +13,8 @@ use crate::{
         multipart, ndjson, sse,
     },
     connection::Options,
+    evidence::{MessageList, ToolResult},
+    hash::Hasher,
     http::{RequestHead, ResponseHead},
 };
 
@@ -44,7 +46,25 @@ static TOLD: [HeaderName; 1] = [HeaderName::from_static("x-amzn-errortype")];
 const TOLD_BYTES: usize = 256;
 
 /// The body of a request.
-pub(super) enum Request {
+pub(super) struct Request {
+    body: Asked,
+    /// What its messages tell, where a format has any.
+    digest: Option<Box<Digest>>,
+    /// The hash of the body as it is sent, and whether it was seen so far.
+    hash: Box<Hasher>,
+    whole: bool,
+}
+
+/// What a request tells about the run that it is part of.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) messages: MessageList,
+    pub(super) tool_results: Vec<ToolResult>,
+    /// As in [`Evidence`](crate::Evidence).
+    pub(super) body: u64,
+}
+
+enum Asked {
     Document {
         decoder: Decoder,
         parser: Parser,
@@ -63,6 +83,102 @@ pub(super) enum Request {
 impl Request {
     /// Nothing of it yet; its format follows from the head.
     pub(super) fn new(provider: &dyn Provider, head: &RequestHead, options: Options) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = options.salt;
+        let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let body = Asked::new(provider, head, options);
+        let places = provider.messages_at();
+        let digested = matches!(body, Asked::Document { .. }) && !places.is_empty();
+        Self {
+            body,
+            digest: digested.then(|| Box::new(Digest::new(places, seed))),
+            hash: Box::new(Hasher::new(seed)),
+            whole: true,
+        }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        let digest = &mut self.digest;
+        match &mut self.body {
+            Asked::Document { decoder, parser } => {
+                let decoded = decoder.push(bytes, &mut |bytes| {
+                    if let Some(digest) = digest {
+                        digest.push(bytes);
+                    }
+                    parser.push(bytes, &mut |_| ());
+                });
+                if decoded.is_err() {
+                    parser.gap();
+                    if let Some(digest) = digest {
+                        digest.gap();
+                    }
+                }
+            }
+            Asked::Form { decoder, parser } => {
+                if decoder
+                    .push(bytes, &mut |bytes| parser.push(bytes))
+                    .is_err()
+                {
+                    parser.gap();
+                }
+            }
+            Asked::Messages { parser, first } => parser.push(bytes, &mut |message| {
+                if first.is_none() {
+                    *first = message;
+                }
+            }),
+        }
+    }
+
+    pub(super) fn gap(&mut self, bytes: u64) {
+        self.whole = false;
+        if let Some(digest) = &mut self.digest {
+            digest.gap();
+        }
+        match &mut self.body {
+            Asked::Document { parser, .. } => parser.gap(),
+            Asked::Form { parser, .. } => parser.gap(),
+            Asked::Messages { parser, .. } => parser.gap(bytes, &mut |_| ()),
+        }
+    }
+
+    /// The document, or as much of it as came, and what it tells; `whole` if its end was seen.
+    pub(super) fn finish(self, whole: bool) -> (Option<Value>, Told) {
+        let document = match self.body {
+            Asked::Document { mut parser, .. } => parser.finish(&mut |_| ()).0,
+            Asked::Form { mut parser, .. } => parser.finish().0,
+            Asked::Messages { first, .. } => first,
+        };
+        let (messages, tool_results) = self
+            .digest
+            .map(|digest| digest.finish())
+            .unwrap_or_default();
+        let body = if whole && self.whole && !self.hash.is_empty() {
+            self.hash.finish().max(1)
+        } else {
+            0
+        };
+        let told = Told {
+            messages,
+            tool_results,
+            body,
+        };
+        (document, told)
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        let digest = self.digest.as_ref().map_or(0, |digest| digest.memory());
+        let body = match &self.body {
+            Asked::Document { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
+            Asked::Form { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
+            Asked::Messages { parser, .. } => parser.memory(),
+        };
+        size_of::<Hasher>() + digest + body
+    }
+}
+
+impl Asked {
+    fn new(provider: &dyn Provider, head: &RequestHead, options: Options) -> Self {
         let bounds = limits(options, options.input_preview_chars, NAME_CHARS);
         if let Some(messages) = provider.messages(options.capture_content) {
             return Self::Messages {
@@ -80,57 +196,6 @@ impl Request {
         Self::Document {
             decoder,
             parser: Parser::new(select, bounds),
-        }
-    }
-
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Document { decoder, parser } => {
-                if decoder
-                    .push(bytes, &mut |bytes| parser.push(bytes, &mut |_| ()))
-                    .is_err()
-                {
-                    parser.gap();
-                }
-            }
-            Self::Form { decoder, parser } => {
-                if decoder
-                    .push(bytes, &mut |bytes| parser.push(bytes))
-                    .is_err()
-                {
-                    parser.gap();
-                }
-            }
-            Self::Messages { parser, first } => parser.push(bytes, &mut |message| {
-                if first.is_none() {
-                    *first = message;
-                }
-            }),
-        }
-    }
-
-    pub(super) fn gap(&mut self, bytes: u64) {
-        match self {
-            Self::Document { parser, .. } => parser.gap(),
-            Self::Form { parser, .. } => parser.gap(),
-            Self::Messages { parser, .. } => parser.gap(bytes, &mut |_| ()),
-        }
-    }
-
-    /// The document, or as much of it as came.
-    pub(super) fn finish(self) -> Option<Value> {
-        match self {
-            Self::Document { mut parser, .. } => parser.finish(&mut |_| ()).0,
-            Self::Form { mut parser, .. } => parser.finish().0,
-            Self::Messages { first, .. } => first,
-        }
-    }
-
-    pub(super) fn memory(&self) -> usize {
-        match self {
-            Self::Document { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
-            Self::Form { decoder, parser } => decoder_bytes(decoder) + parser.memory(),
-            Self::Messages { parser, .. } => parser.memory(),
         }
     }
 }
@@ -732,6 +797,7 @@ mod tests {
             host: None,
             port: None,
             headers,
+            credential: None,
             partial: false,
             websocket: false,
         };
@@ -740,7 +806,9 @@ mod tests {
             request.push(byte);
             assert!(request.memory() < 4096);
         }
-        let document = request.finish().unwrap();
+        let (document, told) = request.finish(true);
+        let document = document.unwrap();
+        assert_ne!(told.body, 0);
         assert_eq!(
             document.to_string(),
             r#"{"model":"whisper-1","temperature":0.2}"#

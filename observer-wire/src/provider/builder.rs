@@ -5,15 +5,16 @@ use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
 use serde_json::{Map, Number, Value};
 
 use super::{
+    body::Told,
     fields::{Count, Counts, Field, Fields, find, merge_usage},
-    gateways, preview,
+    gateways, marks, preview,
     sdk::{self, Exception, Sdk},
 };
 use crate::{
     call::{Incomplete, LlmCall},
     chunk::{Origin, Timestamp},
-    connection::Options,
-    evidence::Evidence,
+    connection::{Asked, Options},
+    evidence::{Evidence, ToolCall, ToolResult},
 };
 
 /// Longest model name, finish reason or tool name, in code points.
@@ -39,6 +40,8 @@ pub(super) struct Start {
     pub(super) server_port: Option<u16>,
     pub(super) url_path: Option<String>,
     pub(super) sdk: Sdk,
+    /// What the head tells of its run.
+    pub(super) evidence: Evidence,
 }
 
 /// What is known when the exchange is over.
@@ -69,10 +72,11 @@ pub(super) struct CallBuilder {
     cost: Option<f64>,
     finish_reasons: BTreeMap<u64, String>,
     /// By choice and position, in the order in which they came.
-    tool_calls: Vec<((u64, u64), String)>,
+    tool_calls: Vec<((u64, u64), ToolCall)>,
     /// Ids of what was asked and is not answered yet, where one request asks for several answers.
-    asked: Vec<String>,
+    pending: Vec<String>,
     evidence: Evidence,
+    head: Option<Timestamp>,
     first_token: Option<Timestamp>,
     terminal: bool,
     error: Option<Exception>,
@@ -99,8 +103,9 @@ impl CallBuilder {
             cost: None,
             finish_reasons: BTreeMap::new(),
             tool_calls: Vec::new(),
-            asked: Vec::new(),
-            evidence: Evidence::default(),
+            pending: Vec::new(),
+            evidence: start.evidence.clone(),
+            head: None,
             first_token: None,
             terminal: false,
             error: None,
@@ -116,6 +121,11 @@ impl CallBuilder {
     /// What follows was received at this time.
     pub(super) fn received_at(&mut self, at: Timestamp) {
         self.now = at;
+    }
+
+    /// The head of the response was received at this time.
+    pub(super) fn head_at(&mut self, at: Timestamp) {
+        self.head = Some(at);
     }
 
     /// Reads the fields of a request that stand in one place.
@@ -150,6 +160,16 @@ impl CallBuilder {
             {
                 self.service_tier = Some(name(tier));
             }
+            (Field::Conversation, Value::String(id)) => {
+                self.evidence.conversation = Some(name(id));
+            }
+            (Field::PreviousResponse, Value::String(id)) => {
+                self.evidence.previous_response = Some(name(id));
+            }
+            (Field::Session, Value::String(id)) => self.session(Some(id)),
+            (Field::SessionOfUser, Value::String(user)) => {
+                self.session(marks::session_of_user(user).as_deref());
+            }
             (Field::Stream, Value::Bool(stream)) => self.stream(*stream),
             (Field::Temperature, Value::Number(_)) => self.temperature(Some(value)),
             (Field::Parameter(parameter), Value::String(text)) if text.len() <= PARAMETER_BYTES => {
@@ -159,6 +179,15 @@ impl CallBuilder {
                 self.parameters.insert(parameter.to_owned(), value.clone());
             }
             _ => {}
+        }
+    }
+
+    /// The body names the session; what the head says counts more.
+    fn session(&mut self, id: Option<&str>) {
+        if let Some(id) = id.filter(|id| !id.is_empty())
+            && self.evidence.session.is_none()
+        {
+            self.evidence.session = Some(name(id));
         }
     }
 
@@ -269,32 +298,93 @@ impl CallBuilder {
             && self.tool_calls.len() < LISTED
             && !self.tool_calls.iter().any(|(known, _)| *known == place)
         {
-            self.tool_calls.push((place, name(tool)));
+            let tool = ToolCall {
+                id: None,
+                name: name(tool),
+                bytes: 0,
+            };
+            self.tool_calls.push((place, tool));
         }
     }
 
-    /// The model wants a tool called, in a format that does not number the calls.
-    pub(super) fn another_tool_call(&mut self, tool: Option<&str>) {
-        self.tool_call((0, self.tool_calls.len() as u64), tool);
+    /// The model wants a tool called, in a format that does not number the calls. Returns its place.
+    pub(super) fn another_tool_call(&mut self, tool: Option<&str>) -> (u64, u64) {
+        let place = (0, self.tool_calls.len() as u64);
+        self.tool_call(place, tool);
+        place
+    }
+
+    fn tool_at(&mut self, place: (u64, u64)) -> Option<&mut ToolCall> {
+        let mut calls = self.tool_calls.iter_mut();
+        calls
+            .find(|(known, _)| *known == place)
+            .map(|(_, tool)| tool)
+    }
+
+    /// The call of a tool has an id.
+    pub(super) fn tool_id(&mut self, place: (u64, u64), id: Option<&str>) {
+        if let Some(id) = id.filter(|id| !id.is_empty())
+            && let Some(tool) = self.tool_at(place)
+            && tool.id.is_none()
+        {
+            tool.id = Some(name(id));
+        }
+    }
+
+    /// The arguments of the call of a tool are so long.
+    pub(super) fn arguments(&mut self, place: (u64, u64), bytes: Option<u64>) {
+        if let Some(bytes) = bytes
+            && let Some(tool) = self.tool_at(place)
+        {
+            tool.bytes = bytes;
+        }
+    }
+
+    /// The arguments go on.
+    pub(super) fn more_arguments(&mut self, place: (u64, u64), bytes: Option<u64>) {
+        if let Some(bytes) = bytes
+            && let Some(tool) = self.tool_at(place)
+        {
+            tool.bytes = tool.bytes.saturating_add(bytes);
+        }
     }
 
     /// The request asks something that is answered by this id.
-    pub(super) fn asked(&mut self, id: &Value) {
-        if self.asked.len() < LISTED {
-            self.asked.push(name(&id.to_string()));
+    pub(super) fn awaits(&mut self, id: &Value) {
+        if self.pending.len() < LISTED {
+            self.pending.push(name(&id.to_string()));
         }
     }
 
     /// Something of this id is answered. Returns whether that was asked, and is answered for the first time.
     pub(super) fn answered(&mut self, id: &Value) -> bool {
         let id = name(&id.to_string());
-        let place = self.asked.iter().position(|asked| *asked == id);
-        place.map(|place| self.asked.swap_remove(place)).is_some()
+        let place = self.pending.iter().position(|asked| *asked == id);
+        place.map(|place| self.pending.swap_remove(place)).is_some()
     }
 
     /// Whether everything that was asked is answered.
     pub(super) fn is_answered(&self) -> bool {
-        self.asked.is_empty()
+        self.pending.is_empty()
+    }
+
+    /// What the body of the request tells of its run.
+    pub(super) fn told(&mut self, told: Told) {
+        self.evidence.messages = told.messages;
+        self.evidence.tool_results = told.tool_results;
+        self.evidence.body = told.body;
+    }
+
+    /// What is known of the call before its answer.
+    pub(super) fn asked(&self) -> Asked {
+        Asked {
+            provider: self.start.provider,
+            operation: self.start.operation,
+            model: self.model.clone(),
+            server_address: self.start.server_address.clone(),
+            attempts: self.start.attempts,
+            evidence: self.evidence.clone(),
+        }
     }
 
     /// A part of the answer came that is not empty.
@@ -398,16 +488,27 @@ impl CallBuilder {
 
     /// Bytes held, roughly.
     pub(super) fn memory(&self) -> usize {
-        let tools = self.tool_calls.iter().map(|(_, tool)| tool);
+        let tools = self.tool_calls.iter().map(|(_, tool)| &tool.name);
+        let ids = self
+            .tool_calls
+            .iter()
+            .filter_map(|(_, tool)| tool.id.as_ref());
+        let results = self.evidence.tool_results.iter();
+        let evidence = ids.map(String::len).sum::<usize>()
+            + results
+                .map(|result| size_of::<ToolResult>() + result.id.len())
+                .sum::<usize>()
+            + self.evidence.messages.beginnings.len() * size_of::<u64>();
         let names: usize = self
             .finish_reasons
             .values()
             .chain(tools)
-            .map(|name| size_of::<((u64, u64), String)>() + name.len())
+            .map(|name| size_of::<((u64, u64), ToolCall)>() + name.len())
             .sum();
         size_of::<Self>()
+            + evidence
             + names
-            + self.asked.iter().map(String::capacity).sum::<usize>()
+            + self.pending.iter().map(String::capacity).sum::<usize>()
             + (self.usage.len() + self.parameters.len()) * 2 * PARAMETER_BYTES
             + self.output.capacity()
             + self.input.as_ref().map_or(0, String::capacity)
@@ -420,6 +521,10 @@ impl CallBuilder {
             None => (None, None),
         };
         let output = preview::cut(&self.output, self.options.output_preview_chars);
+        let tool_calls: Vec<ToolCall> = self.tool_calls.into_iter().map(|(_, tool)| tool).collect();
+        let mut evidence = self.evidence;
+        let tool_names = tool_calls.iter().map(|tool| tool.name.clone()).collect();
+        evidence.tool_calls = tool_calls;
         LlmCall {
             provider: self.start.provider,
             operation: self.start.operation,
@@ -443,6 +548,7 @@ impl CallBuilder {
             stream: self.stream,
             start: self.start.at,
             latency: finish.latency,
+            time_to_headers: self.head.map(|head| head.since(self.start.at)),
             time_to_first_token: self
                 .first_token
                 .filter(|_| self.stream)
@@ -451,7 +557,7 @@ impl CallBuilder {
             error_type,
             error_message,
             finish_reasons: self.finish_reasons.into_values().collect(),
-            tool_calls: self.tool_calls.into_iter().map(|(_, tool)| tool).collect(),
+            tool_calls: tool_names,
             request_id: finish.request_id,
             rate_limit: finish.rate_limit,
             input_preview: self.input,
@@ -462,7 +568,7 @@ impl CallBuilder {
             url_path: self.start.url_path,
             incomplete: finish.incomplete,
             origin: self.start.origin,
-            evidence: self.evidence,
+            evidence,
         }
     }
 }

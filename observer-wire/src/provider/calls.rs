@@ -6,13 +6,15 @@ use http::Method;
 
 use super::{
     Certainty, DIALOGUES, PROVIDERS, Provider, Recognized,
-    exchange::{Begin, Exchange},
-    hosts, mcp,
+    exchange::{Begin, Exchange, bounded},
+    hosts,
+    marks::trace_context,
+    mcp,
     session::Session,
 };
 use crate::{
     chunk::{Origin, Timestamp},
-    connection::{CallEvent, CallId, Options, Verdict},
+    connection::{CallEvent, CallId, Inbound, Options, Role, Verdict},
     http::{End, Event, ExchangeId, RequestHead},
 };
 
@@ -36,6 +38,8 @@ pub struct Calls {
     seen_request: bool,
     /// Requests that were no calls.
     strangers: u64,
+    /// What a server answers, with the status if it is known.
+    inbound: BTreeMap<ExchangeId, Option<u16>>,
 }
 
 impl Calls {
@@ -59,6 +63,7 @@ impl Calls {
             verdict: Verdict::Undecided,
             seen_request: false,
             strangers: 0,
+            inbound: BTreeMap::new(),
         }
     }
 
@@ -91,8 +96,59 @@ impl Calls {
         }
     }
 
-    /// Takes the next event of the connection.
-    pub fn handle(&mut self, event: Event<'_>, report: &mut dyn FnMut(CallEvent)) {
+    /// Takes the next event of the connection, of which the process has this role.
+    pub fn handle(&mut self, role: Role, event: Event<'_>, report: &mut dyn FnMut(CallEvent)) {
+        if role == Role::Server {
+            self.begin_inbound(&event, report);
+        }
+        let ended = match &event {
+            Event::End { exchange, at, .. } => Some((*exchange, *at)),
+            _ => None,
+        };
+        self.follow(event, report);
+        if let Some((exchange, at)) = ended
+            && let Some(status) = self.inbound.remove(&exchange)
+        {
+            let exchange = exchange.0;
+            report(CallEvent::InboundEnded {
+                exchange,
+                at,
+                status,
+            });
+        }
+    }
+
+    /// A server is asked, or answers.
+    fn begin_inbound(&mut self, event: &Event<'_>, report: &mut dyn FnMut(CallEvent)) {
+        match event {
+            Event::RequestHead {
+                exchange,
+                head,
+                at,
+                origin,
+            } => {
+                self.inbound.insert(*exchange, None);
+                report(CallEvent::InboundStarted {
+                    exchange: exchange.0,
+                    at: *at,
+                    origin: *origin,
+                    request: Box::new(Inbound {
+                        method: head.method.as_str().to_owned(),
+                        path: bounded(&head.path).to_owned(),
+                        trace_context: trace_context(head),
+                    }),
+                });
+            }
+            Event::ResponseHead { exchange, head, .. } => {
+                if let Some(status) = self.inbound.get_mut(exchange) {
+                    *status = head.status.map(|status| status.as_u16());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn follow(&mut self, event: Event<'_>, report: &mut dyn FnMut(CallEvent)) {
         match event {
             Event::RequestHead {
                 exchange,
@@ -210,7 +266,8 @@ impl Calls {
     pub fn memory(&self) -> usize {
         let exchanges = self.active.values().flatten().map(Exchange::memory);
         let sessions = self.sessions.values().map(Session::memory);
-        exchanges.chain(sessions).sum()
+        let inbound = self.inbound.len() * size_of::<(ExchangeId, Option<u16>)>();
+        exchanges.chain(sessions).sum::<usize>() + inbound
     }
 
     fn find(&mut self, exchange: ExchangeId) -> impl Iterator<Item = &mut Exchange> {
@@ -258,7 +315,7 @@ impl Calls {
         };
         let mut host = None;
         active.retain_mut(|active| {
-            active.request_end();
+            active.request_end(true);
             let fits = active.certainty != Certainty::Possible || active.request_fits;
             if !fits {
                 host = active.llm_host();
@@ -272,6 +329,7 @@ impl Calls {
                 if let Some(host) = host {
                     report(CallEvent::Unread { host });
                 }
+                return;
             }
             // Which of several it is the answer will tell.
             [active] if !active.announced => {
@@ -279,6 +337,9 @@ impl Calls {
                 report(active.started());
             }
             _ => {}
+        }
+        if let [active] = active.as_slice() {
+            active.asked(report);
         }
     }
 

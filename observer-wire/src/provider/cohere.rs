@@ -70,7 +70,13 @@ const PATH: &str = "/v2/chat";
 const SHOWN: usize = 2;
 
 const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
-const TOOL: Select = Select::Object(&[("function", Select::Object(&[("name", Select::Scalar)]))]);
+const TOOL: Select = Select::Object(&[
+    ("id", Select::Scalar),
+    (
+        "function",
+        Select::Object(&[("name", Select::Scalar), ("arguments", Select::Length)]),
+    ),
+]);
 
 macro_rules! selection {
     ($messages:expr, $text:expr) => {{
@@ -164,6 +170,10 @@ impl Provider for Cohere {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("model").is_some_and(Value::is_string)
             && document.get("messages").is_some_and(Value::is_array)
@@ -192,7 +202,9 @@ impl Provider for Cohere {
             return;
         };
         for tool in elements(message, "tool_calls") {
-            call.another_tool_call(tool_name(tool));
+            let place = call.another_tool_call(tool_name(tool));
+            call.tool_id(place, text(tool, "id"));
+            call.arguments(place, arguments(tool));
         }
         for part in elements(message, "content") {
             call.output(text(part, "text").unwrap_or_default());
@@ -215,12 +227,17 @@ impl Provider for Cohere {
                 call.output(text(content, "text").unwrap_or_default());
             }
             "tool-plan-delta" => call.token(),
-            "tool-call-start" => {
-                call.token();
+            kind @ ("tool-call-start" | "tool-call-delta") => {
+                if kind == "tool-call-start" {
+                    call.token();
+                }
                 let index = counter(document, "index").unwrap_or(0);
                 let tools = message.get("tool_calls").unwrap_or(&Value::Null);
                 let tool = tools.as_array().map_or(Some(tools), |tools| tools.first());
-                call.tool_call((0, index), tool.and_then(tool_name));
+                let place = (0, index);
+                call.tool_call(place, tool.and_then(tool_name));
+                call.tool_id(place, tool.and_then(|tool| text(tool, "id")));
+                call.more_arguments(place, tool.and_then(arguments));
             }
             "message-end" => {
                 if let Some(error) = text(delta, "error") {
@@ -274,4 +291,9 @@ fn end(document: &Value, call: &mut CallBuilder) {
 
 fn tool_name(tool: &Value) -> Option<&str> {
     text(tool.get("function")?, "name")
+}
+
+/// How long the arguments are.
+fn arguments(tool: &Value) -> Option<u64> {
+    counter(tool.get("function")?, "arguments")
 }

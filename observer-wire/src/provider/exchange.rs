@@ -14,7 +14,7 @@ use super::{
     botocore,
     builder::{CallBuilder, Finish, Start, name},
     fields::Fields,
-    headers, hosts, percent,
+    headers, hosts, marks, percent,
     sdk::Sdk,
 };
 use crate::{
@@ -54,6 +54,8 @@ pub(super) struct Exchange {
     pub(super) certainty: Certainty,
     builder: CallBuilder,
     request: Option<Request>,
+    /// Bytes of the request are missing.
+    request_lost: bool,
     /// Whether the request had the shape of the format.
     pub(super) request_fits: bool,
     /// The path asks for a stream.
@@ -97,6 +99,11 @@ impl Status {
     }
 }
 
+/// A path in its bounds.
+pub(super) fn bounded(path: &str) -> &str {
+    &path[..path.floor_char_boundary(PATH_BYTES)]
+}
+
 /// A request that was recognised.
 pub(super) struct Begin<'a> {
     pub(super) call: CallId,
@@ -121,9 +128,11 @@ impl Begin<'_> {
             attempts: head
                 .headers
                 .get("x-stainless-retry-count")
+                .or_else(|| head.headers.get("grpc-previous-rpc-attempts"))
                 .and_then(|count| count.to_str().ok()?.parse::<u32>().ok())
                 .map(|count| count.saturating_add(1))
                 .or_else(|| botocore::attempt(&head.headers)),
+            evidence: marks::of_head(head),
             server_address: head
                 .host
                 .as_ref()
@@ -132,7 +141,7 @@ impl Begin<'_> {
                 .host
                 .as_ref()
                 .map(|_| head.port.unwrap_or(self.usual_port)),
-            url_path: Some(&head.path[..head.path.floor_char_boundary(PATH_BYTES)])
+            url_path: Some(bounded(&head.path))
                 .filter(|path| !path.is_empty())
                 .map(str::to_owned),
             sdk: Sdk::of(head),
@@ -160,6 +169,7 @@ impl Exchange {
             certainty,
             builder,
             request: Some(Request::new(provider, head, options)),
+            request_lost: false,
             request_fits: false,
             stream_path: stream,
             read_timeout: field("x-stainless-read-timeout")
@@ -198,6 +208,17 @@ impl Exchange {
         }
     }
 
+    /// Reports what is asked, if that is known.
+    pub(super) fn asked(&self, report: &mut dyn FnMut(CallEvent)) {
+        let fits = self.request_fits || self.certainty == Certainty::Certain;
+        if self.announced && fits && !self.request_lost {
+            report(CallEvent::Requested {
+                call: self.call,
+                request: Box::new(self.builder.asked()),
+            });
+        }
+    }
+
     pub(super) fn request_body(&mut self, bytes: &[u8], at: Timestamp) {
         self.last_byte = at;
         if let Some(request) = &mut self.request {
@@ -207,16 +228,20 @@ impl Exchange {
 
     pub(super) fn request_gap(&mut self, bytes: u64) {
         self.state.lost = true;
+        self.request_lost = true;
         if let Some(request) = &mut self.request {
             request.gap(bytes);
         }
     }
 
-    pub(super) fn request_end(&mut self) {
+    /// Nothing more comes of the request; `whole` if that is where it ends.
+    pub(super) fn request_end(&mut self, whole: bool) {
         let Some(request) = self.request.take() else {
             return;
         };
-        if let Some(document) = request.finish() {
+        let (document, told) = request.finish(whole);
+        self.builder.told(told);
+        if let Some(document) = document {
             self.request_fits = self.provider.is_request(&document);
             if self.request_fits && self.provider.is_settled_by_request() {
                 self.certainty = Certainty::Certain;
@@ -227,6 +252,7 @@ impl Exchange {
 
     pub(super) fn response_head(&mut self, head: &ResponseHead, at: Timestamp) {
         self.last_byte = at;
+        self.builder.head_at(at);
         self.status = head.status;
         self.partial |= head.partial;
         self.request_id = request_id(&head.headers);
@@ -277,7 +303,7 @@ impl Exchange {
 
     /// The record, unless it was no call after all.
     pub(super) fn end(mut self, end: End, at: Timestamp) -> Option<LlmCall> {
-        self.request_end();
+        self.request_end(false);
         let mut error = None;
         let status = self.status;
         if let (mut reader, Some(response)) = self.reader() {

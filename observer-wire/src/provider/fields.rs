@@ -37,15 +37,23 @@ pub(super) struct Fields {
 /// A field of a record that stands in one place of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {
+    /// The conversation or thread that the provider keeps.
+    Conversation,
     /// The model that is asked for.
     Model,
     /// What the request asks for beside: the name is that of OpenTelemetry's `gen_ai.request.…`, where there is
     /// one.
     Parameter(&'static str),
+    /// The answer that the request goes on from.
+    PreviousResponse,
     ResponseId,
     ResponseModel,
     /// The tier of service that the answer names.
     ServiceTier,
+    /// The session by the client's own account.
+    Session,
+    /// Where clients put it into what stands for a user.
+    SessionOfUser,
     /// Whether the answer is asked for as a stream.
     Stream,
     Temperature,
@@ -100,11 +108,15 @@ impl Field {
     /// What records call it.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Conversation => "evidence.conversation",
             Self::Model => "model",
             Self::Parameter(name) => name,
+            Self::PreviousResponse => "evidence.previous_response",
             Self::ResponseId => "response_id",
             Self::ResponseModel => "response_model",
             Self::ServiceTier => "service_tier",
+            Self::Session => "evidence.session",
+            Self::SessionOfUser => "evidence.session (within)",
             Self::Stream => "stream",
             Self::Temperature => "temperature",
         }
@@ -333,7 +345,7 @@ mod tests {
                     .iter()
                     .any(|(member, select)| *member == name && is_selected(select, rest))
             }
-            Select::Array(..) | Select::Mark => false,
+            Select::Array(..) | Select::Length | Select::Mark => false,
         }
     }
 

@@ -143,6 +143,7 @@ mod tests {
             host: Some(host.to_owned()),
             port: None,
             headers,
+            credential: None,
             partial: false,
             websocket: false,
         })

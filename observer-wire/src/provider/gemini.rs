@@ -147,7 +147,11 @@ const THINKING: Select = Select::Object(&[
     ("thinkingBudget", Select::Scalar),
     ("thinking_budget", Select::Scalar),
 ]);
-const FUNCTION: Select = Select::Object(&[("name", Select::Scalar)]);
+const FUNCTION: Select = Select::Object(&[
+    ("id", Select::Scalar),
+    ("name", Select::Scalar),
+    ("args", Select::Length),
+]);
 
 macro_rules! selection {
     ($contents:expr, $text:expr) => {
@@ -268,6 +272,10 @@ impl Provider for Gemini {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["contents"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("contents").is_some()
     }
@@ -338,7 +346,9 @@ impl Gemini {
             for part in parts {
                 if let Some(function) = either(part, "functionCall", "function_call") {
                     call.token();
-                    call.another_tool_call(text(function, "name"));
+                    let place = call.another_tool_call(text(function, "name"));
+                    call.tool_id(place, text(function, "id"));
+                    call.arguments(place, counter(function, "args"));
                 }
                 if is_filled(part, "text") {
                     call.token();

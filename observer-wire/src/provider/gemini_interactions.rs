@@ -23,6 +23,7 @@ static FIELDS: Fields = Fields {
         (Field::Model, &["model", "agent"]),
         (Field::Temperature, &["generation_config.temperature"]),
         (Field::Stream, &["stream"]),
+        (Field::PreviousResponse, &["previous_interaction_id"]),
         (
             Field::Parameter("max_tokens"),
             &["generation_config.max_output_tokens"],
@@ -91,6 +92,7 @@ macro_rules! selection {
                         ("thinking_level", Select::Scalar),
                     ]),
                 ),
+                ("previous_interaction_id", Select::Scalar),
                 ("input", $input),
             ]),
             response: ANSWER,
@@ -167,6 +169,10 @@ impl Provider for Interactions {
 
     fn selections(&self) -> [&'static Selection; 2] {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
+    }
+
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["input"]
     }
 
     fn is_request(&self, document: &Value) -> bool {

@@ -206,6 +206,7 @@ mod tests {
                 host: Some(CLOUDFLARE.to_owned()),
                 port: None,
                 headers: HeaderMap::new(),
+                credential: None,
                 partial: false,
                 websocket: false,
             };

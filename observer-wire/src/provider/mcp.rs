@@ -164,7 +164,7 @@ impl Provider for Mcp {
         for (index, message) in calls(document).enumerate() {
             let params = message.get("params").unwrap_or(&Value::Null);
             call.tool_call((0, index as u64), text(params, "name"));
-            call.asked(message.get("id").unwrap_or(&Value::Null));
+            call.awaits(message.get("id").unwrap_or(&Value::Null));
             if let Some(arguments) = params.get("arguments").filter(|_| index == 0) {
                 call.input(&arguments.to_string());
             }

@@ -121,6 +121,10 @@ impl Provider for Mistral {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         ["model", "agent_id"]
             .iter()

@@ -14,6 +14,7 @@ mod cohere;
 mod cohere_embed;
 mod cohere_v1;
 mod dashscope;
+mod digest;
 mod exchange;
 mod fields;
 mod gateways;
@@ -26,6 +27,7 @@ mod gemini_predict;
 mod headers;
 mod hosts;
 mod llama_cpp;
+mod marks;
 mod mcp;
 mod mistral;
 mod ollama;
@@ -120,6 +122,11 @@ trait Provider: Sync {
     /// Either of them.
     fn selection(&self, content: bool) -> &'static Selection {
         self.selections()[usize::from(content)]
+    }
+
+    /// The members of a request that hold its messages: the first that is there does. None in formats without.
+    fn messages_at(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// What is kept of the messages of a format of gRPC, instead of a selection of JSON. The same holds for
@@ -239,11 +246,12 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
-/// Whether a text member is there and not empty, be it kept or only marked.
+/// Whether a text member is there and not empty, be it kept or only marked or measured.
 fn is_filled(value: &Value, key: &str) -> bool {
     match value.get(key) {
         Some(Value::Array(parts)) => !parts.is_empty(),
         Some(Value::Bool(mark)) => *mark,
+        Some(Value::Number(length)) => length.as_u64() != Some(0),
         Some(Value::String(text)) => !text.is_empty(),
         _ => false,
     }

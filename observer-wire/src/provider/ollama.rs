@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     Certainty, Event, Provider, Recognized, Selection,
     builder::CallBuilder,
-    elements,
+    counter, elements,
     fields::{About, Count, Field, Fields, Included},
     hosts, is_filled, preview, text,
 };
@@ -70,10 +70,16 @@ macro_rules! selection {
                         "tool_calls",
                         Select::Array(
                             Keep::All,
-                            &Select::Object(&[(
-                                "function",
-                                Select::Object(&[("name", Select::Scalar)]),
-                            )]),
+                            &Select::Object(&[
+                                ("id", Select::Scalar),
+                                (
+                                    "function",
+                                    Select::Object(&[
+                                        ("name", Select::Scalar),
+                                        ("arguments", Select::Length),
+                                    ]),
+                                ),
+                            ]),
                         ),
                     ),
                 ]),
@@ -173,6 +179,10 @@ impl Provider for Ollama {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("model").is_some_and(Value::is_string)
             && (document.get("messages").is_some_and(Value::is_array)
@@ -205,8 +215,10 @@ impl Provider for Ollama {
         }
         if let Some(message) = document.get("message") {
             for tool in elements(message, "tool_calls") {
-                let function = tool.get("function");
-                call.another_tool_call(function.and_then(|function| text(function, "name")));
+                let function = tool.get("function").unwrap_or(&Value::Null);
+                let place = call.another_tool_call(text(function, "name"));
+                call.tool_id(place, text(tool, "id"));
+                call.arguments(place, counter(function, "arguments"));
             }
         }
         if document.get("done") == Some(&Value::Bool(true)) {

@@ -731,6 +731,7 @@ mod tests {
             host: None,
             port: None,
             headers,
+            credential: None,
             partial: false,
             websocket: false,
         })

@@ -281,6 +281,14 @@ impl Session {
                 fingerprint: hasher.finish(),
             });
         }
+        for turn in turns.open.iter_mut().chain(&mut turns.ended) {
+            if let Some(call) = turn.id
+                && std::mem::take(&mut turn.asks)
+            {
+                let request = Box::new(turn.call.asked());
+                report(CallEvent::Requested { call, request });
+            }
+        }
         for turn in std::mem::take(&mut turns.ended) {
             // An error is the last that was said of it.
             let failed = turn.fault.as_ref().and(turn.last);
@@ -457,6 +465,8 @@ pub(super) struct Turn {
     /// When its answer was complete, if something may follow.
     complete: Option<Timestamp>,
     lost: bool,
+    /// The client asked for it, and that is to be reported.
+    asks: bool,
     /// It was stopped by the client.
     pub(super) cancelled: bool,
     /// An error that may be its.
@@ -545,6 +555,7 @@ impl Turns {
             last: None,
             complete: None,
             lost: false,
+            asks: false,
             cancelled: false,
             fault: None,
             status: None,
@@ -558,13 +569,16 @@ impl Turns {
     pub(super) fn begin_by_client(&mut self) -> Option<&mut Turn> {
         let (at, origin) = self.message;
         if self.last_by_server.is_none_or(|answered| answered < at) {
-            return Some(self.begin());
+            let turn = self.begin();
+            turn.asks = true;
+            return Some(turn);
         }
         let turn = self
             .open
             .iter_mut()
             .find(|turn| turn.by_server.is_some() && turn.call.started_at() >= at)?;
         turn.by_server = None;
+        turn.asks = true;
         turn.lost = false;
         turn.origin = origin;
         turn.call.began(at, origin);

@@ -116,6 +116,10 @@ impl Provider for Watsonx {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         document.get("model_id").is_some() && document.get("messages").is_some()
     }

@@ -237,6 +237,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Path of the executed file, as people read it.
+    pub fn exe_name(&self) -> Option<String> {
+        let path = self.exe.as_ref()?;
+        Some(path.to_string_lossy().into_owned())
+    }
+
     /// Looks a process up.
     pub fn of(pid: Pid) -> Self {
         let Ok(process) = process(pid) else {

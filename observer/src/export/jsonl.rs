@@ -4,17 +4,17 @@ use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
-use super::Exporter;
+use super::{Exporter, file::Sink};
 use crate::trace::{CallRecord, TraceRecord};
 
 /// Writes records as JSON lines.
 pub struct JsonLines {
-    writer: BufWriter<Box<dyn Write + Send>>,
+    writer: BufWriter<Box<dyn Sink>>,
 }
 
 impl JsonLines {
     /// Writes to `writer`.
-    pub fn new(writer: Box<dyn Write + Send>) -> Self {
+    pub fn new(writer: Box<dyn Sink>) -> Self {
         Self {
             writer: BufWriter::with_capacity(64 * 1024, writer),
         }
@@ -27,6 +27,10 @@ impl JsonLines {
 }
 
 impl Exporter for JsonLines {
+    fn name(&self) -> &'static str {
+        "jsonl"
+    }
+
     fn call(&mut self, call: &CallRecord) -> io::Result<()> {
         self.line(call)
     }
@@ -37,5 +41,10 @@ impl Exporter for JsonLines {
 
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.writer.flush()?;
+        self.writer.get_mut().reopen()
     }
 }

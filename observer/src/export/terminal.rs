@@ -8,7 +8,7 @@ use std::{
 use anstyle::{AnsiColor, Color, Style};
 use jiff::tz::TimeZone;
 
-use super::Exporter;
+use super::{Exporter, file::Sink};
 use crate::trace::{CallRecord, TraceRecord};
 
 const BOLD: Style = Style::new().bold();
@@ -22,7 +22,7 @@ const UNKNOWN: &str = "–";
 
 /// Writes calls as aligned lines, and a footer with totals.
 pub struct Pretty {
-    writer: BufWriter<Box<dyn Write + Send>>,
+    writer: BufWriter<Box<dyn Sink>>,
     zone: TimeZone,
     headed: bool,
     totals: Totals,
@@ -45,12 +45,12 @@ struct Totals {
 
 impl Pretty {
     /// Writes to `writer`; times are local.
-    pub fn new(writer: Box<dyn Write + Send>) -> Self {
+    pub fn new(writer: Box<dyn Sink>) -> Self {
         Self::with_zone(writer, TimeZone::system())
     }
 
     /// As [`new`](Self::new), with times of `zone`.
-    pub fn with_zone(writer: Box<dyn Write + Send>, zone: TimeZone) -> Self {
+    pub fn with_zone(writer: Box<dyn Sink>, zone: TimeZone) -> Self {
         Self {
             writer: BufWriter::new(writer),
             zone,
@@ -61,6 +61,10 @@ impl Pretty {
 }
 
 impl Exporter for Pretty {
+    fn name(&self) -> &'static str {
+        "pretty"
+    }
+
     fn call(&mut self, call: &CallRecord) -> io::Result<()> {
         if !self.headed {
             self.headed = true;
@@ -149,6 +153,11 @@ impl Exporter for Pretty {
 
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.writer.flush()?;
+        self.writer.get_mut().reopen()
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -262,6 +271,8 @@ mod tests {
             Ok(())
         }
     }
+
+    impl Sink for Screen {}
 
     /// As a terminal gets it, with colours.
     fn coloured(calls: &[CallRecord]) -> String {

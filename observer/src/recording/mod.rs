@@ -481,6 +481,7 @@ mod tests {
         capture::task::TaskKind,
         engine::{Engine, Settings},
         export::Record,
+        trace,
     };
 
     /// A file that can be looked at, with room for so many bytes.
@@ -553,7 +554,10 @@ mod tests {
             },
             providers: Vec::new(),
             all_hosts: head.all_hosts,
-            trace_idle: head.trace_idle,
+            trace: trace::Settings {
+                idle: head.trace_idle,
+                ..trace::Settings::default()
+            },
             seed: head.seed,
             prices: None,
         }
@@ -709,10 +713,10 @@ mod tests {
         let error = |file: &[u8]| replayed(file).1.unwrap_err().to_string();
         assert_eq!(error(b"PK\x03\x04"), "it is no recording of observer's");
         let mut other = file.clone();
-        other[8] = 2;
+        other[8] = 3;
         assert_eq!(
             error(&other),
-            "it has version 2 of the format, and this observer reads version 1"
+            "it has version 3 of the format, and this observer reads version 2"
         );
         // The second frame begins behind the head's.
         let at = 20 + usize::from(file[12]);

@@ -1,26 +1,107 @@
-//! Placing calls in traces: for now by process and thread, ended by an idle gap or by the end of the
-//! thread or process.
+//! Placing calls in traces. A trace is one run of an agent.
+//!
+//! The first evidence that a call has decides ([`TraceBy`]):
+//!
+//! 1. its request names a trace (`traceparent`);
+//! 2. its process is answering a request ([`inbound`](super::inbound));
+//! 3. it goes on with a conversation ([`conversation`](super::conversation));
+//! 4. the logical task that makes it, or one of those that created the task, has a trace;
+//! 5. so has the thread, or what created the thread or the process.
+//!
+//! Otherwise it begins a trace. A trace ends when nothing has happened in it for a while, or all that made calls
+//! in it are gone.
 
-use std::{collections::HashMap, mem, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    time::Duration,
+};
 
 use fastrand::Rng;
 use jiff::Timestamp as Utc;
-use observer_wire::{LlmCall, Timestamp};
+use observer_wire::{Evidence, Inbound, LlmCall, Timestamp, evidence::TraceContext};
 
-use super::record::{LlmUsage, TraceRecord};
-use crate::attach::processes::{Identity, Pid};
-
-/// The rule of this module, for `trace_source`.
-const SOURCE: &str = "thread";
+use super::{
+    Settings, TraceBy,
+    conversation::{Conversation, Conversations},
+    inbound::{InboundId, Inbounds},
+    lineage::{Actor, Ancestor, Lineage},
+    open::OpenTrace,
+    record::TraceRecord,
+};
+use crate::{
+    attach::processes::{Identity, Pid},
+    capture::task::Task,
+};
 
 /// A trace of more calls is ended and another begun, so that memory stays bounded.
-const CALLS_PER_TRACE: usize = 10_000;
+pub(super) const CALLS_PER_TRACE: usize = 10_000;
 
 /// So many traces may be open.
 const OPEN: usize = 65_536;
 
 /// So many of the oldest end before another begins: not all are to be looked at each time.
 const AT_ONCE: usize = OPEN / 16;
+
+/// Tasks that a task creates within this time of each other work on one thing: `asyncio.gather` and its like.
+const BURST: Duration = Duration::from_millis(5);
+
+/// A task that makes its only call this soon after it was created does it for its creator: aiohttp writes each
+/// request in a task of its own (`ClientRequest.send` in aiohttp/client_reqrep.py).
+const ERRAND: Duration = Duration::from_millis(2);
+
+/// Names a trace that is, or was, open, in the order in which they began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TraceKey(u64);
+
+/// Who makes a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The process.
+    pub pid: Pid,
+    /// The thread.
+    pub tid: u32,
+    /// What it executes, where it is not all there is.
+    pub task: Option<Task>,
+}
+
+impl Caller {
+    /// What makes the call, as exactly as is known.
+    pub fn actor(self) -> Actor {
+        match self.task {
+            Some(task) => Actor::Task(self.pid, task),
+            None => self.thread(),
+        }
+    }
+
+    fn thread(self) -> Actor {
+        Actor::Thread(self.pid, self.tid)
+    }
+}
+
+/// A call that is under way.
+#[derive(Debug)]
+pub struct OpenCall {
+    /// 16 hexadecimal digits.
+    pub span_id: String,
+    caller: Caller,
+    at: Timestamp,
+    utc: Utc,
+    number: u64,
+    place: Option<Place>,
+}
+
+impl OpenCall {
+    /// Who makes it.
+    pub fn caller(&self) -> Caller {
+        self.caller
+    }
+
+    /// When it began.
+    pub fn started_at(&self) -> Timestamp {
+        self.at
+    }
+}
 
 /// Where a call belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,430 +110,671 @@ pub struct CallContext {
     pub trace_id: String,
     /// 16 hexadecimal digits.
     pub span_id: String,
+    /// The span that the call is part of, 16 hexadecimal digits.
+    pub parent_span_id: Option<String>,
     /// The rule that placed it.
     pub source: &'static str,
-    thread: (Pid, u32),
+    /// The conversation that it is part of.
+    pub conversation_id: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    trace: TraceKey,
+    source: &'static str,
+    /// Where the caller says it is.
+    context: Option<TraceContext>,
+    conversation: Conversation,
+    /// It is part of a conversation, as far as can be told: it has messages, or a name of one.
+    converses: bool,
+}
+
+/// A call that ended, for its trace.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// What is known of it.
+    pub call: &'a LlmCall,
+    /// What it cost, in US dollars.
+    pub cost: Option<f64>,
+    /// UTC minus boot time, in nanoseconds.
+    pub utc_offset: i64,
 }
 
 /// The traces that are open.
 #[derive(Debug)]
 pub struct Traces {
-    idle_gap: Duration,
-    open: HashMap<(Pid, u32), OpenTrace>,
+    settings: Settings,
     ids: Rng,
-}
-
-#[derive(Debug)]
-struct OpenTrace {
-    trace_id: String,
-    start: Timestamp,
-    start_utc: Utc,
-    end: Timestamp,
-    /// Calls that have begun and not ended.
-    in_flight: usize,
-    /// The thread or process is gone: ends with the last call in flight.
-    thread_gone: bool,
-    calls: Vec<String>,
-    errors: u64,
-    usage: LlmUsage,
-    latency: Duration,
-    pid: Pid,
-    comm: Option<String>,
-    container_id: Option<String>,
+    next: u64,
+    open: BTreeMap<TraceKey, OpenTrace>,
+    /// The trace in which an actor made its last call.
+    actors: HashMap<Actor, TraceKey>,
+    /// The trace of the tasks that a task has created at once, and when.
+    bursts: HashMap<Actor, (TraceKey, Timestamp)>,
+    /// The trace of the last task that was created for a single call, by its creator.
+    errands: HashMap<Actor, TraceKey>,
+    /// Traces that others have begun.
+    distributed: HashMap<u128, TraceKey>,
+    /// Calls that an actor has in flight, by number, and where they are.
+    flying: HashMap<Actor, Vec<(u64, Option<TraceKey>)>>,
+    lineage: Lineage,
+    inbounds: Inbounds,
+    conversations: Conversations,
 }
 
 impl Traces {
-    /// No traces yet; a trace ends `idle_gap` after its last call. `seed` decides about the ids.
-    pub fn new(idle_gap: Duration, seed: u64) -> Self {
+    /// No traces yet. `seed` decides about the ids.
+    pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
-            idle_gap,
-            open: HashMap::new(),
+            settings,
             ids: Rng::with_seed(seed),
+            next: 0,
+            open: BTreeMap::new(),
+            actors: HashMap::new(),
+            bursts: HashMap::new(),
+            errands: HashMap::new(),
+            distributed: HashMap::new(),
+            flying: HashMap::new(),
+            lineage: Lineage::default(),
+            inbounds: Inbounds::default(),
+            conversations: Conversations::default(),
         }
     }
 
-    /// A call begins on a thread. May end an older trace of the thread.
-    pub fn call_started(
+    /// Other settings hold from now on.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// A call begins.
+    pub fn call_started(&mut self, caller: Caller, at: Timestamp, utc: Utc) -> OpenCall {
+        let number = self.next();
+        let flying = self.flying.entry(caller.actor()).or_default();
+        flying.push((number, None));
+        OpenCall {
+            span_id: hex(self.ids.u64(1..)),
+            caller,
+            at,
+            utc,
+            number,
+            place: None,
+        }
+    }
+
+    /// It is another attempt at a call that has failed: it is where that is, by the same name.
+    pub fn call_retried(&mut self, call: &mut OpenCall, earlier: &OpenCall) {
+        call.span_id.clone_from(&earlier.span_id);
+        if let Some(place) = &earlier.place
+            && call.place.is_none()
+        {
+            let number = call.number;
+            if let Some(flying) = self.flying.get_mut(&call.caller.actor()) {
+                let own = flying.iter_mut().find(|(known, _)| *known == number);
+                own.into_iter().for_each(|own| own.1 = Some(place.trace));
+            }
+            call.place = Some(place.clone());
+        }
+    }
+
+    /// Its request has been read: it is placed, unless it is already. May end an older trace.
+    pub fn call_requested(
         &mut self,
-        pid: Pid,
-        tid: u32,
-        at: Timestamp,
-        utc: Utc,
+        call: &mut OpenCall,
+        evidence: &Evidence,
+        identity: &Identity,
+        ended: &mut Vec<TraceRecord>,
+    ) {
+        if call.place.is_none() {
+            call.place = Some(self.place(call, evidence, identity, ended));
+        }
+    }
+
+    /// A call ended, and where it belongs. May end the trace.
+    pub fn call_ended(
+        &mut self,
+        open: OpenCall,
+        end: &Ended<'_>,
         identity: &Identity,
         ended: &mut Vec<TraceRecord>,
     ) -> CallContext {
-        let thread = (pid, tid);
-        if let Some(trace) = self.open.get(&thread)
-            && trace.in_flight == 0
-            && (at.since(trace.end) > self.idle_gap || trace.calls.len() >= CALLS_PER_TRACE)
-        {
-            ended.extend(self.open.remove(&thread).and_then(OpenTrace::into_record));
+        let place = match open.place.clone() {
+            Some(place) => place,
+            None => self.place(&open, &end.call.evidence, identity, ended),
+        };
+        let OpenCall {
+            span_id,
+            caller,
+            number,
+            ..
+        } = open;
+        self.landed(caller, number);
+        if place.converses {
+            self.conversations
+                .answered(caller.pid, end.call, &place.conversation);
         }
-        if self.open.len() >= OPEN && !self.open.contains_key(&thread) {
-            self.end_oldest(ended);
-        }
-        let trace = self.open.entry(thread).or_insert_with(|| OpenTrace {
-            trace_id: random_hex(&mut self.ids, 2),
-            start: at,
-            start_utc: utc,
-            end: at,
-            in_flight: 0,
-            thread_gone: false,
-            calls: Vec::new(),
-            errors: 0,
-            usage: LlmUsage::default(),
-            latency: Duration::ZERO,
-            pid,
-            comm: identity.comm.clone(),
-            container_id: identity.container_id.clone(),
+        let ids = &mut self.ids;
+        let conversation_id = place.converses.then(|| place.conversation.name.clone());
+        let context = self.open.get_mut(&place.trace).map(|trace| {
+            trace.call_ended(&span_id, end, conversation_id.as_deref(), || {
+                hex(ids.u64(1..))
+            });
+            let parent = match place.context {
+                Some(context) => Some(hex(context.parent_id)),
+                None => trace.span_id.clone(),
+            };
+            (trace.trace_id.clone(), parent)
         });
-        trace.in_flight += 1;
+        let (trace_id, parent_span_id) = context.unwrap_or_default();
+        self.close_if_over(place.trace, ended);
         CallContext {
-            trace_id: trace.trace_id.clone(),
-            span_id: random_hex(&mut self.ids, 1),
-            source: SOURCE,
-            thread,
+            trace_id,
+            span_id,
+            parent_span_id,
+            source: place.source,
+            conversation_id,
         }
     }
 
-    /// A call ended. May end the trace.
-    pub fn call_ended(
-        &mut self,
-        context: &CallContext,
-        call: &LlmCall,
-        ended: &mut Vec<TraceRecord>,
-    ) {
-        self.settle(context, ended, |trace| {
-            let end = Timestamp(call.start.0.saturating_add(nanoseconds(call.latency)));
-            trace.end = trace.end.max(end);
-            if trace.calls.len() < CALLS_PER_TRACE {
-                trace.calls.push(context.span_id.clone());
+    /// What looked like a call was none, or is recorded elsewhere.
+    pub fn call_dismissed(&mut self, open: &OpenCall, ended: &mut Vec<TraceRecord>) {
+        self.landed(open.caller, open.number);
+        if let Some(place) = &open.place {
+            if let Some(trace) = self.open.get_mut(&place.trace) {
+                trace.call_dismissed();
             }
-            trace.errors += u64::from(call.error_type.is_some());
-            trace.latency = trace.latency.saturating_add(call.latency);
-            let usage = &mut trace.usage;
-            usage.api_calls_count += 1;
-            merge(&mut usage.provider, Some(call.provider));
-            merge(
-                &mut usage.model,
-                call.response_model.as_deref().or(call.model.as_deref()),
-            );
-            add(&mut usage.prompt_tokens, call.prompt_tokens);
-            add(&mut usage.completion_tokens, call.completion_tokens);
-        });
+            self.close_if_over(place.trace, ended);
+        }
     }
 
-    /// What looked like a call was none.
-    pub fn call_dismissed(&mut self, context: &CallContext, ended: &mut Vec<TraceRecord>) {
-        self.settle(context, ended, |_| ());
+    /// A process begins to answer a request.
+    pub fn inbound_started(
+        &mut self,
+        id: InboundId,
+        caller: Caller,
+        at: Timestamp,
+        request: &Inbound,
+    ) {
+        if self.uses(TraceBy::Inbound) {
+            self.inbounds.started(id, caller.actor(), at, request);
+        }
+    }
+
+    /// It has answered it, or will not.
+    pub fn inbound_ended(&mut self, id: InboundId) {
+        self.inbounds.ended(id);
+    }
+
+    /// A task was created, by another one or by its thread.
+    pub fn task_created(&mut self, by: Caller, task: Task, at: Timestamp) {
+        let actor = Actor::Task(by.pid, task);
+        // The address may have been another task's.
+        self.actors.remove(&actor);
+        self.bursts.remove(&actor);
+        self.errands.remove(&actor);
+        self.lineage.task(by.pid, task, by.actor(), at);
+    }
+
+    /// Whether it is known who created a task.
+    pub fn knows_task(&self, pid: Pid, task: Task) -> bool {
+        self.lineage.knows_task(pid, task)
+    }
+
+    /// A thread created another, or the first one of a process.
+    pub fn forked(&mut self, pid: Pid, tid: u32, child: u32, at: Timestamp) {
+        self.lineage.forked(Actor::Thread(pid, tid), child, at);
+    }
+
+    /// A process says who its parent is.
+    pub fn child_of(&mut self, parent: Pid, child: Pid, created: Timestamp) {
+        self.lineage.child_of(parent, child, created);
     }
 
     /// A thread is gone.
     pub fn thread_gone(&mut self, pid: Pid, tid: u32, ended: &mut Vec<TraceRecord>) {
-        self.gone(|thread| *thread == (pid, tid), ended);
+        self.lineage.gone(tid);
+        self.leave(|actor| actor == Actor::Thread(pid, tid), ended);
     }
 
     /// A process is gone.
     pub fn process_gone(&mut self, pid: Pid, ended: &mut Vec<TraceRecord>) {
-        self.gone(|thread| thread.0 == pid, ended);
+        self.lineage.gone(pid.0);
+        self.inbounds.process_gone(pid);
+        self.flying.retain(|actor, _| actor.pid() != pid);
+        for trace in self.open.values_mut() {
+            trace.process_gone(pid);
+        }
+        self.leave(|actor| actor.pid() == pid, ended);
     }
 
     /// Ends the traces that have been idle for too long.
     pub fn expire(&mut self, now: Timestamp, ended: &mut Vec<TraceRecord>) {
-        let gap = self.idle_gap;
-        let idle = |trace: &OpenTrace| trace.in_flight == 0 && now.since(trace.end) > gap;
-        let over = self.open.extract_if(|_, trace| idle(trace)).collect();
-        conclude(over, ended);
+        let gap = self.settings.idle;
+        let over = self
+            .open
+            .iter()
+            .filter(|(_, trace)| trace.is_idle(now, gap));
+        for key in over.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.close(key, ended);
+        }
     }
 
     /// Ends all traces.
     pub fn finish(&mut self, ended: &mut Vec<TraceRecord>) {
-        conclude(mem::take(&mut self.open).into_iter().collect(), ended);
+        for trace in mem::take(&mut self.open).into_values() {
+            ended.extend(trace.into_record());
+        }
     }
 
-    /// Whether any trace is open.
+    /// Whether no trace is open.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
+    /// How many traces are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Whether a trace of a process is open.
     pub fn concern(&self, pid: Pid) -> bool {
-        self.open.keys().any(|thread| thread.0 == pid)
+        self.open.values().any(|trace| trace.concerns(pid))
     }
 
-    fn end_oldest(&mut self, ended: &mut Vec<TraceRecord>) {
-        let mut ages: Vec<_> = self
-            .open
-            .iter()
-            .map(|(thread, trace)| (trace.start, *thread))
-            .collect();
-        ages.sort_unstable();
-        let over = ages
-            .into_iter()
-            .take(AT_ONCE)
-            .filter_map(|(_, thread)| self.open.remove_entry(&thread))
-            .collect();
-        conclude(over, ended);
+    fn next(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 
-    fn settle(
+    fn uses(&self, rule: TraceBy) -> bool {
+        self.settings.by == TraceBy::Auto || self.settings.by == rule
+    }
+
+    fn place(
         &mut self,
-        context: &CallContext,
+        call: &OpenCall,
+        evidence: &Evidence,
+        identity: &Identity,
         ended: &mut Vec<TraceRecord>,
-        update: impl FnOnce(&mut OpenTrace),
-    ) {
-        let Some(trace) = self.open.get_mut(&context.thread) else {
-            return;
-        };
-        if trace.trace_id != context.trace_id {
-            return;
-        }
-        update(trace);
-        trace.in_flight = trace.in_flight.saturating_sub(1);
-        if trace.in_flight == 0 && trace.thread_gone {
-            ended.extend(
-                self.open
-                    .remove(&context.thread)
-                    .and_then(OpenTrace::into_record),
-            );
-        }
-    }
-
-    fn gone(&mut self, which: impl Fn(&(Pid, u32)) -> bool, ended: &mut Vec<TraceRecord>) {
-        let over = self.open.extract_if(|thread, trace| {
-            let gone = which(thread);
-            trace.thread_gone |= gone;
-            gone && trace.in_flight == 0
-        });
-        conclude(over.collect(), ended);
-    }
-}
-
-/// Ends traces in the order in which they began: that of a table is another in each run.
-fn conclude(mut over: Vec<((Pid, u32), OpenTrace)>, ended: &mut Vec<TraceRecord>) {
-    over.sort_unstable_by_key(|(thread, trace)| (trace.start, *thread));
-    ended.extend(
-        over.into_iter()
-            .filter_map(|(_, trace)| trace.into_record()),
-    );
-}
-
-impl OpenTrace {
-    /// A trace without calls leaves no record.
-    fn into_record(self) -> Option<TraceRecord> {
-        if self.usage.api_calls_count == 0 {
-            return None;
-        }
-        let mut usage = self.usage;
-        usage.total_tokens = match (usage.prompt_tokens, usage.completion_tokens) {
-            (None, None) => None,
-            (prompt, completion) => {
-                Some(prompt.unwrap_or(0).saturating_add(completion.unwrap_or(0)))
+    ) -> Place {
+        let line = self.lineage.ancestors(call.caller.actor(), call.caller.tid);
+        let found = self.find(call, evidence, &line, ended);
+        let known = found.conversation;
+        let trace = match found.trace {
+            Some(trace) => trace,
+            None => {
+                let trace = self.begin(call, found.context, found.inbound_name, identity, ended);
+                if let Some(open) = self.open.get_mut(&trace) {
+                    open.source = found.source;
+                }
+                trace
             }
         };
-        usage.total_latency_ms = u64::try_from(self.latency.as_millis()).unwrap_or(u64::MAX);
-        Some(TraceRecord {
-            trace_id: self.trace_id,
-            name: self.comm.clone(),
-            source: SOURCE,
-            start_time: self.start_utc,
-            duration_ns: nanoseconds(self.end.since(self.start)),
-            calls: self.calls,
-            steps: Vec::new(),
-            errors: self.errors,
-            llm_usage: usage,
-            pid: self.pid.0,
-            comm: self.comm,
-            container_id: self.container_id,
-            parent_span_id: None,
-            conversation_id: None,
-        })
+        if let Some(context) = found.context {
+            self.distributed.insert(context.trace_id, trace);
+        }
+        if let Some(served) = self.inbounds.serving(&line, call.at)
+            && found.source == INBOUND
+        {
+            served.trace = Some(trace);
+        }
+        let converses = evidence.messages.count > 0
+            || evidence.session.is_some()
+            || evidence.conversation.is_some()
+            || evidence.previous_response.is_some();
+        let goes_on = known.is_some();
+        let mut conversation = known.unwrap_or_else(|| {
+            let unnamed = hex(self.ids.u64(1..));
+            Conversation::new(call.caller.pid, evidence, trace, unnamed)
+        });
+        conversation.trace = trace;
+        if converses {
+            self.conversations
+                .asked(call.caller.pid, evidence, &conversation);
+        }
+        if !found.loose {
+            self.settle(self.acting(call.caller, &line), trace);
+        }
+        let number = call.number;
+        if let Some(flying) = self.flying.get_mut(&call.caller.actor()) {
+            let own = flying.iter_mut().find(|(known, _)| *known == number);
+            own.into_iter().for_each(|own| own.1 = Some(trace));
+        }
+        if let Some(open) = self.open.get_mut(&trace) {
+            open.call_placed(call.caller.pid, evidence, call.at, goes_on);
+        }
+        Place {
+            trace,
+            source: found.source,
+            context: found.own_context,
+            conversation,
+            converses,
+        }
     }
-}
 
-/// One value, or `multiple`.
-fn merge(known: &mut Option<String>, new: Option<&str>) {
-    match (known.as_deref(), new) {
-        (None, Some(new)) => *known = Some(new.to_owned()),
-        (Some(old), Some(new)) if old != new => *known = Some("multiple".to_owned()),
-        _ => {}
-    }
-}
-
-fn add(sum: &mut Option<u64>, new: Option<u64>) {
-    if let Some(new) = new {
-        *sum = Some(sum.unwrap_or(0).saturating_add(new));
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// `words` random 64-bit numbers, none of them 0 (all-zero ids are invalid in W3C Trace Context).
-fn random_hex(ids: &mut Rng, words: usize) -> String {
-    (0..words)
-        .map(|_| format!("{:016x}", ids.u64(1..)))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use observer_wire::{CallEvent, Chunk, Connection, Direction, Options, Origin};
-
-    use super::*;
-
-    const PID: Pid = Pid(7);
-    const SECOND: u64 = 1_000_000_000;
-
-    /// A call that begins at `start` and takes a second.
-    fn call(start: u64) -> LlmCall {
-        let mut connection = Connection::new(Options::default());
-        let body = r#"{"model":"m","messages":[{"role":"user","content":"Hi"}]}"#;
-        let request = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let body = r#"{"choices":[],"usage":{"prompt_tokens":5},"model":"m"}"#;
-        let response = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut calls = Vec::new();
-        for (direction, at, bytes) in [
-            (Direction::Sent, start, request.as_bytes()),
-            (Direction::Received, start + SECOND, response.as_bytes()),
-        ] {
-            let at = Timestamp(at);
-            let chunk = Chunk {
-                direction,
-                offset: 0,
-                at,
-                origin: Origin(1),
-                bytes,
+    /// Where the evidence says that a call belongs.
+    fn find(
+        &mut self,
+        call: &OpenCall,
+        evidence: &Evidence,
+        line: &[Ancestor],
+        ended: &mut Vec<TraceRecord>,
+    ) -> Found {
+        let (caller, at) = (call.caller, call.at);
+        let conversation = if self.uses(TraceBy::Conversation) {
+            let (actors, tasks) = (&self.actors, line);
+            let own: Vec<TraceKey> = tasks
+                .iter()
+                .filter_map(|ancestor| actors.get(&ancestor.actor).copied())
+                .collect();
+            let is_own = |known: &Conversation| own.contains(&known.trace);
+            self.conversations.of_request(caller.pid, evidence, is_own)
+        } else {
+            None
+        };
+        let found = Found {
+            conversation,
+            ..Found::default()
+        };
+        if let Some(context) = evidence
+            .trace_context
+            .filter(|_| self.uses(TraceBy::Traceparent))
+        {
+            let trace = self.distributed.get(&context.trace_id).copied();
+            return Found {
+                trace: trace.filter(|trace| self.open.contains_key(trace)),
+                source: "traceparent",
+                context: Some(context),
+                own_context: Some(context),
+                ..found
             };
-            connection.data(chunk, &mut |event| {
-                if let CallEvent::Ended { record, .. } = event {
-                    calls.push(*record);
+        }
+        if self.uses(TraceBy::Inbound)
+            && let Some(served) = self.inbounds.serving(line, at)
+        {
+            let by_context = served
+                .context
+                .and_then(|context| self.distributed.get(&context.trace_id).copied());
+            let trace = served.trace.or(by_context);
+            return Found {
+                trace: trace.filter(|trace| self.open.contains_key(trace)),
+                source: INBOUND,
+                context: served.context,
+                inbound_name: Some(served.name.clone()),
+                ..found
+            };
+        }
+        let gap = self.settings.idle;
+        let joinable = |trace: &OpenTrace| trace.takes_more(at, gap);
+        if let Some(known) = &found.conversation
+            && self.open.get(&known.trace).is_some_and(joinable)
+        {
+            // A thread or a task that has a run of its own keeps it.
+            let loose = self.actors.get(&caller.actor());
+            let loose = loose
+                .is_some_and(|own| *own != known.trace && self.open.get(own).is_some_and(joinable));
+            return Found {
+                trace: Some(known.trace),
+                source: "conversation",
+                loose,
+                ..found
+            };
+        }
+        let in_task = caller.task.is_some() && self.uses(TraceBy::Task);
+        let line = self.acting(caller, line);
+        let source = if in_task { "task" } else { "thread" };
+        let begun = Found { source, ..found };
+        let Some((index, trace)) = self.of_line(line, at) else {
+            return begun;
+        };
+        let new = evidence.messages.count > 0 && !evidence.messages.answered;
+        let new = new && begun.conversation.is_none();
+        let open = &self.open[&trace];
+        let again = new && open.begins_again(&evidence.messages);
+        let others = self.flying_beside(caller, call.number);
+        if !others.is_empty() && !in_task && new {
+            // An event loop, and nothing tells its tasks apart. A run that has gone on for a while may ask several
+            // things at once; of several runs a new conversation is another one.
+            let spreads = others.iter().all(|other| *other == Some(trace)) && open.has_calls();
+            if again || !spreads {
+                return Found {
+                    loose: true,
+                    ..begun
+                };
+            }
+        } else if again && !open.is_in_flight() {
+            if index == 0 {
+                self.close(trace, ended);
+            }
+            return begun;
+        }
+        let ancestor = line[index].actor;
+        let source = if ancestor.pid() == caller.pid {
+            source
+        } else {
+            "process"
+        };
+        Found {
+            trace: Some(trace),
+            source,
+            ..begun
+        }
+    }
+
+    /// The line of what makes a call, by the rules that are used.
+    fn acting<'a>(&self, caller: Caller, line: &'a [Ancestor]) -> &'a [Ancestor] {
+        if caller.task.is_some() && self.uses(TraceBy::Task) {
+            return line;
+        }
+        let thread = |ancestor: &Ancestor| matches!(ancestor.actor, Actor::Thread(..));
+        &line[line.iter().position(thread).unwrap_or(0)..]
+    }
+
+    /// The open trace of an actor, or of what created it, with the place of that in the line.
+    fn of_line(&self, line: &[Ancestor], at: Timestamp) -> Option<(usize, TraceKey)> {
+        let gap = self.settings.idle;
+        let open = |key: &TraceKey| {
+            let trace = self.open.get(key)?;
+            trace.takes_more(at, gap).then_some(trace)
+        };
+        for (index, ancestor) in line.iter().enumerate() {
+            let known = self.actors.get(&ancestor.actor);
+            if let Some((key, trace)) = known.and_then(|key| Some((key, open(key)?))) {
+                // What it creates after its run began is part of that.
+                let created = ancestor.child_created;
+                if index == 0 || created.is_some_and(|created| trace.start <= created) {
+                    return Some((index, *key));
                 }
-            });
+            }
+            if let Some((key, at_once)) = self.bursts.get(&ancestor.actor)
+                && open(key).is_some()
+            {
+                let near = |created: Timestamp| {
+                    created.since(*at_once).max(at_once.since(created)) <= BURST
+                };
+                if index == 0 || ancestor.child_created.is_some_and(near) {
+                    return Some((index, *key));
+                }
+            }
         }
-        calls.remove(0)
+        let creator = line.get(1)?;
+        let created = creator.child_created?;
+        let key = self.errands.get(&creator.actor)?;
+        let trace = open(key)?;
+        let errand = at.since(created) <= ERRAND
+            && trace.was_one_call()
+            && trace.end <= created
+            && matches!(line[0].actor, Actor::Task(..));
+        errand.then_some((1, *key))
     }
 
-    fn start(traces: &mut Traces, tid: u32, at: u64, ended: &mut Vec<TraceRecord>) -> CallContext {
-        traces.call_started(
-            PID,
-            tid,
-            Timestamp(at),
-            Utc::UNIX_EPOCH,
-            &Identity::default(),
-            ended,
-        )
+    /// Where the calls are that a thread has in flight beside this one.
+    fn flying_beside(&self, caller: Caller, number: u64) -> Vec<Option<TraceKey>> {
+        let flying = self.flying.get(&caller.actor());
+        let others = flying.into_iter().flatten();
+        let others = others.filter(|(other, _)| *other != number);
+        others.map(|(_, trace)| *trace).collect()
     }
 
-    #[test]
-    fn a_gap_ends_a_trace_and_a_call_in_flight_keeps_it() {
-        let mut traces = Traces::new(Duration::from_secs(10), 1);
-        let mut ended = Vec::new();
-        let first = start(&mut traces, 1, 0, &mut ended);
-        // It takes longer than the gap.
-        traces.expire(Timestamp(60 * SECOND), &mut ended);
-        assert!(ended.is_empty());
-        traces.call_ended(&first, &call(0), &mut ended);
-        let second = start(&mut traces, 1, 5 * SECOND, &mut ended);
-        assert_eq!(second.trace_id, first.trace_id);
-        traces.call_ended(&second, &call(5 * SECOND), &mut ended);
-        traces.expire(Timestamp(15 * SECOND), &mut ended);
-        assert!(ended.is_empty());
-        traces.expire(Timestamp(17 * SECOND), &mut ended);
-        assert_eq!(ended.len(), 1);
-        assert_eq!(ended[0].calls, [first.span_id, second.span_id]);
-        assert_eq!(ended[0].llm_usage.prompt_tokens, Some(10));
-        assert_eq!(ended[0].duration_ns, 6 * SECOND);
-        assert!(traces.is_empty());
+    fn begin(
+        &mut self,
+        call: &OpenCall,
+        context: Option<TraceContext>,
+        inbound_name: Option<String>,
+        identity: &Identity,
+        ended: &mut Vec<TraceRecord>,
+    ) -> TraceKey {
+        if self.open.len() >= OPEN {
+            let oldest: Vec<TraceKey> = self.open.keys().take(AT_ONCE).copied().collect();
+            for key in oldest {
+                self.close(key, ended);
+            }
+        }
+        let key = TraceKey(self.next());
+        let own = (self.ids.u64(1..), self.ids.u64(1..));
+        let trace_id = match context {
+            Some(context) => format!("{:032x}", context.trace_id),
+            None => format!("{}{}", hex(own.0), hex(own.1)),
+        };
+        let inbound = inbound_name.is_some();
+        // The caller's own span is the parent of what names it; of a request it is that of the whole trace.
+        let span_id = (context.is_none() || inbound).then(|| hex(self.ids.u64(1..)));
+        let name = self.settings.name.clone();
+        let name = name.or(inbound_name).or_else(|| identity.comm.clone());
+        let trace = OpenTrace::new(
+            trace_id,
+            span_id,
+            name,
+            call.at,
+            call.utc,
+            call.caller.pid,
+            identity,
+        );
+        let trace = match context {
+            Some(context) => trace.part_of(context),
+            None => trace,
+        };
+        self.open.insert(key, trace);
+        key
     }
 
-    #[test]
-    fn threads_have_traces_of_their_own_and_end_them() {
-        let mut traces = Traces::new(Duration::from_secs(10), 1);
-        let mut ended = Vec::new();
-        let one = start(&mut traces, 1, 0, &mut ended);
-        let two = start(&mut traces, 2, 0, &mut ended);
-        assert_ne!(one.trace_id, two.trace_id);
-        traces.call_ended(&one, &call(0), &mut ended);
-        traces.thread_gone(PID, 1, &mut ended);
-        assert_eq!(ended.len(), 1);
-        // Its call is still in flight.
-        traces.process_gone(PID, &mut ended);
-        assert_eq!(ended.len(), 1);
-        traces.call_ended(&two, &call(0), &mut ended);
-        assert_eq!(ended.len(), 2);
-    }
-
-    #[test]
-    fn the_oldest_make_room() {
-        let mut traces = Traces::new(Duration::from_secs(10), 1);
-        let mut ended = Vec::new();
-        let contexts: Vec<CallContext> = (0..OPEN)
-            .map(|tid| {
-                let at = tid as u64;
-                start(&mut traces, tid as u32, at, &mut ended)
-            })
-            .collect();
-        traces.call_ended(&contexts[0], &call(0), &mut ended);
-        // A thread that has one takes no room.
-        start(&mut traces, 1, SECOND, &mut ended);
-        assert!(ended.is_empty());
-        start(&mut traces, u32::MAX, SECOND, &mut ended);
-        assert_eq!(traces.open.len(), OPEN - AT_ONCE + 1);
-        // Only one had a call that had ended.
-        assert_eq!(ended.len(), 1);
-        assert_eq!(ended[0].trace_id, contexts[0].trace_id);
-        // What was in flight in the others belongs to none that is open.
-        traces.call_ended(&contexts[1], &call(0), &mut ended);
-        assert_eq!(ended.len(), 1);
-    }
-
-    #[test]
-    fn hostile_counts_do_not_overflow() {
-        let mut traces = Traces::new(Duration::from_secs(10), 1);
-        let mut ended = Vec::new();
-        let context = start(&mut traces, 1, 0, &mut ended);
-        let mut call = call(0);
-        call.prompt_tokens = Some(u64::MAX);
-        call.completion_tokens = Some(2);
-        call.latency = Duration::MAX;
-        traces.call_ended(&context, &call, &mut ended);
-        let context = start(&mut traces, 1, 0, &mut ended);
-        traces.call_ended(&context, &call, &mut ended);
-        traces.finish(&mut ended);
-        assert_eq!(ended[0].llm_usage.total_tokens, Some(u64::MAX));
-        assert_eq!(ended[0].llm_usage.total_latency_ms, u64::MAX);
-    }
-
-    #[test]
-    fn a_trace_of_dismissed_calls_leaves_no_record() {
-        let mut traces = Traces::new(Duration::from_secs(10), 1);
-        let mut ended = Vec::new();
-        let context = start(&mut traces, 1, 0, &mut ended);
-        traces.call_dismissed(&context, &mut ended);
-        traces.finish(&mut ended);
-        assert!(ended.is_empty());
-    }
-
-    #[test]
-    fn several_models_are_multiple() {
-        let mut known = None;
-        for (model, expected) in [
-            (None, None),
-            (Some("a"), Some("a")),
-            (Some("a"), Some("a")),
-            (Some("b"), Some("multiple")),
-            (Some("a"), Some("multiple")),
-        ] {
-            merge(&mut known, model);
-            assert_eq!(known.as_deref(), expected);
+    /// A call of the first of a line is in a trace: so is what it does next, and what belongs to it.
+    fn settle(&mut self, line: &[Ancestor], key: TraceKey) {
+        let Some(trace) = self.open.get_mut(&key) else {
+            return;
+        };
+        trace.joined_by(line[0].actor);
+        let known = self.actors.insert(line[0].actor, key) == Some(key);
+        if self.settings.by == TraceBy::Thread {
+            return;
+        }
+        for pair in line.windows(2) {
+            let [child, creator] = pair else { continue };
+            let (Actor::Task(..), Actor::Task(..)) = (child.actor, creator.actor) else {
+                break;
+            };
+            let Some(created) = creator.child_created else {
+                break;
+            };
+            // What the first task of a thread creates are runs of their own.
+            let first = !matches!(
+                self.lineage.ancestors(creator.actor, 0).get(1),
+                Some(Ancestor {
+                    actor: Actor::Task(..),
+                    ..
+                })
+            );
+            if first {
+                // The second that does an errand: what is created next does so, too.
+                let second = child.actor == line[0].actor
+                    && self.errands.insert(creator.actor, key) == Some(key)
+                    && !known;
+                if second {
+                    self.actors.insert(creator.actor, key);
+                }
+                break;
+            }
+            trace.joined_by(creator.actor);
+            self.bursts.entry(creator.actor).or_insert((key, created));
         }
     }
+
+    /// A call is not in flight any more.
+    fn landed(&mut self, caller: Caller, number: u64) {
+        let actor = caller.actor();
+        if let Some(flying) = self.flying.get_mut(&actor) {
+            flying.retain(|(known, _)| *known != number);
+            if flying.is_empty() {
+                self.flying.remove(&actor);
+            }
+        }
+    }
+
+    /// Actors are gone.
+    fn leave(&mut self, which: impl Fn(Actor) -> bool, ended: &mut Vec<TraceRecord>) {
+        self.actors.retain(|actor, _| !which(*actor));
+        self.bursts.retain(|actor, _| !which(*actor));
+        self.errands.retain(|actor, _| !which(*actor));
+        let mut over = Vec::new();
+        for (key, trace) in &mut self.open {
+            if trace.left_by(&which) {
+                over.push(*key);
+            }
+        }
+        for key in over {
+            self.close(key, ended);
+        }
+    }
+
+    fn close_if_over(&mut self, key: TraceKey, ended: &mut Vec<TraceRecord>) {
+        if self.open.get(&key).is_some_and(OpenTrace::is_over) {
+            self.close(key, ended);
+        }
+    }
+
+    fn close(&mut self, key: TraceKey, ended: &mut Vec<TraceRecord>) {
+        let Some(trace) = self.open.remove(&key) else {
+            return;
+        };
+        for actor in trace.actors() {
+            if self.actors.get(actor) == Some(&key) {
+                self.actors.remove(actor);
+            }
+            if self
+                .bursts
+                .get(actor)
+                .is_some_and(|(burst, _)| *burst == key)
+            {
+                self.bursts.remove(actor);
+            }
+        }
+        if let Some(id) = trace.distributed
+            && self.distributed.get(&id) == Some(&key)
+        {
+            self.distributed.remove(&id);
+        }
+        ended.extend(trace.into_record());
+    }
+}
+
+const INBOUND: &str = "inbound";
+
+/// What the evidence of a call says.
+#[derive(Debug, Default)]
+struct Found {
+    /// The trace, if there is one already.
+    trace: Option<TraceKey>,
+    source: &'static str,
+    /// The distributed trace that it is part of.
+    context: Option<TraceContext>,
+    /// The same, where the call's own request says so.
+    own_context: Option<TraceContext>,
+    inbound_name: Option<String>,
+    conversation: Option<Conversation>,
+    /// That its actor made this call says nothing of the actor's next.
+    loose: bool,
+}
+
+/// A 64-bit id.
+fn hex(id: u64) -> String {
+    format!("{id:016x}")
 }

@@ -59,6 +59,8 @@ pub struct CallRecord {
     pub start_time: Utc,
     /// First request byte to last response byte, in nanoseconds.
     pub latency_ns: u64,
+    /// First request byte to the head of the response, in nanoseconds.
+    pub time_to_headers_ns: Option<u64>,
     /// First request byte to first non-empty delta, in nanoseconds.
     pub time_to_first_token_ns: Option<u64>,
     /// HTTP status.
@@ -128,7 +130,11 @@ pub struct CallRecord {
 pub struct TraceRecord {
     /// 32 hexadecimal digits.
     pub trace_id: String,
-    /// What people call it: the process's name.
+    /// The trace itself as a span, 16 hexadecimal digits: the parent of its calls. `null` where those are parts
+    /// of spans of others.
+    pub span_id: Option<String>,
+    /// What people call it: `--trace-name`, the method and route of the request that was answered, or the
+    /// process's name.
     pub name: Option<String>,
     /// The rule that made the trace.
     pub source: &'static str,
@@ -272,6 +278,7 @@ pub(crate) mod tests {
             stream: true,
             start_time: Utc::from_nanosecond(1_790_000_000_123_456_789).unwrap(),
             latency_ns: 812_000_000,
+            time_to_headers_ns: Some(180_000_000),
             time_to_first_token_ns: Some(210_000_000),
             status_code: Some(200),
             error_type: None,
@@ -311,6 +318,7 @@ pub(crate) mod tests {
             response_model: None,
             prompt_tokens: None,
             completion_tokens: None,
+            time_to_headers_ns: Some(890_000),
             time_to_first_token_ns: None,
             latency_ns: 900_000,
             status_code: Some(429),
@@ -331,6 +339,7 @@ pub(crate) mod tests {
     fn a_trace_as_it_is_written() {
         let trace = TraceRecord {
             trace_id: call().trace_id,
+            span_id: Some("00f067aa0ba902b7".to_owned()),
             name: call().comm,
             source: "thread",
             start_time: call().start_time,

@@ -11,12 +11,12 @@ use super::behaviour::Behaviour;
 
 /// A request with its whole body.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
-    pub(super) first_byte: Instant,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) first_byte: Instant,
 }
 
 impl Request {
@@ -29,7 +29,7 @@ impl Request {
 }
 
 /// Reads the next request; `None` at the end of the connection. `buffer` holds what came too early.
-pub(super) fn read<S: Read + Write>(
+pub(crate) fn read<S: Read + Write>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
 ) -> anyhow::Result<Option<Request>> {

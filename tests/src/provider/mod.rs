@@ -6,7 +6,7 @@
 mod answer;
 pub mod behaviour;
 mod dialogue;
-mod http;
+pub(crate) mod http;
 mod http2;
 mod text;
 mod tls;

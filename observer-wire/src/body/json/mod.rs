@@ -71,6 +71,7 @@ pub enum Status {
 /// What is done with a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Take {
+    Length,
     Mark,
     Nothing,
     Text,
@@ -101,6 +102,8 @@ enum State {
         string: bool,
         escaped: bool,
         mark: Option<bool>,
+        /// How long it is so far, if that is wanted.
+        length: Option<usize>,
     },
     /// In a string that is a value.
     Text {
@@ -188,11 +191,13 @@ impl Parser {
                     bytes = &bytes[used..];
                     if self.state == State::After {
                         match take {
+                            Take::Length => self.length_slot(used - 1),
                             Take::Mark if self.chars > 0 => self.slot(Kind::Filled, used - 1),
                             Take::Nothing => self.slot(Kind::Text, used - 1),
                             Take::Mark | Take::Text => {}
                         }
                         let value = match take {
+                            Take::Length => Some(Value::from(self.chars)),
                             Take::Mark => Some(Value::Bool(self.chars > 0)),
                             Take::Nothing => None,
                             Take::Text => Some(Value::String(self.take_text())),
@@ -321,6 +326,9 @@ impl Parser {
             State::Text {
                 take: Take::Mark, ..
             } => Some(Value::Bool(self.chars > 0)),
+            State::Text {
+                take: Take::Length, ..
+            } => Some(Value::from(self.chars)),
             _ => None,
         }
     }
@@ -397,11 +405,13 @@ impl Parser {
                     }
                     None => {
                         let mark = select.is_some_and(Select::is_mark).then_some(false);
+                        let length = select.is_some_and(Select::is_length).then_some(1);
                         self.state = State::Skip {
                             depth: 1,
                             string: false,
                             escaped: false,
                             mark,
+                            length,
                         };
                     }
                 }
@@ -412,6 +422,7 @@ impl Parser {
                 let take = match select {
                     Some(select) if select.takes_scalars() => Take::Text,
                     Some(select) if select.is_mark() => Take::Mark,
+                    Some(select) if select.is_length() => Take::Length,
                     _ => Take::Nothing,
                 };
                 self.state = State::Text {
@@ -444,6 +455,9 @@ impl Parser {
                 let end = memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
                 if take == Take::Mark && (end > 0 || bytes[end] == b'\\') {
                     self.chars = 1;
+                }
+                if take == Take::Length {
+                    self.chars += end;
                 }
                 if keep {
                     self.append(&bytes[..end]);
@@ -483,6 +497,9 @@ impl Parser {
                         return bytes.len();
                     }
                 };
+                if take == Take::Length {
+                    self.chars += plain.len();
+                }
                 if keep {
                     self.append(plain);
                 }
@@ -501,6 +518,14 @@ impl Parser {
                         value,
                     });
                 } else {
+                    if take == Take::Length {
+                        self.chars += match value {
+                            0..0x80 => 1,
+                            // Half of a pair, which is four bytes.
+                            0x80..0x800 | 0xd800..0xe000 => 2,
+                            _ => 3,
+                        };
+                    }
                     if keep {
                         self.code_unit(value);
                     }
@@ -594,23 +619,36 @@ impl Parser {
             return;
         }
         let kind = if keep {
-            let path = self.stack.iter().map(|frame| match frame {
-                Frame::Array {
-                    keep: Keep::All,
-                    items,
-                    ..
-                } => Some(Step::Index(items.len())),
-                Frame::Array { .. } => None,
-                Frame::Object { key, .. } => key.clone().map(Step::Key),
-            });
-            path.collect::<Option<Vec<Step>>>()
-                .map(|path| Kind::Kept(path, self.text.clone()))
+            self.path().map(|path| Kind::Kept(path, self.text.clone()))
         } else {
             Some(Kind::Number)
         };
         if let Some(kind) = kind {
             self.slot(kind, 0);
         }
+    }
+
+    /// Notes that the string may vary whose length is kept, and which ends `length` bytes from here.
+    fn length_slot(&mut self, length: usize) {
+        if self.slots.is_some()
+            && let Some(path) = self.path()
+        {
+            self.slot(Kind::Length(path), length);
+        }
+    }
+
+    /// The way to the value that is being read; `None` if it may end elsewhere.
+    fn path(&self) -> Option<Vec<Step>> {
+        let path = self.stack.iter().map(|frame| match frame {
+            Frame::Array {
+                keep: Keep::All,
+                items,
+                ..
+            } => Some(Step::Index(items.len())),
+            Frame::Array { .. } => None,
+            Frame::Object { key, .. } => key.clone().map(Step::Key),
+        });
+        path.collect()
     }
 
     /// Passes over a value; returns how many bytes it took, and at its end its mark.
@@ -620,6 +658,7 @@ impl Parser {
             mut string,
             mut escaped,
             mut mark,
+            length,
         } = self.state
         else {
             return (0, None);
@@ -659,7 +698,11 @@ impl Parser {
                 }
                 if depth == 0 {
                     self.state = State::After;
-                    return (at + 1, mark.map(Value::Bool));
+                    let value = match length {
+                        Some(length) => Some(Value::from(length + at + 1)),
+                        None => mark.map(Value::Bool),
+                    };
+                    return (at + 1, value);
                 }
                 if mark == Some(false) && !bytes[at].is_ascii_whitespace() {
                     mark = Some(true);
@@ -672,6 +715,7 @@ impl Parser {
             string,
             escaped,
             mark,
+            length: length.map(|length| length + at),
         };
         (at, None)
     }

@@ -13,6 +13,9 @@ pub enum Select {
     Array(Keep, &'static Select),
     /// Either of two forms.
     Either(&'static Select, &'static Select),
+    /// How long a string, object or array is: a number stands for it. It is that of the bytes of an object or
+    /// array, and of a string without quotes and escapes. Nothing of it is stored.
+    Length,
     /// Whether there is anything in a string, array or object: true or false stands for it. Nothing of
     /// it is stored.
     Mark,
@@ -84,7 +87,7 @@ impl Select {
                 .find(|(known, _)| *known == name)
                 .map(|(_, select)| select),
             Self::Either(one, other) => one.member(name).or_else(|| other.member(name)),
-            Self::All | Self::Array(..) | Self::Mark | Self::Scalar => None,
+            Self::All | Self::Array(..) | Self::Length | Self::Mark | Self::Scalar => None,
         }
     }
 
@@ -92,7 +95,7 @@ impl Select {
         match self {
             Self::All | Self::Scalar => true,
             Self::Either(one, other) => one.takes_scalars() || other.takes_scalars(),
-            Self::Array(..) | Self::Mark | Self::Object(_) => false,
+            Self::Array(..) | Self::Length | Self::Mark | Self::Object(_) => false,
         }
     }
 
@@ -100,7 +103,15 @@ impl Select {
         match self {
             Self::Mark => true,
             Self::Either(one, other) => one.is_mark() || other.is_mark(),
-            Self::All | Self::Array(..) | Self::Object(_) | Self::Scalar => false,
+            Self::All | Self::Array(..) | Self::Length | Self::Object(_) | Self::Scalar => false,
+        }
+    }
+
+    pub(in crate::body) fn is_length(&self) -> bool {
+        match self {
+            Self::Length => true,
+            Self::Either(one, other) => one.is_length() || other.is_length(),
+            Self::All | Self::Array(..) | Self::Mark | Self::Object(_) | Self::Scalar => false,
         }
     }
 }

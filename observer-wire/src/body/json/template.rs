@@ -2,8 +2,8 @@
 //!
 //! The events of a stream are the same document again and again with another text. Once one has been
 //! read, the bytes between the values that vary tell that the next has the same structure, and it
-//! need not be read again. What varies may only be what the selection passes over or marks, and
-//! numbers, which are put in their place.
+//! need not be read again. What varies may only be what the selection passes over, marks or measures,
+//! and numbers, which are put in their place.
 
 use serde_json::{Number, Value};
 
@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Text,
     /// A string that is marked, and has something in it.
     Filled,
+    /// A string of which the length is kept: where.
+    Length(Vec<Step>),
     /// A number that is passed over.
     Number,
     /// A number that is kept: where, and its digits as they are now.
@@ -73,6 +75,11 @@ impl Template {
             let length = match &slot.kind {
                 Kind::Text => text(rest)?,
                 Kind::Filled => text(rest).filter(|length| *length > 0)?,
+                Kind::Length(_) => {
+                    // The same length once more is another piece of the same size.
+                    changed = true;
+                    text(rest)?
+                }
                 Kind::Number => number(rest)?,
                 Kind::Kept(_, digits) => {
                     let length = number(rest)?;
@@ -102,6 +109,11 @@ impl Template {
             let rest = bytes.get(at..)?;
             at += match &mut slot.kind {
                 Kind::Text | Kind::Filled => text(rest)?,
+                Kind::Length(path) => {
+                    let length = text(rest)?;
+                    *find(&mut self.document, path)? = Value::from(unescaped(&rest[..length]));
+                    length
+                }
                 Kind::Number => number(rest)?,
                 Kind::Kept(path, digits) => {
                     let length = number(rest)?;
@@ -154,6 +166,16 @@ fn text(bytes: &[u8]) -> Option<usize> {
             _ => return None,
         }
     }
+}
+
+/// Length of a string without its escapes, all of which are of one character.
+fn unescaped(text: &[u8]) -> usize {
+    let (mut at, mut escapes) = (0, 0);
+    while let Some(found) = memchr::memchr(b'\\', &text[at..]) {
+        escapes += 1;
+        at = (at + found + 2).min(text.len());
+    }
+    text.len() - escapes
 }
 
 /// Length of the whole number that `bytes` begin with.

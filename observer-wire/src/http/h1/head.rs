@@ -5,8 +5,10 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use super::super::{
     RequestHead, ResponseHead,
     fields::{FIELDS, HEAD_BYTES, append, split_authority, split_target},
+    redact::Salt,
     websocket::is_upgrade,
 };
+use crate::evidence::Fingerprint;
 
 /// Length of request lines that every server takes (RFC 9112 section 3), in bytes.
 const REQUEST_LINE_BYTES: usize = 8000;
@@ -103,7 +105,7 @@ pub(in super::super) fn begins_request(bytes: &[u8]) -> bool {
 }
 
 /// A request head, its body's length, and whether it expects 100-continue.
-pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
+pub(super) fn request(bytes: &[u8], salt: &Salt) -> Option<(RequestHead, Length)> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     if !request.parse(bytes).ok()?.is_complete() {
@@ -111,7 +113,8 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
     }
     let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
     let target = request.path?;
-    let (headers, length) = fields_of(request.headers)?;
+    let mut credential = None;
+    let (headers, length) = fields_of(request.headers, salt, &mut credential)?;
     let authority = match target
         .parse::<Uri>()
         .ok()
@@ -134,7 +137,7 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
             .map_or("/", |path| &target[scheme + 3 + path..]),
         None => target,
     };
-    let (path, query) = split_target(target);
+    let (path, query) = split_target(target, salt, &mut credential);
     Some((
         RequestHead {
             // RFC 6455 section 4.1.
@@ -145,6 +148,7 @@ pub(super) fn request(bytes: &[u8]) -> Option<(RequestHead, Length)> {
             host,
             port,
             headers,
+            credential,
             partial: false,
         },
         length,
@@ -164,7 +168,7 @@ pub(super) fn response(bytes: &[u8]) -> Option<(ResponseHead, StatusCode, Length
         return None;
     }
     let status = StatusCode::from_u16(response.code?).ok()?;
-    let (headers, length) = fields_of(response.headers)?;
+    let (headers, length) = fields_of(response.headers, &[0; 32], &mut None)?;
     let head = ResponseHead {
         status: Some(status),
         headers,
@@ -175,7 +179,11 @@ pub(super) fn response(bytes: &[u8]) -> Option<(ResponseHead, StatusCode, Length
 
 /// The fields without credentials, and the length that they state. `None` if lengths contradict each
 /// other (RFC 9112 section 6.3).
-fn fields_of(fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Length)> {
+fn fields_of(
+    fields: &[httparse::Header<'_>],
+    salt: &Salt,
+    credential: &mut Option<Fingerprint>,
+) -> Option<(HeaderMap, Length)> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     let mut chunked = false;
     let mut known = None;
@@ -197,7 +205,13 @@ fn fields_of(fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Length)> {
                 known = Some(length);
             }
         }
-        append(&mut headers, field.name.as_bytes(), field.value);
+        append(
+            &mut headers,
+            salt,
+            credential,
+            field.name.as_bytes(),
+            field.value,
+        );
     }
     let length = match known {
         _ if chunked => Length::Chunked,

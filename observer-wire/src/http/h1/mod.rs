@@ -9,7 +9,7 @@ mod head;
 
 pub(super) use self::head::begins_request;
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, fmt, mem};
 
 use http::{Method, StatusCode};
 
@@ -19,6 +19,7 @@ use self::{
 };
 use super::{
     End, Event, ExchangeId,
+    redact::Salt,
     websocket::{self, Session},
 };
 use crate::chunk::{Close, Direction, Origin, Timestamp};
@@ -30,7 +31,7 @@ const PIPELINED: usize = 64;
 const EARLY_BYTES: usize = 16 * 1024;
 
 /// Follows the requests and responses of one connection of a client.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Connection {
     requests: Requests,
     responses: Responses,
@@ -43,6 +44,8 @@ pub struct Connection {
     session: Option<Box<Session>>,
     /// The connection speaks something else from here on.
     opaque: bool,
+    /// What credentials are hashed under.
+    salt: Salt,
 }
 
 /// A response that is seen before its request: where one thread reads and another writes, the read may return
@@ -94,6 +97,14 @@ enum Responses {
 }
 
 impl Connection {
+    /// Nothing has passed yet. Credentials are hashed under `salt`, unless it is zero.
+    pub fn new(salt: [u8; 32]) -> Self {
+        Self {
+            salt,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next bytes of a direction. `bytes` are those of one write or read of the process or
     /// of a part of it.
     pub fn data(
@@ -324,7 +335,7 @@ impl Connection {
         if !begins_request(bytes) {
             return;
         }
-        let Some((head, length)) = head::request(bytes) else {
+        let Some((head, length)) = head::request(bytes, &self.salt) else {
             self.end_all(End::Malformed, at, sink);
             self.responses = Responses::Seeking;
             return;
@@ -534,6 +545,16 @@ impl Connection {
         for Open { exchange, .. } in mem::take(&mut self.open) {
             sink(Event::End { exchange, end, at });
         }
+    }
+}
+
+impl fmt::Debug for Connection {
+    // It holds credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("open", &self.open)
+            .field("opaque", &self.opaque)
+            .finish_non_exhaustive()
     }
 }
 

@@ -123,7 +123,7 @@ pub(in super::super) fn begins_frames(direction: Direction, bytes: &[u8]) -> boo
 
 /// Whether bytes are, as far as they go, the header of the settings with which a server begins
 /// (section 3.4).
-pub(super) fn begins_settings(bytes: &[u8]) -> bool {
+pub(in super::super) fn begins_settings(bytes: &[u8]) -> bool {
     const KIND: usize = 3;
     bytes
         .iter()

@@ -6,12 +6,14 @@ use super::{
     super::{
         RequestHead, ResponseHead,
         fields::{FIELDS, HEAD_BYTES, append, split_authority, split_target},
+        redact::{Salt, query_fingerprint},
     },
     hpack::{Decoder, Field},
 };
+use crate::evidence::Fingerprint;
 
 /// What a header block says.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Fields {
     method: Option<Method>,
     authority: Option<String>,
@@ -20,13 +22,16 @@ pub(super) struct Fields {
     /// To which protocol a CONNECT leads (RFC 8441 section 4).
     protocol: Option<String>,
     pub(super) headers: HeaderMap,
+    credential: Option<Fingerprint>,
+    /// The one of the target; one of a field counts more.
+    query_credential: Option<Fingerprint>,
     /// Whether there are fields whose name or value is unknown.
     pub(super) unknown: bool,
 }
 
 impl Fields {
     /// Reads a block. Credentials are left out. `None` if it is malformed, or says more than any head.
-    pub(super) fn decode(decoder: &mut Decoder, block: &[u8]) -> Option<Self> {
+    pub(super) fn decode(decoder: &mut Decoder, block: &[u8], salt: &Salt) -> Option<Self> {
         let mut fields = Self::default();
         let (mut count, mut bytes) = (0, 0);
         let decoded = decoder.decode(block, &mut |field| {
@@ -38,13 +43,13 @@ impl Fields {
                 .sum::<usize>();
             // What is not kept is decoded nevertheless: later blocks refer to it.
             if count <= FIELDS && bytes <= HEAD_BYTES {
-                fields.add(field);
+                fields.add(field, salt);
             }
         });
         (decoded.is_ok() && count <= FIELDS && bytes <= HEAD_BYTES).then_some(fields)
     }
 
-    fn add(&mut self, field: Field<'_>) {
+    fn add(&mut self, field: Field<'_>, salt: &Salt) {
         let (Some(name), Some(value)) = (field.name, field.value) else {
             self.unknown = true;
             return;
@@ -53,11 +58,18 @@ impl Fields {
         match name {
             b":authority" => self.authority = text(),
             b":method" => self.method = Method::from_bytes(value).ok(),
-            b":path" => self.path = text(),
+            b":path" => {
+                let target = text();
+                let query = target.as_deref().and_then(|target| target.split_once('?'));
+                if let Some((_, query)) = query {
+                    self.query_credential = query_fingerprint(salt, query);
+                }
+                self.path = target;
+            }
             b":protocol" => self.protocol = text(),
             b":status" => self.status = StatusCode::from_bytes(value).ok(),
             [b':', ..] => {}
-            _ => append(&mut self.headers, name, value),
+            _ => append(&mut self.headers, salt, &mut self.credential, name, value),
         }
     }
 
@@ -71,7 +83,7 @@ impl Fields {
             None => return None,
         };
         let (path, query) = match &self.path {
-            Some(target) => split_target(target),
+            Some(target) => split_target(target, &[0; 32], &mut None),
             None if self.unknown || method == Method::CONNECT => Default::default(),
             None => return None,
         };
@@ -90,6 +102,7 @@ impl Fields {
             websocket: method == Method::CONNECT && self.protocol.as_deref() == Some("websocket"),
             method,
             headers: self.headers,
+            credential: self.credential.or(self.query_credential),
             partial: self.unknown,
         })
     }

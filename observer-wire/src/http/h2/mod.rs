@@ -12,13 +12,15 @@ mod huffman;
 
 use std::{collections::BTreeMap, mem};
 
-pub(super) use self::frame::begins_frames;
+pub(super) use self::frame::{begins_frames, begins_settings};
 use self::{
     frame::{END_HEADERS, END_STREAM, HEADER_BYTES, Header, Kind, PADDED, PRIORITY},
     head::Fields,
     hpack::Decoder,
 };
-use super::{End, Event, ExchangeId, ResponseHead, fields::HEAD_BYTES, websocket::Session};
+use super::{
+    End, Event, ExchangeId, ResponseHead, fields::HEAD_BYTES, redact::Salt, websocket::Session,
+};
 use crate::chunk::{Close, Direction, Origin, Timestamp};
 
 /// With what a client begins (RFC 9113 section 3.4).
@@ -31,7 +33,6 @@ const STREAMS: usize = 1024;
 const SMALL_BYTES: usize = 8;
 
 /// Follows the requests and responses of one connection of a client.
-#[derive(Debug)]
 pub struct Connection {
     sent: Half,
     received: Half,
@@ -39,6 +40,8 @@ pub struct Connection {
     /// The highest stream that the client has opened.
     last: u32,
     next: u64,
+    /// What credentials are hashed under.
+    salt: Salt,
 }
 
 /// A stream whose response is not complete.
@@ -140,11 +143,20 @@ impl Default for Connection {
             streams: BTreeMap::new(),
             last: 0,
             next: 0,
+            salt: [0; 32],
         }
     }
 }
 
 impl Connection {
+    /// At its beginning. Credentials are hashed under `salt`, unless it is zero.
+    pub fn new(salt: [u8; 32]) -> Self {
+        Self {
+            salt,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next bytes of a direction. `bytes` are those of one write or read of the process or
     /// of a part of it.
     pub fn data(
@@ -171,7 +183,7 @@ impl Connection {
                         half.lose_step();
                     }
                 }
-                State::Start if frame::begins_settings(bytes) => {
+                State::Start if begins_settings(bytes) => {
                     half.state = State::header(at, origin);
                 }
                 State::Start => half.lose_step(),
@@ -429,12 +441,13 @@ impl Connection {
         at: Timestamp,
         sink: &mut dyn FnMut(Event<'_>),
     ) {
+        let salt = self.salt;
         let half = self.half(direction);
         let fields = if block.lost || block.too_long {
             half.decoder.forget();
             None
         } else {
-            Fields::decode(&mut half.decoder, &block.bytes)
+            Fields::decode(&mut half.decoder, &block.bytes, &salt)
         };
         if block.promise {
             return;
@@ -737,6 +750,17 @@ impl Block {
         if !self.too_long {
             self.bytes.extend_from_slice(bytes);
         }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    // The salt is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("sent", &self.sent)
+            .field("received", &self.received)
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
     }
 }
 

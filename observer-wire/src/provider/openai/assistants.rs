@@ -28,6 +28,7 @@ static FIELDS: Fields = Fields {
     answer: &[
         (Field::ResponseModel, &["model"]),
         (Field::ResponseId, &["id"]),
+        (Field::Conversation, &["thread_id"]),
     ],
     usage: &[
         (Count::Prompt, &["prompt_tokens"]),
@@ -50,7 +51,11 @@ const TOOL_CALLS: Select = Select::Array(
     &Select::Object(&[
         ("index", Select::Scalar),
         ("type", Select::Scalar),
-        ("function", Select::Object(&[("name", Select::Scalar)])),
+        ("id", Select::Scalar),
+        (
+            "function",
+            Select::Object(&[("name", Select::Scalar), ("arguments", Select::Length)]),
+        ),
     ]),
 );
 
@@ -59,6 +64,7 @@ macro_rules! selection {
         const RUN: Select = Select::Object(&[
             ("object", Select::Scalar),
             ("id", Select::Scalar),
+            ("thread_id", Select::Scalar),
             ("model", Select::Scalar),
             ("status", Select::Scalar),
             ("usage", Select::All),
@@ -169,10 +175,10 @@ impl Provider for Assistants {
         for (index, tool) in (0..).zip(tools.into_iter().flat_map(|it| elements(it, "tool_calls")))
         {
             let index = counter(tool, "index").unwrap_or(index);
-            call.tool_call(
-                (0, index),
-                tool.get("function").and_then(|it| text(it, "name")),
-            );
+            let function = tool.get("function").unwrap_or(&Value::Null);
+            call.tool_call((0, index), text(function, "name"));
+            call.tool_id((0, index), text(tool, "id"));
+            call.arguments((0, index), counter(function, "arguments"));
         }
         let status = text(document, "status");
         let ended = status.filter(|it| !matches!(*it, "queued" | "in_progress" | "cancelling"));

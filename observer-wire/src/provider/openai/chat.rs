@@ -39,6 +39,11 @@ pub(in crate::provider) static FIELDS: Fields = Fields {
         (Field::Parameter("choice_count"), &["n"]),
         (Field::Parameter("reasoning_level"), &["reasoning_effort"]),
         (Field::Parameter("service_tier"), &["service_tier"]),
+        // OpenRouter's and LiteLLM's.
+        (
+            Field::Session,
+            &["session_id", "litellm_session_id", "metadata.session_id"],
+        ),
     ],
     answer: &[
         (Field::ResponseModel, &["model"]),
@@ -109,9 +114,15 @@ const ROLES: &[&str] = &[
 
 const ROLE: Select = Select::Object(&[("role", Select::Scalar)]);
 const GROQ: Select = Select::Object(&[("usage", Select::All), ("error", Select::All)]);
-const FUNCTION: Select = Select::Object(&[("name", Select::Scalar)]);
+const FUNCTION: Select = Select::Object(&[
+    ("name", Select::Scalar),
+    ("arguments", Select::Length),
+    // Of tools that take any text.
+    ("input", Select::Length),
+]);
 const TOOL_CALL: Select = Select::Object(&[
     ("index", Select::Scalar),
+    ("id", Select::Scalar),
     ("function", FUNCTION),
     ("custom", FUNCTION),
 ]);
@@ -134,6 +145,12 @@ macro_rules! selection {
                 ("n", Select::Scalar),
                 ("reasoning_effort", Select::Scalar),
                 ("service_tier", Select::Scalar),
+                ("session_id", Select::Scalar),
+                ("litellm_session_id", Select::Scalar),
+                (
+                    "metadata",
+                    Select::Object(&[("session_id", Select::Scalar), ("user_id", Select::Scalar)]),
+                ),
                 ("messages", $messages),
             ]),
             response: Select::Object(&[
@@ -269,6 +286,10 @@ impl Provider for Chat {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
     }
 
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["messages"]
+    }
+
     fn is_request(&self, document: &Value) -> bool {
         let named = document.get("model").is_some_and(Value::is_string);
         let messages = document.get("messages").and_then(Value::as_array);
@@ -305,14 +326,16 @@ impl Provider for Chat {
                 continue;
             };
             for (position, tool) in elements(message, "tool_calls").enumerate() {
-                call.tool_call((index, position as u64), tool_name(tool));
+                let place = (index, position as u64);
+                call.tool_call(place, tool_name(tool));
+                call.tool_id(place, text(tool, "id"));
+                call.arguments(place, arguments(tool));
             }
-            call.tool_call(
-                (index, u64::MAX),
-                message
-                    .get("function_call")
-                    .and_then(|function| text(function, "name")),
-            );
+            if let Some(function) = message.get("function_call") {
+                let place = (index, u64::MAX);
+                call.tool_call(place, text(function, "name"));
+                call.arguments(place, counter(function, "arguments"));
+            }
             if position == 0 {
                 output(message.get("content"), call);
             }
@@ -354,11 +377,16 @@ impl Provider for Chat {
                 for (position, tool) in elements(delta, "tool_calls").enumerate() {
                     call.token();
                     let position = counter(tool, "index").unwrap_or(position as u64);
-                    call.tool_call((index, position), tool_name(tool));
+                    let place = (index, position);
+                    call.tool_call(place, tool_name(tool));
+                    call.tool_id(place, text(tool, "id"));
+                    call.more_arguments(place, arguments(tool));
                 }
                 if let Some(function) = delta.get("function_call") {
                     call.token();
-                    call.tool_call((index, u64::MAX), text(function, "name"));
+                    let place = (index, u64::MAX);
+                    call.tool_call(place, text(function, "name"));
+                    call.more_arguments(place, counter(function, "arguments"));
                 }
                 if index == 0 {
                     output(delta.get("content"), call);
@@ -381,6 +409,14 @@ fn tool_name(tool: &Value) -> Option<&str> {
     ["function", "custom"]
         .iter()
         .find_map(|kind| text(tool.get(kind)?, "name"))
+}
+
+/// How long the arguments are.
+fn arguments(tool: &Value) -> Option<u64> {
+    ["function", "custom"].iter().find_map(|kind| {
+        let called = tool.get(kind)?;
+        counter(called, "arguments").or_else(|| counter(called, "input"))
+    })
 }
 
 fn output(content: Option<&Value>, call: &mut CallBuilder) {

@@ -132,6 +132,7 @@ mod tests {
             host: host.map(str::to_owned),
             port: None,
             headers,
+            credential: None,
             partial: false,
             websocket: false,
         };

@@ -83,7 +83,12 @@ macro_rules! spoken {
                 ("session", Select::Object(&[("model", Select::Scalar)])),
                 (
                     "item",
-                    Select::Object(&[("type", Select::Scalar), ("name", Select::Scalar)]),
+                    Select::Object(&[
+                        ("type", Select::Scalar),
+                        ("name", Select::Scalar),
+                        ("call_id", Select::Scalar),
+                        ("arguments", Select::Length),
+                    ]),
                 ),
                 (
                     "response",
@@ -100,6 +105,8 @@ macro_rules! spoken {
                                 &Select::Object(&[
                                     ("type", Select::Scalar),
                                     ("name", Select::Scalar),
+                                    ("call_id", Select::Scalar),
+                                    ("arguments", Select::Length),
                                 ]),
                             ),
                         ),
@@ -325,6 +332,10 @@ fn done(response: &Value, turns: &mut Turns) {
 fn tool_call(index: u64, item: &Value, call: &mut CallBuilder) {
     let kind = text(item, "type").unwrap_or_default();
     if kind.ends_with("_call") {
-        call.tool_call((0, index), text(item, "name").or(Some(kind)));
+        let place = (0, index);
+        call.tool_call(place, text(item, "name").or(Some(kind)));
+        call.tool_id(place, text(item, "call_id"));
+        let arguments = counter(item, "arguments").or_else(|| counter(item, "input"));
+        call.arguments(place, arguments);
     }
 }

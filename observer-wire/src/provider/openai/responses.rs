@@ -27,6 +27,13 @@ pub(in crate::provider) static FIELDS: Fields = Fields {
         (Field::Parameter("reasoning_level"), &["reasoning.effort"]),
         (Field::Parameter("service_tier"), &["service_tier"]),
         (Field::Parameter("background"), &["background"]),
+        (Field::PreviousResponse, &["previous_response_id"]),
+        (Field::Conversation, &["conversation.id", "conversation"]),
+        // Codex's, and what many write.
+        (
+            Field::Session,
+            &["client_metadata.session_id", "metadata.session_id"],
+        ),
     ],
     answer: &[
         (Field::ResponseModel, &["model"]),
@@ -86,6 +93,9 @@ macro_rules! response {
                     &Select::Object(&[
                         ("type", Select::Scalar),
                         ("name", Select::Scalar),
+                        ("call_id", Select::Scalar),
+                        ("arguments", Select::Length),
+                        ("input", Select::Length),
                         ("role", Select::Scalar),
                         (
                             "content",
@@ -113,6 +123,19 @@ macro_rules! selection {
                 ("reasoning", Select::Object(&[("effort", Select::Scalar)])),
                 ("service_tier", Select::Scalar),
                 ("background", Select::Scalar),
+                ("previous_response_id", Select::Scalar),
+                (
+                    "conversation",
+                    Select::Either(&Select::Scalar, &Select::Object(&[("id", Select::Scalar)])),
+                ),
+                (
+                    "client_metadata",
+                    Select::Object(&[("session_id", Select::Scalar)]),
+                ),
+                (
+                    "metadata",
+                    Select::Object(&[("session_id", Select::Scalar)]),
+                ),
                 ("input", $input),
             ]),
             response: response!($text),
@@ -129,7 +152,13 @@ macro_rules! selection {
                 ("output_index", Select::Scalar),
                 (
                     "item",
-                    Select::Object(&[("type", Select::Scalar), ("name", Select::Scalar)]),
+                    Select::Object(&[
+                        ("type", Select::Scalar),
+                        ("name", Select::Scalar),
+                        ("call_id", Select::Scalar),
+                        ("arguments", Select::Length),
+                        ("input", Select::Length),
+                    ]),
                 ),
             ]),
         }
@@ -178,6 +207,10 @@ impl Provider for Responses {
 
     fn selections(&self) -> [&'static Selection; 2] {
         [&WITHOUT_CONTENT, &WITH_CONTENT]
+    }
+
+    fn messages_at(&self) -> &'static [&'static str] {
+        &["input"]
     }
 
     fn is_request(&self, document: &Value) -> bool {
@@ -369,6 +402,10 @@ fn usage(response: &Value, call: &mut CallBuilder) {
 fn tool_call(index: u64, item: &Value, call: &mut CallBuilder) {
     let kind = text(item, "type").unwrap_or_default();
     if kind.ends_with("_call") {
-        call.tool_call((0, index), text(item, "name").or(Some(kind)));
+        let place = (0, index);
+        call.tool_call(place, text(item, "name").or(Some(kind)));
+        call.tool_id(place, text(item, "call_id"));
+        let arguments = counter(item, "arguments").or_else(|| counter(item, "input"));
+        call.arguments(place, arguments);
     }
 }

@@ -20,12 +20,61 @@ use crate::attach::{
 /// Largest function that is decoded, in bytes.
 const FUNCTION_BYTES: u64 = 64 << 10;
 
-/// What is at a probe.
+/// Functions through which plaintext passes, and what is at a probe there.
 const FUNCTIONS: [(&str, u8); 3] = [
     ("crypto/tls.(*Conn).Write", go::WRITE),
     ("crypto/tls.(*Conn).Read", go::READ),
     ("crypto/tls.(*Conn).Close", go::CLOSE),
 ];
+
+/// Functions that run in the goroutine that makes or answers a call. Of each line the first that is there.
+const CALLERS: [Caller; 5] = [
+    // `roundTrip` is there since Go 1.22; before, `RoundTrip` did it.
+    Caller {
+        names: &[
+            "net/http.(*http2ClientConn).roundTrip",
+            "net/http.(*http2ClientConn).RoundTrip",
+        ],
+        function: go::ROUND_TRIP_2,
+        conn: TCONN,
+    },
+    Caller {
+        names: &["net/http/internal/http2.(*ClientConn).roundTrip"],
+        function: go::ROUND_TRIP_2,
+        conn: TCONN,
+    },
+    Caller {
+        names: &[
+            "golang.org/x/net/http2.(*ClientConn).roundTrip",
+            "golang.org/x/net/http2.(*ClientConn).RoundTrip",
+        ],
+        function: go::ROUND_TRIP_2,
+        conn: TCONN,
+    },
+    Caller {
+        names: &["net/http.(*persistConn).roundTrip"],
+        function: go::ROUND_TRIP,
+        conn: 80,
+    },
+    Caller {
+        names: &["net/http.(*conn).serve"],
+        function: go::SERVE,
+        conn: 16,
+    },
+];
+
+/// Offset of `tconn` in HTTP/2's `ClientConn`.
+const TCONN: u16 = 8;
+
+/// A function that runs in the goroutine that makes or answers a call.
+struct Caller {
+    names: &'static [&'static str],
+    /// What is at the probe.
+    function: u8,
+    /// Offset of the `net.Conn` in the receiver: the same by the DWARF of programs built with Go 1.18 to 1.26,
+    /// and in the sources of golang.org/x/net 0.30 to 0.62. A wrong one would stand for no connection.
+    conn: u16,
+}
 
 /// See the module.
 pub(super) struct Go;
@@ -51,20 +100,26 @@ impl Library for Go {
             }
         }
         let version = table::version(elf);
-        let goid = goid(version.as_deref());
-        match probes(elf, &functions, goid) {
-            Ok(probes) => Finding::Found(Found {
-                how: format!(
-                    "the runtime's table of functions; {}{}",
-                    version.as_deref().unwrap_or("unknown version of Go"),
-                    if goid == 0 {
-                        ", of which observer does not know how it numbers goroutines"
-                    } else {
-                        ""
-                    }
-                ),
-                probes,
-            }),
+        let runtime = Runtime::of(elf, &table, version.as_deref());
+        let goid = runtime.goid;
+        match probes(elf, &functions, &runtime) {
+            Ok(mut probes) => {
+                if goid != 0 {
+                    probes.extend(callers(elf, &table, &runtime));
+                }
+                Finding::Found(Found {
+                    how: format!(
+                        "the runtime's table of functions; {}{}",
+                        version.as_deref().unwrap_or("unknown version of Go"),
+                        if goid == 0 {
+                            ", of which observer does not know how it numbers goroutines"
+                        } else {
+                            ""
+                        }
+                    ),
+                    probes,
+                })
+            }
             Err(reason) => Finding::Refused(reason),
         }
     }
@@ -75,39 +130,15 @@ type Range = std::ops::Range<u64>;
 fn probes(
     elf: &Elf,
     functions: &[(&'static str, u8, Range)],
-    goid: u16,
+    runtime: &Runtime,
 ) -> Result<Vec<Probe>, String> {
     let mut probes = Vec::new();
     for (name, function, range) in functions {
         let code = Code::decode(elf, range.clone())
             .ok_or_else(|| format!("the code of {name} cannot be followed"))?;
         let mut add = |instruction: &Instruction, function: u8| {
-            let site = Site {
-                address: instruction.ip(),
-                function: range.start,
-                instruction: site::name(instruction),
-                cost: if site::is_emulated(instruction) {
-                    Cost::Emulated
-                } else {
-                    Cost::SingleStepped
-                },
-                count: 0,
-            };
-            let offset = elf
-                .file_offset(site.address)
-                .ok_or_else(|| format!("{name} is not in the file"))?;
-            probes.push(Probe {
-                functions: vec![(*name).to_owned()],
-                site,
-                offset,
-                cookie: Cookie {
-                    function,
-                    count: 0,
-                    goid,
-                },
-                returns: false,
-                family: Family::Go,
-            });
+            let cookie = runtime.cookie(function, 0);
+            probes.push(probe(elf, name, range, instruction, cookie)?);
             Ok::<(), String>(())
         };
         if *function == go::WRITE {
@@ -128,23 +159,140 @@ fn probes(
     Ok(probes)
 }
 
-/// Offset of `goid` in `runtime.g` (src/runtime/runtime2.go), by DWARF of programs built with each
-/// version; 0 if the version is not known.
-fn goid(version: Option<&str>) -> u16 {
-    let minor = version
-        .and_then(|version| version.strip_prefix("go1."))
-        .and_then(|rest| {
-            rest.split(|c: char| !c.is_ascii_digit())
-                .next()?
-                .parse()
-                .ok()
-        });
-    match minor {
-        Some(17..=22 | 25..=26) => 152,
-        // With `syscallbp`, and still with `gobuf.ret`.
-        Some(23..=24) => 160,
-        _ => 0,
+/// Where goroutines that make or answer calls pass. Without these, calls are captured all the same.
+fn callers(elf: &Elf, table: &Table, runtime: &Runtime) -> Vec<Probe> {
+    CALLERS
+        .iter()
+        .filter_map(|caller| {
+            let mut names = caller.names.iter();
+            let (name, range) = names.find_map(|name| Some((name, table.function(name)?)))?;
+            let code = Code::decode(elf, range.clone())?;
+            let cookie = runtime.cookie(caller.function, caller.conn);
+            probe(elf, name, &range, &code.begin, cookie).ok()
+        })
+        .collect()
+}
+
+fn probe(
+    elf: &Elf,
+    name: &str,
+    range: &Range,
+    instruction: &Instruction,
+    cookie: Cookie,
+) -> Result<Probe, String> {
+    let site = Site {
+        address: instruction.ip(),
+        function: range.start,
+        instruction: site::name(instruction),
+        cost: if site::is_emulated(instruction) {
+            Cost::Emulated
+        } else {
+            Cost::SingleStepped
+        },
+        count: 0,
+    };
+    let offset = elf
+        .file_offset(site.address)
+        .ok_or_else(|| format!("{name} is not in the file"))?;
+    Ok(Probe {
+        functions: vec![name.to_owned()],
+        site,
+        offset,
+        cookie,
+        returns: false,
+        family: Family::Go,
+    })
+}
+
+/// Offsets in `runtime.g` (src/runtime/runtime2.go); 0 for what is not known, or not there.
+struct Runtime {
+    goid: u16,
+    parent: u16,
+}
+
+impl Runtime {
+    /// `goid` by the DWARF of programs built with each version. `parentGoid` (Go 1.21) by the code that sets it,
+    /// or where that is not as expected, by DWARF too.
+    fn of(elf: &Elf, table: &Table, version: Option<&str>) -> Self {
+        let minor = version
+            .and_then(|version| version.strip_prefix("go1."))
+            .and_then(|rest| {
+                rest.split(|c: char| !c.is_ascii_digit())
+                    .next()?
+                    .parse()
+                    .ok()
+            });
+        let (goid, parent) = match minor {
+            Some(17..=20) => (152, None),
+            Some(21..=22 | 25) => (152, Some(272)),
+            // With `syscallbp`, and still with `gobuf.ret`.
+            Some(23..=24) => (160, Some(280)),
+            Some(26) => (152, Some(280)),
+            _ => (0, None),
+        };
+        Self {
+            goid,
+            parent: parent.map_or(0, |known| parent_by_code(elf, table, goid).unwrap_or(known)),
+        }
     }
+
+    fn cookie(&self, function: u8, conn: u16) -> Cookie {
+        Cookie {
+            function,
+            count: 0,
+            goid: self.goid,
+            parent: self.parent,
+            conn,
+        }
+    }
+}
+
+/// Where `runtime.newproc1` puts the id of the goroutine that it runs for: `newg.parentGoid = callergp.goid`, and
+/// `newg.gopc = callerpc` into the next word.
+fn parent_by_code(elf: &Elf, table: &Table, goid: u16) -> Option<u16> {
+    const WORD: u64 = 8;
+    /// Instructions within which the one follows the other.
+    const NEAR: usize = 6;
+    let code = decode(elf, &table.function("runtime.newproc1")?)?;
+    let moves = |one: &Instruction| one.mnemonic() == Mnemonic::Mov;
+    // A move of a whole register to a place behind another one.
+    let puts = |one: &Instruction| {
+        let field = moves(one)
+            && one.op0_kind() == OpKind::Memory
+            && one.op1_register().is_gpr64()
+            && ![Register::RSP, Register::RBP].contains(&one.memory_base());
+        field.then(|| (one.memory_base(), one.memory_displacement64()))
+    };
+    code.iter().enumerate().find_map(|(index, load)| {
+        let is_goid = moves(load)
+            && load.op0_register().is_gpr64()
+            && load.op1_kind() == OpKind::Memory
+            && ![Register::RSP, Register::RBP].contains(&load.memory_base())
+            && load.memory_displacement64() == u64::from(goid);
+        if !is_goid {
+            return None;
+        }
+        let mut after = code.iter().skip(index + 1).take(NEAR);
+        let (base, place) = after
+            .find_map(|one| puts(one).filter(|_| one.op1_register() == load.op0_register()))?;
+        let next = after.any(|one| puts(one) == Some((base, place + WORD)));
+        u16::try_from(place).ok().filter(|_| next)
+    })
+}
+
+/// The instructions of a function, if it holds nothing else.
+fn decode(elf: &Elf, range: &Range) -> Option<Vec<Instruction>> {
+    let length = range.end.checked_sub(range.start)?;
+    if length > FUNCTION_BYTES {
+        return None;
+    }
+    let bytes = elf.code(range.start, usize::try_from(length).ok()?).ok()?;
+    // Go puts nothing but code into its functions.
+    let instructions: Vec<Instruction> =
+        Decoder::with_ip(64, &bytes, range.start, DecoderOptions::NONE)
+            .into_iter()
+            .collect();
+    (!instructions.iter().any(Instruction::is_invalid)).then_some(instructions)
 }
 
 /// A function that has been decoded.
@@ -161,19 +309,7 @@ struct Code {
 impl Code {
     /// Decodes a function that begins with the check of its stack.
     fn decode(elf: &Elf, range: Range) -> Option<Self> {
-        let length = range.end.checked_sub(range.start)?;
-        if length > FUNCTION_BYTES {
-            return None;
-        }
-        let bytes = elf.code(range.start, usize::try_from(length).ok()?).ok()?;
-        // Go puts nothing but code into its functions.
-        let instructions: Vec<Instruction> =
-            Decoder::with_ip(64, &bytes, range.start, DecoderOptions::NONE)
-                .into_iter()
-                .collect();
-        if instructions.iter().any(Instruction::is_invalid) {
-            return None;
-        }
+        let instructions = decode(elf, &range)?;
         let check = instructions
             .iter()
             .take(4)

@@ -45,8 +45,9 @@ var (
 type seen struct {
 	Case      string `json:"case"`
 	RequestID string `json:"request_id"`
-	// The goroutine that wrote the request.
+	// The goroutine that made the call, and the one that wrote the request.
 	Goroutine uint64 `json:"goroutine"`
+	Writer    uint64 `json:"writer"`
 	ElapsedNs int64  `json:"elapsed_ns"`
 	Bytes     int    `json:"bytes"`
 	Error     string `json:"error,omitempty"`
@@ -152,9 +153,9 @@ func body(stream bool) []byte {
 
 func call(client *http.Client, stream bool) {
 	begun := time.Now()
-	one := seen{Case: *label}
+	one := seen{Case: *label, Goroutine: goroutine()}
 	trace := &httptrace.ClientTrace{
-		WroteHeaders: func() { one.Goroutine = goroutine() },
+		WroteHeaders: func() { one.Writer = goroutine() },
 	}
 	ctx, cancel := context.WithCancel(httptrace.WithClientTrace(context.Background(), trace))
 	defer cancel()
@@ -230,6 +231,7 @@ func raw() {
 		if own.writer != 0 {
 			one.Goroutine = own.writer
 		}
+		one.Writer = one.Goroutine
 		response, err := http.ReadResponse(reader, nil)
 		if err != nil {
 			panic(err)

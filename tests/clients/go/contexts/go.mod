@@ -1,0 +1,3 @@
+module observer/clients/contexts
+
+go 1.21

@@ -1,0 +1,348 @@
+//! Each call is in the trace of its run, in every way in which programs run things at the same time. The truth is
+//! what the client wrote into its prompts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsString,
+    thread,
+};
+
+use observer_e2e::{
+    clients, coverage,
+    harness::{Run, Scene, output},
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Requirements of the web services.
+const AGENTS: &str = "fastapi==0.165.0\nflask==3.1.3\nopenai==3.54.0\nuvicorn[standard]==0.38.0\n";
+
+/// A certificate for localhost.
+const SELF_SIGNED: [&str; 12] = [
+    "req",
+    "-x509",
+    "-newkey",
+    "rsa:2048",
+    "-nodes",
+    "-days",
+    "2",
+    "-subj",
+    "/CN=localhost",
+    "-addext",
+    "subjectAltName=DNS:localhost",
+    "-batch",
+];
+
+const CONTENT: &[&str] = &["--capture-content"];
+
+/// Runs `agents.py`.
+fn agents(by: &str, arguments: &[&str], options: &[&str]) -> Run {
+    let scene = Scene::new();
+    let mut command = scene.script("agents/agents.py", ["--by", by]);
+    command.extend(arguments.iter().map(OsString::from));
+    let options: Vec<&str> = CONTENT.iter().chain(options).copied().collect();
+    let run = scene.exec(&options, &command);
+    run.assert_clean();
+    assert!(run.status.success(), "{}", run.stderr);
+    run
+}
+
+/// The number behind the last `[agent ` of a call's prompt.
+fn agent(call: &Value) -> u64 {
+    let prompt = call["input_preview"].as_str().expect("a preview");
+    let (_, behind) = prompt.rsplit_once("[agent ").expect("an agent");
+    let (number, _) = behind.split_once(']').expect("a number");
+    number.parse().expect("a number")
+}
+
+/// Asserts that agents and traces are the same thing: each agent's calls are in one trace, and in no trace are two
+/// agents. Returns how many of the calls each rule has placed.
+fn assert_apart(run: &Run, agents: usize, calls: usize) -> BTreeMap<String, usize> {
+    assert_eq!(run.calls.len(), calls, "{}", run.stderr);
+    let mut traces: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+    let mut of_trace: HashMap<&str, BTreeSet<u64>> = HashMap::new();
+    let mut sources = BTreeMap::new();
+    for call in &run.calls {
+        let trace = call["trace_id"].as_str().expect("a trace");
+        traces.entry(agent(call)).or_default().insert(trace);
+        of_trace.entry(trace).or_default().insert(agent(call));
+        let source = call["trace_source"].as_str().expect("a source");
+        *sources.entry(source.to_owned()).or_default() += 1;
+    }
+    let torn: Vec<_> = traces
+        .iter()
+        .filter(|(_, traces)| traces.len() > 1)
+        .collect();
+    let mixed: Vec<_> = of_trace
+        .iter()
+        .filter(|(_, agents)| agents.len() > 1)
+        .collect();
+    assert!(
+        torn.is_empty() && mixed.is_empty(),
+        "{} of {agents} torn: {torn:?}\n{} mixed: {mixed:?}\n{sources:?}",
+        torn.len(),
+        mixed.len(),
+    );
+    assert_eq!(traces.len(), agents);
+    assert_traces(run);
+    sources
+}
+
+/// Asserts that the records of traces say what those of the calls say.
+fn assert_traces(run: &Run) {
+    let ids: BTreeSet<&str> = run
+        .calls
+        .iter()
+        .filter_map(|call| call["trace_id"].as_str())
+        .collect();
+    assert_eq!(run.traces.len(), ids.len());
+    for trace in &run.traces {
+        let calls: Vec<&Value> = run
+            .calls
+            .iter()
+            .filter(|call| call["trace_id"] == trace["trace_id"])
+            .collect();
+        let spans: Vec<&Value> = calls.iter().map(|call| &call["span_id"]).collect();
+        assert_eq!(
+            trace["calls"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .collect::<Vec<_>>(),
+            spans
+        );
+        let sum: u64 = calls
+            .iter()
+            .filter_map(|call| call["prompt_tokens"].as_u64())
+            .sum();
+        assert_eq!(trace["llm_usage"]["prompt_tokens"], sum, "{trace:#}");
+        assert_eq!(
+            trace["llm_usage"]["api_calls_count"],
+            calls.len(),
+            "{trace:#}"
+        );
+        for call in calls {
+            assert_eq!(call["parent_span_id"], trace["span_id"], "{call:#}");
+        }
+    }
+}
+
+fn only(sources: &BTreeMap<String, usize>) -> Vec<&str> {
+    sources.keys().map(String::as_str).collect()
+}
+
+/// Takes down a row of the table of the README.
+fn cover(way: &str, runs: usize, calls: usize, sources: &BTreeMap<String, usize>) {
+    coverage::attributed(way, runs, calls, &only(sources).join(", "));
+}
+
+#[test]
+fn asyncio() {
+    let run = agents("asyncio", &[], &[]);
+    let sources = assert_apart(&run, 20, 60);
+    assert_eq!(only(&sources), ["task"]);
+    cover("Python, asyncio: 20 tasks in one thread", 20, 60, &sources);
+}
+
+#[test]
+fn uvloop() {
+    let run = agents("uvloop", &[], &[]);
+    let sources = assert_apart(&run, 20, 60);
+    assert_eq!(only(&sources), ["task"]);
+    cover("Python, uvloop: 20 tasks in one thread", 20, 60, &sources);
+}
+
+#[test]
+fn tasks_that_create_tasks() {
+    let run = agents("spreading", &[], &[]);
+    let sources = assert_apart(&run, 20, 80);
+    assert_eq!(only(&sources), ["task"]);
+    cover(
+        "Python, asyncio: agents that ask several things at once",
+        20,
+        80,
+        &sources,
+    );
+}
+
+#[test]
+fn tasks_that_call_in_threads() {
+    let run = agents("to-thread", &[], &[]);
+    let sources = assert_apart(&run, 20, 60);
+    assert_eq!(only(&sources), ["task"]);
+    cover("Python, `asyncio.to_thread`", 20, 60, &sources);
+}
+
+#[test]
+fn thread_pool() {
+    let run = agents("thread-pool", &[], &[]);
+    let sources = assert_apart(&run, 20, 60);
+    cover("Python, 20 agents in a pool of 4 threads", 20, 60, &sources);
+}
+
+#[test]
+fn process_pool() {
+    let run = agents("process-pool", &["--agents", "12"], &[]);
+    let sources = assert_apart(&run, 12, 36);
+    cover(
+        "Python, 12 agents in a pool of 4 processes",
+        12,
+        36,
+        &sources,
+    );
+}
+
+#[test]
+fn an_agent_with_tools() {
+    let run = agents("tools", &["--agents", "8", "--calls", "4"], &[]);
+    let sources = assert_apart(&run, 8, 32);
+    cover("Python, 8 agents with tools in threads", 8, 32, &sources);
+    for trace in &run.traces {
+        let steps = trace["steps"].as_array().unwrap();
+        assert_eq!(steps.len(), 6, "{trace:#}");
+        for step in steps {
+            assert_eq!(step["result_bytes"], "[agent 0] sunny".len(), "{step:#}");
+            // Two tools of 20 ms each, one after the other.
+            let took = step["duration_ns"].as_u64().unwrap();
+            assert!((40_000_000..2_000_000_000).contains(&took), "{step:#}");
+            assert!(step["arguments_bytes"].as_u64().unwrap() > 0, "{step:#}");
+            let asked_by = run
+                .calls
+                .iter()
+                .find(|call| call["span_id"] == step["parent_span_id"]);
+            let tools = asked_by.unwrap()["tool_calls"].as_array().unwrap();
+            assert!(tools.contains(&step["name"]), "{step:#}");
+        }
+        // One conversation.
+        assert!(trace["conversation_id"].is_string(), "{trace:#}");
+    }
+}
+
+#[test]
+fn a_run_that_spreads_over_threads_and_a_process() {
+    let run = agents("run-with-workers", &[], &[]);
+    let sources = assert_apart(&run, 1, 6);
+    assert_eq!(sources["process"], 1, "{sources:?}");
+    cover(
+        "Python, a run with threads and a child process",
+        1,
+        6,
+        &sources,
+    );
+}
+
+#[test]
+fn node() {
+    let scene = Scene::new();
+    let modules = clients::npm("openai-node", &["openai@7.57.0"]).unwrap();
+    let script = scene.folder.path().join("agents.mjs");
+    std::fs::copy(clients::script("agents/agents.mjs"), &script).unwrap();
+    std::os::unix::fs::symlink(
+        modules.join("node_modules"),
+        scene.folder.path().join("node_modules"),
+    )
+    .unwrap();
+    let command = [
+        "node".into(),
+        script.into(),
+        scene.provider.url().into(),
+        "20".into(),
+        "3".into(),
+    ];
+    let run = scene.exec(CONTENT, &command);
+    run.assert_clean();
+    let sources = assert_apart(&run, 20, 60);
+    cover("Node, 20 conversations in one thread", 20, 60, &sources);
+}
+
+/// A web service: how it is started, the path, and the calls of each request.
+fn service(kind: &str, path: &str, calls: usize) {
+    const REQUESTS: usize = 20;
+    let scene = Scene::new();
+    let python = clients::environment("agents", AGENTS).unwrap();
+    let [key, certificate] =
+        ["key.pem", "certificate.pem"].map(|name| scene.folder.path().join(name));
+    let (made, _, stderr) = output(
+        "openssl",
+        &SELF_SIGNED
+            .map(OsString::from)
+            .into_iter()
+            .chain([
+                "-keyout".into(),
+                key.clone().into(),
+                "-out".into(),
+                certificate.clone().into(),
+            ])
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(made, 0, "{stderr}");
+    let command: Vec<OsString> = vec![
+        python.into(),
+        clients::script("agents/server.py").into(),
+        kind.into(),
+        scene.provider.url().into(),
+        certificate.clone().into(),
+        key.into(),
+    ];
+    let server = scene.start(&command);
+    let said: Value = serde_json::from_str(&server.line()).unwrap();
+    let scheme = if kind.contains("tls") {
+        "https"
+    } else {
+        "http"
+    };
+    let address = format!("{scheme}://localhost:{}", said["port"]);
+    let observer = scene.watch(&["--pid", &server.pid(), "--capture-content"]);
+    // Each by a connection of its own, and twice on it.
+    thread::scope(|scope| {
+        for agent in 0..REQUESTS {
+            let (address, ca) = (&address, certificate.to_str().unwrap());
+            scope.spawn(move || {
+                let url = format!("{address}{path}/{agent}");
+                let mut command = vec!["-sS", "--fail-with-body", "-m", "60", "-X", "POST"];
+                command.extend(["--cacert", ca, &url]);
+                let (_, body, stderr) = output("curl", &command);
+                assert_eq!(body.trim(), format!("{{\"agent\":{agent}}}"), "{stderr}");
+            });
+        }
+    });
+    let run = observer.stop();
+    server.signal(Signal::TERM);
+    server.wait();
+    let sources = assert_apart(&run, REQUESTS, REQUESTS * calls);
+    assert_eq!(only(&sources), ["inbound"], "{kind}");
+    for trace in &run.traces {
+        assert_eq!(trace["name"], format!("POST {path}/{{id}}"), "{trace:#}");
+    }
+    cover(
+        &format!("Python, {kind}, {path}: 20 requests at once"),
+        REQUESTS,
+        REQUESTS * calls,
+        &sources,
+    );
+}
+
+#[test]
+fn fastapi_on_asyncio() {
+    service("fastapi", "/agents", 3);
+}
+
+#[test]
+fn fastapi_on_uvloop() {
+    service("fastapi-uvloop", "/agents", 3);
+}
+
+#[test]
+fn fastapi_with_tls() {
+    service("fastapi-tls", "/agents", 3);
+}
+
+#[test]
+fn fastapi_in_threads() {
+    service("fastapi", "/threads", 3);
+}
+
+#[test]
+fn flask() {
+    service("flask", "/agents", 3);
+}
