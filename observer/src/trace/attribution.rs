@@ -153,6 +153,8 @@ pub struct Traces {
     bursts: HashMap<Actor, (TraceKey, Timestamp)>,
     /// The trace of the last task that was created for a single call, by its creator.
     errands: HashMap<Actor, TraceKey>,
+    /// The last trace that a thread began beside another: it is an event loop.
+    loops: HashMap<Actor, TraceKey>,
     /// Traces that others have begun.
     distributed: HashMap<u128, TraceKey>,
     /// Calls that an actor has in flight, by number, and where they are.
@@ -173,6 +175,7 @@ impl Traces {
             actors: HashMap::new(),
             bursts: HashMap::new(),
             errands: HashMap::new(),
+            loops: HashMap::new(),
             distributed: HashMap::new(),
             flying: HashMap::new(),
             lineage: Lineage::default(),
@@ -311,7 +314,7 @@ impl Traces {
         self.actors.remove(&actor);
         self.bursts.remove(&actor);
         self.errands.remove(&actor);
-        self.lineage.task(by.pid, task, by.actor(), at);
+        self.lineage.task(by.pid, task, by.actor(), by.tid, at);
     }
 
     /// Whether it is known who created a task.
@@ -431,6 +434,9 @@ impl Traces {
             self.conversations
                 .asked(call.caller.pid, evidence, &conversation);
         }
+        if found.beside {
+            self.loops.insert(call.caller.thread(), trace);
+        }
         if !found.loose {
             self.settle(self.acting(call.caller, &line), trace);
         }
@@ -531,13 +537,16 @@ impl Traces {
         let open = &self.open[&trace];
         let again = new && open.begins_again(&evidence.messages);
         let others = self.flying_beside(caller, call.number);
-        if !others.is_empty() && !in_task && new {
+        let runs_several = self.loops.get(&caller.thread());
+        let runs_several = runs_several.is_some_and(|other| self.open.contains_key(other));
+        if !in_task && new && (runs_several || !others.is_empty()) {
             // An event loop, and nothing tells its tasks apart. A run that has gone on for a while may ask several
             // things at once; of several runs a new conversation is another one.
             let spreads = others.iter().all(|other| *other == Some(trace)) && open.has_calls();
-            if again || !spreads {
+            if again || runs_several || !spreads {
                 return Found {
                     loose: true,
+                    beside: true,
                     ..begun
                 };
             }
@@ -676,13 +685,7 @@ impl Traces {
                 break;
             };
             // What the first task of a thread creates are runs of their own.
-            let first = !matches!(
-                self.lineage.ancestors(creator.actor, 0).get(1),
-                Some(Ancestor {
-                    actor: Actor::Task(..),
-                    ..
-                })
-            );
+            let first = self.lineage.creating_task(creator.actor).is_none();
             if first {
                 // The second that does an errand: what is created next does so, too.
                 let second = child.actor == line[0].actor
@@ -714,6 +717,7 @@ impl Traces {
         self.actors.retain(|actor, _| !which(*actor));
         self.bursts.retain(|actor, _| !which(*actor));
         self.errands.retain(|actor, _| !which(*actor));
+        self.loops.retain(|actor, _| !which(*actor));
         let mut over = Vec::new();
         for (key, trace) in &mut self.open {
             if trace.left_by(&which) {
@@ -772,6 +776,8 @@ struct Found {
     conversation: Option<Conversation>,
     /// That its actor made this call says nothing of the actor's next.
     loose: bool,
+    /// Its thread runs others at the same time.
+    beside: bool,
 }
 
 /// A 64-bit id.

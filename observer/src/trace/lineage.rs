@@ -5,7 +5,10 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 use observer_wire::Timestamp;
 
-use crate::{attach::processes::Pid, capture::task::Task};
+use crate::{
+    attach::processes::Pid,
+    capture::task::{Task, TaskKind},
+};
 
 /// Tasks and threads whose creators are remembered; past it those that were not asked for are forgotten.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
@@ -34,8 +37,8 @@ impl Actor {
 /// See the module.
 #[derive(Debug)]
 pub struct Lineage {
-    /// What created an actor, and when. No creator: nobody who is known.
-    created: LruCache<Actor, (Option<Actor>, Timestamp)>,
+    /// What created a task, in which thread, and when.
+    created: LruCache<Actor, (Actor, u32, Timestamp)>,
     /// What created a thread or the first thread of a process, by the new one's id.
     forked: LruCache<u32, (Actor, Timestamp)>,
 }
@@ -51,8 +54,8 @@ impl Default for Lineage {
 
 impl Lineage {
     /// A task was created, by another or by its thread.
-    pub fn task(&mut self, pid: Pid, task: Task, by: Actor, at: Timestamp) {
-        self.created.put(Actor::Task(pid, task), (Some(by), at));
+    pub fn task(&mut self, pid: Pid, task: Task, by: Actor, tid: u32, at: Timestamp) {
+        self.created.put(Actor::Task(pid, task), (by, tid, at));
     }
 
     /// Whether it is known who created a task.
@@ -79,18 +82,17 @@ impl Lineage {
     }
 
     /// An actor and those who created it, the nearest first, each with when the one before it was created.
-    /// Of a task that nobody is known to have created, `thread` is what executes it.
+    /// `thread` is what executes the actor.
     pub fn ancestors(&mut self, actor: Actor, thread: u32) -> Vec<Ancestor> {
         let mut line = vec![Ancestor {
-            actor,
+            actor: self.for_whom(actor, thread),
             child_created: None,
         }];
         while line.len() < GENERATIONS {
             let last = line[line.len() - 1].actor;
             let next = match last {
                 Actor::Task(pid, _) => match self.created.get(&last) {
-                    Some((Some(by), at)) => Some((*by, Some(*at))),
-                    Some((None, at)) => Some((Actor::Thread(pid, thread), Some(*at))),
+                    Some((by, _, at)) => Some((*by, Some(*at))),
                     None => Some((Actor::Thread(pid, thread), None)),
                 },
                 Actor::Thread(_, tid) => self.forked.get(&tid).map(|(by, at)| (*by, Some(*at))),
@@ -109,9 +111,25 @@ impl Lineage {
         line
     }
 
-    /// When a task was created, if that is known.
-    pub fn created_at(&mut self, actor: Actor) -> Option<Timestamp> {
-        self.created.get(&actor).map(|(_, at)| *at)
+    /// The task that created a task, if another did.
+    pub fn creating_task(&mut self, actor: Actor) -> Option<Actor> {
+        let (by, ..) = self.created.get(&actor)?;
+        matches!(by, Actor::Task(..)).then_some(*by)
+    }
+
+    /// For whom an actor works: a task of an event loop stays in its thread, so a Context that another thread has
+    /// entered is a function's that somebody has handed over (`asyncio.to_thread`).
+    fn for_whom(&mut self, mut actor: Actor, mut thread: u32) -> Actor {
+        for _ in 0..GENERATIONS {
+            let Actor::Task(_, task) = actor else { break };
+            match self.created.get(&actor) {
+                Some((by, tid, _)) if task.kind == TaskKind::PythonContext && *tid != thread => {
+                    (actor, thread) = (*by, *tid);
+                }
+                _ => break,
+            }
+        }
+        actor
     }
 }
 
@@ -127,7 +145,6 @@ pub struct Ancestor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::task::TaskKind;
 
     const PID: Pid = Pid(7);
 
@@ -144,8 +161,8 @@ mod tests {
         let thread = Actor::Thread(PID, 8);
         lineage.forked(Actor::Thread(PID, 7), 8, Timestamp(10));
         lineage.child_of(Pid(3), PID, Timestamp(5));
-        lineage.task(PID, task(1), thread, Timestamp(20));
-        lineage.task(PID, task(2), Actor::Task(PID, task(1)), Timestamp(30));
+        lineage.task(PID, task(1), thread, 8, Timestamp(20));
+        lineage.task(PID, task(2), Actor::Task(PID, task(1)), 8, Timestamp(30));
         let line = lineage.ancestors(Actor::Task(PID, task(2)), 8);
         let actors: Vec<Actor> = line.iter().map(|one| one.actor).collect();
         assert_eq!(
@@ -160,6 +177,18 @@ mod tests {
         );
         assert_eq!(line[1].child_created, Some(Timestamp(30)));
         assert_eq!(line[4].child_created, Some(Timestamp(5)));
+    }
+
+    #[test]
+    fn what_is_handed_to_another_thread_is_done_for_its_creator() {
+        let mut lineage = Lineage::default();
+        let agent = Actor::Task(PID, task(1));
+        lineage.task(PID, task(1), Actor::Thread(PID, 7), 7, Timestamp(20));
+        lineage.task(PID, task(2), agent, 7, Timestamp(30));
+        let handed = lineage.ancestors(Actor::Task(PID, task(2)), 9);
+        assert_eq!(handed[0].actor, agent);
+        let stays = lineage.ancestors(Actor::Task(PID, task(2)), 7);
+        assert_eq!(stays[0].actor, Actor::Task(PID, task(2)));
     }
 
     #[test]
