@@ -76,10 +76,8 @@ pub struct DataRecord {
     /// Bytes of the whole call.
     pub call_bytes: u64,
     /// The logical task that the thread executes, by [`task_kind`](Self::task_kind); 0 where the thread is
-    /// all there is.
+    /// all there is. A [`TaskRecord`] has said what created it, if that is known.
     pub task: u64,
-    /// The task that created it, if that is known here; else 0. See also [`TaskRecord`].
-    pub task_parent: u64,
     /// Bytes in this record, [`CHUNK_BYTES`] at most.
     pub bytes: u32,
     /// Not 0: `ssl` stands for this direction only; a [`BindRecord`] tells what it belongs to.

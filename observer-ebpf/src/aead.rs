@@ -13,12 +13,13 @@ use aya_ebpf::{
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use observer_common::{Cookie, Loss, RECEIVED, SENT, aead, task};
+use observer_common::{Cookie, Loss, RECEIVED, SENT, aead};
 
 use crate::{
     calls::{self, RETURN_UNWANTED, RETURN_WANTED},
     connection::{self, Transfer},
     maps::{OpenCall, current, lost, stopped, watched},
+    python,
     registers::{
         instruction_pointer, sixth, stack_arguments, stack_pointer, stack_pointer_before_return,
     },
@@ -313,14 +314,14 @@ fn record(
     tgid: u32,
     tid: u32,
 ) {
+    let (task, task_kind) = python::current_task(tgid);
     connection::transferred(&Transfer {
         object,
         buffer,
         bytes,
         entered_at,
-        task: 0,
-        task_parent: 0,
-        task_kind: task::NONE,
+        task,
+        task_kind,
         tgid,
         tid,
         direction,

@@ -1,12 +1,12 @@
 //! What passes on a connection, whatever library it was seen in.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, RECEIVED, SENT, task};
+use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, RECEIVED, SENT};
 
 use crate::{
     emit::{self, Plaintext},
     maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, lost, stopped, verdict_count},
-    python, request, sockets,
+    request, sockets,
 };
 
 /// Bytes that a process has handed over or got.
@@ -21,7 +21,6 @@ pub struct Transfer {
     pub entered_at: u64,
     /// The logical task that the thread executes, and what it is: `observer_common::DataRecord`.
     pub task: u64,
-    pub task_parent: u64,
     pub task_kind: u32,
     pub tgid: u32,
     pub tid: u32,
@@ -55,7 +54,6 @@ pub fn passed(transfer: &Transfer, asks: bool) {
     let Transfer {
         bytes,
         tgid,
-        tid,
         direction,
         ..
     } = *transfer;
@@ -167,21 +165,11 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         at,
         offset,
         opposite,
-        tgid,
-        tid,
-        direction,
+        direction: direction as u8,
         task: transfer.task,
-        task_parent: transfer.task_parent,
-        task_kind: transfer.task_kind,
-        half: transfer.half,
+        task_kind: transfer.task_kind as u8,
+        half: transfer.half as u8,
     };
-    // The call that moves the bytes has not left the task that made it.
-    if text.task_kind == task::NONE {
-        text.task = python::executes(tgid);
-        if text.task != 0 {
-            text.task_kind = task::CPYTHON;
-        }
-    }
     emit::plaintext(&mut text);
     // Not before they are sent: a record of the other direction, by another thread, would count them, and
     // could be ahead of theirs.

@@ -15,7 +15,7 @@ use observer_common::{
     ProcessRecord, TaskRecord,
 };
 
-use crate::maps::{EVENTS, SCRATCH, Scratch, lost, take, wake_agent};
+use crate::maps::{EVENTS, SCRATCH, Scratch, current, lost, take, wake_agent};
 
 /// Plaintext of one call of the TLS library, about to be cut into records.
 #[repr(C)]
@@ -27,13 +27,10 @@ pub struct Plaintext {
     pub at: u64,
     pub offset: u64,
     pub opposite: u64,
-    pub tgid: u32,
-    pub tid: u32,
-    pub direction: u32,
+    pub direction: u8,
     pub task: u64,
-    pub task_parent: u64,
-    pub task_kind: u32,
-    pub half: u32,
+    pub task_kind: u8,
+    pub half: u8,
 }
 
 /// A record with room for `N` bytes of plaintext.
@@ -256,14 +253,16 @@ unsafe fn fill(
             $(addr_of_mut!((*head).$field).write($value);)*
         };
     }
+    // Nobody else's bytes are sent.
+    let (tgid, tid, _) = current();
     // Field by field: zeros for the name would be written by a call, whose stack adds to all others.
     // SAFETY: the caller's promise.
     unsafe {
         set! {
             kind: KIND_DATA,
-            direction: text.direction,
-            tgid: text.tgid,
-            tid: text.tid,
+            direction: u32::from(text.direction),
+            tgid: tgid,
+            tid: tid,
             ssl: text.ssl,
             generation: text.generation,
             at: text.at,
@@ -271,10 +270,9 @@ unsafe fn fill(
             opposite: text.opposite,
             call_bytes: text.bytes,
             task: text.task,
-            task_parent: text.task_parent,
             bytes: bytes,
-            half: text.half,
-            task_kind: text.task_kind,
+            half: u32::from(text.half),
+            task_kind: u32::from(text.task_kind),
             reserved: 0,
         }
         // All of it: what is left is filled with zeros.

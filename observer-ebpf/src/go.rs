@@ -68,7 +68,6 @@ pub fn go_call(context: ProbeContext) -> u32 {
         // SAFETY: a helper without arguments.
         entered_at: unsafe { bpf_ktime_get_boot_ns() },
         task: 0,
-        task_parent: 0,
         task_kind: task::GOROUTINE,
         tgid,
         tid,
@@ -165,7 +164,6 @@ fn pass(transfer: &mut Transfer, g: u64, runtime: Runtime) {
     let own = goroutines::of(g, runtime);
     let one = goroutines::responsible(transfer.object, own, transfer.tgid, transfer.tid);
     transfer.task = one.id;
-    transfer.task_parent = one.parent;
     connection::transferred(transfer);
 }
 

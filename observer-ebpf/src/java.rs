@@ -50,7 +50,6 @@ pub fn java_call(context: ProbeContext) -> u32 {
         // SAFETY: a helper without arguments.
         entered_at: unsafe { bpf_ktime_get_boot_ns() },
         task: 0,
-        task_parent: 0,
         task_kind: task::NONE,
         tgid,
         tid,

@@ -284,6 +284,8 @@ pub struct Walk {
     pub flags: u64,
     /// Address of the thread's registers in user space, as the kernel has saved them.
     pub registers: u64,
+    /// The task, if it is one of CPython.
+    pub context: u64,
     pub fd: u32,
     pub direction: u32,
     pub tgid: u32,
@@ -316,6 +318,8 @@ pub struct Message {
     pub skip: u64,
     /// Bytes of them that are the message's.
     pub bytes: u64,
+    /// The task, if it is one of CPython.
+    pub context: u64,
     pub tgid: u32,
     pub tid: u32,
 }

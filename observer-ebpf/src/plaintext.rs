@@ -20,7 +20,7 @@ use crate::{
     connection::{self, Transfer},
     goroutines,
     maps::{ALIASES, FILES, File, FileKey, RENEWED, SENDING, WALK, Walk, lost},
-    request,
+    python, request,
 };
 
 /// What a descriptor is ([`File::kind`]).
@@ -122,6 +122,7 @@ impl Call {
             left: self.result as u64,
             flags,
             registers: self.registers,
+            context: 0,
             fd: self.fd,
             direction,
             tgid: self.tgid,
@@ -146,6 +147,7 @@ impl Call {
             return;
         }
         walk.entered_at = self.entered_at(direction);
+        (walk.context, _) = python::current_task(self.tgid);
         match kind {
             VECTORS => walk.vector = mem::take(&mut walk.buffer),
             MESSAGE => {
@@ -452,12 +454,15 @@ fn pass(walk: &Walk, address: u64, bytes: u64, object: u64, asks: bool) {
             buffer: address,
             bytes,
             entered_at: walk.entered_at,
-            task: goroutine.id,
-            task_parent: goroutine.parent,
-            task_kind: if goroutine.id == 0 {
-                task::NONE
+            task: if walk.context != 0 {
+                walk.context
             } else {
-                task::GOROUTINE
+                goroutine.id
+            },
+            task_kind: match (walk.context, goroutine.id) {
+                (0, 0) => task::NONE,
+                (0, _) => task::GOROUTINE,
+                _ => task::CPYTHON,
             },
             tgid: walk.tgid,
             tid: walk.tid,

@@ -89,10 +89,21 @@ pub fn gone(tid: u32) {
     }
 }
 
+/// The task of the current thread and its kind (`observer_common::DataRecord`), of which the agent has been
+/// told. The call that moves bytes has not left the task that made it. To be asked for before what goes
+/// through them piece by piece: the stack would be too small there.
+#[inline(always)]
+pub fn current_task(tgid: u32) -> (u64, u32) {
+    match executes(tgid) {
+        0 => (0, task::NONE),
+        context => (context, task::CPYTHON),
+    }
+}
+
 /// The Context that the current thread has entered, of which the agent has been told; 0 if it has entered
 /// none.
 #[inline(never)]
-pub fn executes(tgid: u32) -> u64 {
+fn executes(tgid: u32) -> u64 {
     let context = entered(tgid);
     if context != 0 {
         tell(tgid, context);

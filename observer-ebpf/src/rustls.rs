@@ -39,6 +39,7 @@ use crate::{
     calls::{self, RETURN_UNWANTED, RETURN_WANTED},
     connection::{self, Transfer},
     maps::{MESSAGES, Message, OpenCall, current, lost, stopped, watched},
+    python,
     registers::{instruction_pointer, stack_pointer, stack_pointer_before_return},
     sockets,
 };
@@ -144,7 +145,8 @@ fn entered(context: &ProbeContext) -> u32 {
     }
     sockets::sealed(thread, key);
     if count == 0 {
-        record(key, text, bytes, entered_at, SENT, tgid, tid);
+        let (context, _) = python::current_task(tgid);
+        record(key, text, bytes, entered_at, SENT, tgid, tid, context);
         return RETURN_UNWANTED;
     }
     let message = Message {
@@ -153,6 +155,7 @@ fn entered(context: &ProbeContext) -> u32 {
         slices: text,
         skip: words[2],
         bytes,
+        context: python::current_task(tgid).0,
         tgid,
         tid,
     };
@@ -220,6 +223,7 @@ extern "C" fn slice(_index: u32, thread: *const u64) -> i64 {
         SENT,
         message.tgid,
         message.tid,
+        message.context,
     );
     i64::from(message.bytes == 0)
 }
@@ -266,6 +270,7 @@ fn left(context: &RetProbeContext) {
                 RECEIVED,
                 tgid,
                 tid,
+                python::current_task(tgid).0,
             );
         }
         HANDSHAKE => handshake(call.ssl, call.buffer, bytes, tgid, RECEIVED),
@@ -310,15 +315,19 @@ fn record(
     direction: u32,
     tgid: u32,
     tid: u32,
+    context: u64,
 ) {
     connection::transferred(&Transfer {
         object,
         buffer,
         bytes,
         entered_at,
-        task: 0,
-        task_parent: 0,
-        task_kind: task::NONE,
+        task: context,
+        task_kind: if context == 0 {
+            task::NONE
+        } else {
+            task::CPYTHON
+        },
         tgid,
         tid,
         direction,

@@ -16,13 +16,13 @@ use aya_ebpf::{
 };
 use observer_common::{
     Cookie, KIND_BROKEN, KIND_PEER_CLOSED, KIND_SHUTDOWN, Loss, RECEIVED, SENT, count, function,
-    task,
 };
 
 use crate::{
     calls::{self, RETURN_UNWANTED, RETURN_WANTED},
     connection::{self, Transfer},
     maps::{OpenCall, current, lost, stopped, watched},
+    python,
     registers::{counts, instruction_pointer, stack_pointer, stack_pointer_before_return},
 };
 
@@ -181,14 +181,14 @@ fn returned(call: &OpenCall, result: u64, tgid: u32, tid: u32) {
     } else {
         call.buffer
     };
+    let (task, task_kind) = python::current_task(tgid);
     connection::transferred(&Transfer {
         object: call.ssl,
         buffer,
         bytes,
         entered_at: call.entered_at,
-        task: 0,
-        task_parent: 0,
-        task_kind: task::NONE,
+        task,
+        task_kind,
         tgid,
         tid,
         direction,

@@ -313,7 +313,6 @@ impl Feed {
                 connection,
                 tid,
                 task,
-                parent,
                 half: _,
                 direction,
                 offset,
@@ -332,18 +331,6 @@ impl Feed {
                     return;
                 }
                 self.identify(connection.pid, comm);
-                if let (Some(task), Some(_)) = (task, parent)
-                    && !self.engine.knows_task(connection.pid, task)
-                {
-                    let pid = connection.pid;
-                    self.take(Input::Task {
-                        pid,
-                        tid,
-                        task,
-                        parent,
-                        at,
-                    });
-                }
                 let asked = self.take(Input::Data {
                     connection,
                     tid,

@@ -446,11 +446,6 @@ impl Engine {
         self.processes.contains_key(&pid)
     }
 
-    /// Whether it is known who created a task.
-    pub fn knows_task(&self, pid: Pid, task: Task) -> bool {
-        self.traces.knows_task(pid, task)
-    }
-
     /// Whether anything is left that belongs to a process.
     pub fn concerns(&self, pid: Pid) -> bool {
         self.knows(pid) || self.traces.concern(pid)

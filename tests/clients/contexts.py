@@ -171,8 +171,9 @@ def tell(name: str, number: int, request, context, parent) -> None:
     line = {
         "case": "%s/%d" % (name, number),
         "request_id": request,
-        "context": context and id(context),
-        "parent": parent and id(parent),
+        # An empty Context is false.
+        "context": None if context is None else id(context),
+        "parent": None if parent is None else id(parent),
     }
     # One write a line: threads must not interleave.
     sys.stdout.write(json.dumps(line) + "\n")

@@ -9,6 +9,7 @@ use std::{
 
 use observer_e2e::{
     clients, coverage,
+    golang::Build,
     harness::{Run, Scene, output},
 };
 use rustix::process::Signal;
@@ -58,6 +59,16 @@ fn agent(call: &Value) -> u64 {
 /// Asserts that agents and traces are the same thing: each agent's calls are in one trace, and in no trace are two
 /// agents. Returns how many of the calls each rule has placed.
 fn assert_apart(run: &Run, agents: usize, calls: usize) -> BTreeMap<String, usize> {
+    assert_apart_by(run, agents, calls, agent)
+}
+
+/// The same, where something else tells whose a call is.
+fn assert_apart_by(
+    run: &Run,
+    agents: usize,
+    calls: usize,
+    agent: impl Fn(&Value) -> u64,
+) -> BTreeMap<String, usize> {
     assert_eq!(run.calls.len(), calls, "{}", run.stderr);
     let mut traces: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
     let mut of_trace: HashMap<&str, BTreeSet<u64>> = HashMap::new();
@@ -253,6 +264,36 @@ fn node() {
     run.assert_clean();
     let sources = assert_apart(&run, 20, 60);
     cover("Node, 20 conversations in one thread", 20, 60, &sources);
+}
+
+/// Each goroutine is a run. The client says which one got which answer.
+fn goroutines(http: &str) {
+    let scene = Scene::new();
+    let program = Build::new("contexts", "local").program().unwrap();
+    let url = scene.provider.url();
+    let arguments = ["-url", &url, "-http", http].map(OsString::from);
+    let command: Vec<OsString> = [program.into()].into_iter().chain(arguments).collect();
+    let run = scene.exec(&[], &command);
+    run.assert_clean();
+    let said: HashMap<&str, u64> = run
+        .client
+        .iter()
+        .filter_map(|line| Some((line["request_id"].as_str()?, line["goroutine"].as_u64()?)))
+        .collect();
+    let goroutine = |call: &Value| said[call["request_id"].as_str().expect("an id")];
+    let sources = assert_apart_by(&run, 20, 80, goroutine);
+    assert_eq!(only(&sources), ["task"]);
+    cover(&format!("Go, HTTP/{http}: 20 goroutines"), 20, 80, &sources);
+}
+
+#[test]
+fn goroutines_over_shared_connections() {
+    goroutines("1.1");
+}
+
+#[test]
+fn goroutines_over_http_2() {
+    goroutines("2");
 }
 
 /// A web service: how it is started, the path, and the calls of each request.

@@ -79,8 +79,6 @@ pub enum Event<'a> {
         tid: u32,
         /// What the thread executes, where it is not all there is.
         task: Option<Task>,
-        /// What created the task, if that is known here.
-        parent: Option<Task>,
         /// The connection's object stands for this direction only.
         half: bool,
         /// Which way.
@@ -285,7 +283,6 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 connection: key(head.tgid, head.ssl, head.generation),
                 tid: head.tid,
                 task: Task::of(head.task_kind, head.task),
-                parent: Task::of(head.task_kind, head.task_parent),
                 half: head.half != 0,
                 direction: direction(head.direction)?,
                 offset: head.offset,
@@ -372,7 +369,7 @@ mod tests {
         for word in [KIND_DATA, RECEIVED, 7, 8] {
             record.extend(word.to_ne_bytes());
         }
-        for word in [0x1000_u64, 5, 99, 40, 0, 3, 0, 0] {
+        for word in [0x1000_u64, 5, 99, 40, 0, 3, 0] {
             record.extend(word.to_ne_bytes());
         }
         record.extend(bytes.to_ne_bytes());

@@ -317,11 +317,6 @@ impl Traces {
         self.lineage.task(by.pid, task, by.actor(), by.tid, at);
     }
 
-    /// Whether it is known who created a task.
-    pub fn knows_task(&self, pid: Pid, task: Task) -> bool {
-        self.lineage.knows_task(pid, task)
-    }
-
     /// A thread created another, or the first one of a process.
     pub fn forked(&mut self, pid: Pid, tid: u32, child: u32, at: Timestamp) {
         self.lineage.forked(Actor::Thread(pid, tid), child, at);

@@ -58,11 +58,6 @@ impl Lineage {
         self.created.put(Actor::Task(pid, task), (by, tid, at));
     }
 
-    /// Whether it is known who created a task.
-    pub fn knows_task(&self, pid: Pid, task: Task) -> bool {
-        self.created.contains(&Actor::Task(pid, task))
-    }
-
     /// A thread created another, or the first one of a process.
     pub fn forked(&mut self, by: Actor, child: u32, at: Timestamp) {
         self.forked.put(child, (by, at));
