@@ -76,15 +76,22 @@ def in_tasks(options: argparse.Namespace) -> None:
 def in_nested_tasks(options: argparse.Namespace) -> None:
     """Tasks that make tasks, of which only the innermost make calls, and one that is made by a callback."""
 
+    # They keep their Contexts, whose addresses would otherwise be others' soon.
+    kept = []
+
+    def keep(coroutine):
+        kept.append(asyncio.ensure_future(coroutine))
+        return kept[-1]
+
     async def innermost(name: str, parent) -> None:
         await calls_async(options, name, parent=parent)
 
     async def middle(name: str) -> None:
         own = this_context()
-        await asyncio.gather(*(innermost("%s/%d" % (name, number), own) for number in range(2)))
+        await asyncio.gather(*(keep(innermost("%s/%d" % (name, number), own)) for number in range(2)))
 
     async def outermost() -> None:
-        await asyncio.gather(*(middle("middle-%d" % number) for number in range(3)))
+        await asyncio.gather(*(keep(middle("middle-%d" % number)) for number in range(3)))
         loop = asyncio.get_event_loop()
         made = loop.create_future()
         loop.call_soon(lambda: made.set_result(loop.create_task(innermost("callback", None))))

@@ -242,6 +242,7 @@ fn tasks_of_tasks_are_led_back_to_the_first() {
             let mut line = Vec::new();
             while let Some(one) = task {
                 line.push(one);
+                assert!(line.len() < 16, "{python:?}: a ring: {parents:#?}");
                 task = parents
                     .get(&one)
                     .copied()

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     attach::processes::{Identity, Pid},
-    capture::task::Task,
+    capture::task::{Task, TaskKind},
 };
 
 /// A trace of more calls is ended and another begun, so that memory stays bounded.
@@ -607,7 +607,8 @@ impl Traces {
         let errand = at.since(created) <= ERRAND
             && trace.was_one_call()
             && trace.end <= created
-            && matches!(line[0].actor, Actor::Task(..));
+            // When a goroutine was created is not known, only when it was first seen.
+            && matches!(line[0].actor, Actor::Task(_, task) if task.kind == TaskKind::PythonContext);
         errand.then_some((1, *key))
     }
 

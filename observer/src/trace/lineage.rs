@@ -87,7 +87,20 @@ impl Lineage {
             let last = line[line.len() - 1].actor;
             let next = match last {
                 Actor::Task(pid, _) => match self.created.get(&last) {
-                    Some((by, _, at)) => Some((*by, Some(*at))),
+                    Some((by, _, at)) => {
+                        let (by, at) = (*by, *at);
+                        // One that is younger than what it is said to have created has the address of another.
+                        let other = self
+                            .created
+                            .peek(&by)
+                            .is_some_and(|(.., since)| *since > at);
+                        let by = if other {
+                            Actor::Thread(pid, thread)
+                        } else {
+                            by
+                        };
+                        Some((by, Some(at)))
+                    }
                     None => Some((Actor::Thread(pid, thread), None)),
                 },
                 Actor::Thread(_, tid) => self.forked.get(&tid).map(|(by, at)| (*by, Some(*at))),
@@ -184,6 +197,18 @@ mod tests {
         assert_eq!(handed[0].actor, agent);
         let stays = lineage.ancestors(Actor::Task(PID, task(2)), 7);
         assert_eq!(stays[0].actor, Actor::Task(PID, task(2)));
+    }
+
+    #[test]
+    fn an_address_that_is_anothers_by_now_is_no_creator() {
+        let mut lineage = Lineage::default();
+        let thread = Actor::Thread(PID, 7);
+        lineage.task(PID, task(1), thread, 7, Timestamp(20));
+        lineage.task(PID, task(2), Actor::Task(PID, task(1)), 7, Timestamp(30));
+        lineage.task(PID, task(1), Actor::Task(PID, task(2)), 7, Timestamp(40));
+        let line = lineage.ancestors(Actor::Task(PID, task(2)), 7);
+        let actors: Vec<Actor> = line.iter().map(|one| one.actor).collect();
+        assert_eq!(actors, [Actor::Task(PID, task(2)), thread]);
     }
 
     #[test]
