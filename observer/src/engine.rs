@@ -625,31 +625,7 @@ impl Engine {
                 tracked.calls.insert(call, open);
             }
             CallEvent::Requested { call, request } => {
-                let Some(open) = tracked.calls.get_mut(&call) else {
-                    return;
-                };
-                let mut over = Vec::new();
-                if role == Role::Client {
-                    let actor = open.call.caller().actor();
-                    let earlier;
-                    (earlier, over) = self.attempts.requested(actor, request.evidence.body);
-                    if let Some(earlier) = earlier {
-                        self.traces.call_retried(&mut open.call, &earlier.open);
-                        open.earlier = Some(Box::new(earlier));
-                    }
-                    let start = utc(open.call.started_at(), utc_offset);
-                    self.records
-                        .push(started(&open.call, pid, identity, start, Some(&request)));
-                }
-                self.traces.call_requested(
-                    &mut open.call,
-                    &request.evidence,
-                    identity,
-                    &mut self.ended,
-                );
-                for held in over {
-                    self.record_call(held);
-                }
+                self.requested(place, role, call, &request);
             }
             CallEvent::Dismissed { call } => {
                 if let Some(open) = tracked.calls.remove(&call) {
@@ -676,6 +652,40 @@ impl Engine {
             }
         }
         self.conclude_traces();
+    }
+
+    /// The request of a call has been read.
+    fn requested(&mut self, place: Place, role: Role, call: CallId, request: &Asked) {
+        let tracked = self.connections.get_mut(&place);
+        let Some(mut open) = tracked.and_then(|tracked| tracked.calls.remove(&call)) else {
+            return;
+        };
+        let pid = place.0;
+        if role == Role::Client {
+            let actor = open.call.caller().actor();
+            let (earlier, over) =
+                self.attempts
+                    .requested(actor, request.evidence.body, request.attempts);
+            for held in over {
+                self.record_call(held);
+            }
+            if let Some(earlier) = earlier {
+                self.traces.call_retried(&mut open.call, &earlier.open);
+                open.earlier = Some(Box::new(earlier));
+            }
+        }
+        let unknown = Identity::default();
+        let identity = self.processes.get(&pid).unwrap_or(&unknown);
+        if role == Role::Client {
+            let start = utc(open.call.started_at(), self.utc_offset);
+            self.records
+                .push(started(&open.call, pid, identity, start, Some(request)));
+        }
+        self.traces
+            .call_requested(&mut open.call, &request.evidence, identity, &mut self.ended);
+        if let Some(tracked) = self.connections.get_mut(&place) {
+            tracked.calls.insert(call, open);
+        }
     }
 
     /// What looked like a call was none, or is recorded elsewhere.

@@ -27,9 +27,9 @@ const UNKNOWABLE: &[&str] = &[
 /// What of the first step cannot be known: the name of the function, and its result.
 const UNKNOWABLE_OF_EXECUTION: &[&str] = &["description", "output_preview"];
 
-/// How many milliseconds longer than on the wire a call takes in Python: what the SDK does before and after, most at the
-/// first call, on a busy machine. Less than the pause before the head of a slow answer, so that clocks are told apart.
-const IN_PYTHON: u64 = 600;
+/// How many milliseconds longer than on the wire a call takes in Python: what the SDK does before and after, on a busy
+/// machine. Less than the pause before the head of a slow answer, so that clocks are told apart.
+const IN_PYTHON: u64 = 150;
 
 #[test]
 fn it_is_what_the_sdk_sends_for_the_same_run() {

@@ -28,6 +28,8 @@ pub struct Attempts<T> {
 struct Failed<T> {
     actor: Actor,
     body: u64,
+    /// The same request is sent elsewhere, by whatever follows redirects below the library.
+    redirected: bool,
     until: Timestamp,
     kept: T,
 }
@@ -53,16 +55,23 @@ impl<T> Attempts<T> {
         self.failed.push(Failed {
             actor,
             body,
+            redirected: matches!(call.status_code, Some(307 | 308)),
             until: Timestamp(call.ended().0.saturating_add(wait)),
             kept,
         });
         None
     }
 
-    /// A request has been read. Returns the call of which it is another attempt, and those of the same actor
-    /// that have found an end, since it does something else.
-    pub fn requested(&mut self, actor: Actor, body: u64) -> (Option<T>, Vec<T>) {
-        let same = |one: &Failed<T>| body != 0 && one.body == body;
+    /// A request has been read, which is this attempt by the library's account. Returns the call of which it is
+    /// another attempt, and those of the same actor that have found an end, since it does something else.
+    pub fn requested(
+        &mut self,
+        actor: Actor,
+        body: u64,
+        attempt: Option<u32>,
+    ) -> (Option<T>, Vec<T>) {
+        let first = attempt == Some(1);
+        let same = |one: &Failed<T>| body != 0 && one.body == body && (one.redirected || !first);
         let own = self
             .failed
             .iter()

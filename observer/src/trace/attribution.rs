@@ -530,6 +530,8 @@ impl Traces {
         let new = evidence.messages.count > 0 && !evidence.messages.answered;
         let new = new && begun.conversation.is_none();
         let open = &self.open[&trace];
+        // Whoever asks the same once more wants another answer, or has left the first.
+        let new = new && !open.began_with(&evidence.messages);
         let again = new && open.begins_again(&evidence.messages);
         let others = self.flying_beside(caller, call.number);
         let runs_several = self.loops.get(&caller.thread());

@@ -257,6 +257,12 @@ impl OpenTrace {
         self.in_flight == 0 && self.calls.len() == 1
     }
 
+    /// Whether it began with these very messages.
+    pub fn began_with(&self, messages: &MessageList) -> bool {
+        let whole = messages.beginnings.first().copied().unwrap_or(0);
+        self.first == Some((messages.head, whole))
+    }
+
     /// Whether a new list of messages is how this run began: then it is another run of the same kind. One that has
     /// only asked single things may go on to ask another.
     pub fn begins_again(&self, messages: &MessageList) -> bool {
