@@ -111,8 +111,31 @@ fn made(run: &Run) -> Vec<Made> {
     made.collect()
 }
 
-/// Which task made which, by what the agent says.
-fn parents(run: &Run) -> HashMap<u64, Option<u64>> {
+/// Which task was made by which and when, by what the agent says.
+#[derive(Debug)]
+struct Creation {
+    task: u64,
+    parent: Option<u64>,
+    at: u64,
+}
+
+/// What the agent says of a task that there was at a time: addresses are used again.
+fn creation(creations: &[Creation], task: u64, by: u64) -> Option<&Creation> {
+    let of_task = creations
+        .iter()
+        .filter(|one| one.task == task && one.at <= by);
+    of_task.max_by_key(|one| one.at)
+}
+
+/// What made a task that the agent tells of.
+fn parent(creations: &[Creation], task: u64) -> Option<u64> {
+    let known = creation(creations, task, u64::MAX);
+    known
+        .unwrap_or_else(|| panic!("{task} is unknown: {creations:#?}"))
+        .parent
+}
+
+fn creations(run: &Run) -> Vec<Creation> {
     let number = |line: &str, name: &str| {
         let (_, rest) = line.split_once(name)?;
         rest.split_whitespace().next()?.parse().ok()
@@ -120,19 +143,27 @@ fn parents(run: &Run) -> HashMap<u64, Option<u64>> {
     run.stderr
         .lines()
         .filter(|line| line.contains("a task was made"))
-        .map(|line| (number(line, " task=").unwrap(), number(line, " parent=")))
+        .map(|line| Creation {
+            task: number(line, " task=").unwrap(),
+            parent: number(line, " parent="),
+            at: number(line, " at=").unwrap(),
+        })
         .collect()
 }
 
 /// Asserts that what was recorded is what the program says, where it can.
-fn assert_told(python: &Python, made: &[Made], parents: &HashMap<u64, Option<u64>>) {
+fn assert_told(python: &Python, made: &[Made], creations: &[Creation]) {
     for call in made {
         if call.context.is_some() {
             assert_eq!(call.task, call.context, "{python:?}: {made:#?}");
         }
         if call.parent.is_some() {
-            let parent = parents.get(&call.task.unwrap()).copied().flatten();
-            assert_eq!(parent, call.parent, "{python:?}: {call:?} of {parents:#?}");
+            let known = creation(creations, call.task.unwrap(), u64::MAX);
+            let parent = known.and_then(|known| known.parent);
+            assert_eq!(
+                parent, call.parent,
+                "{python:?}: {call:?} of {creations:#?}"
+            );
         }
     }
 }
@@ -163,14 +194,14 @@ fn tasks_side_by_side_are_told_apart() {
         let (run, made) = exec(&scene, &python, &["tasks"]);
         assert_eq!(made.len(), 60);
         assert_bijection(&made);
-        let parents = parents(&run);
-        assert_told(&python, &made, &parents);
+        let creations = creations(&run);
+        assert_told(&python, &made, &creations);
         let of: HashSet<Option<u64>> = made
             .iter()
-            .map(|call| parents[&call.task.unwrap()])
+            .map(|call| parent(&creations, call.task.unwrap()))
             .collect();
-        assert_eq!(of.len(), 1, "{python:?}: one task made all: {parents:#?}");
-        assert!(of.iter().all(Option::is_some), "{python:?}: {parents:#?}");
+        assert_eq!(of.len(), 1, "{python:?}: one task made all: {creations:#?}");
+        assert!(of.iter().all(Option::is_some), "{python:?}: {creations:#?}");
         if python.minor >= TASKS_TELL {
             assert!(made.iter().all(|call| call.context.is_some()));
         }
@@ -182,13 +213,17 @@ fn contexts_that_are_entered_by_hand_are_those_that_the_program_names() {
     let scene = scene();
     for python in pythons() {
         let (run, made) = exec(&scene, &python, &["runs", "--count", "1"]);
-        let parents = parents(&run);
+        let creations = creations(&run);
         let of = |name: &str| made.iter().find(|call| agent(&call.case) == name).unwrap();
         // The thread's own is not entered.
         assert_eq!(of("base").task, None, "{python:?}");
-        assert_told(&python, &made, &parents);
-        assert_eq!(parents.len(), 3, "{python:?}: {parents:#?}");
-        assert_eq!(parents[&of("outer").task.unwrap()], None, "{python:?}");
+        assert_told(&python, &made, &creations);
+        assert_eq!(creations.len(), 3, "{python:?}: {creations:#?}");
+        assert_eq!(
+            parent(&creations, of("outer").task.unwrap()),
+            None,
+            "{python:?}"
+        );
     }
 }
 
@@ -207,8 +242,8 @@ fn threads_of_a_pool_work_in_a_copy_if_they_are_given_one() {
     let scene = scene();
     for python in pythons() {
         let (run, made) = exec(&scene, &python, &["executors", "--count", "2"]);
-        let parents = parents(&run);
-        assert_told(&python, &made, &parents);
+        let creations = creations(&run);
+        assert_told(&python, &made, &creations);
         let tasks = |name: &str| -> HashSet<Option<u64>> {
             let calls = made.iter().filter(|call| agent(&call.case) == name);
             calls.map(|call| call.task).collect()
@@ -216,11 +251,11 @@ fn threads_of_a_pool_work_in_a_copy_if_they_are_given_one() {
         assert_eq!(tasks("executor"), HashSet::from([None]), "{python:?}");
         let copied = tasks("copied");
         assert_eq!(copied.len(), 1, "{python:?}: {made:#?}");
-        let parent = parents[&copied.into_iter().next().unwrap().unwrap()];
-        assert!(parent.is_some(), "{python:?}");
+        let maker = parent(&creations, copied.into_iter().next().unwrap().unwrap());
+        assert!(maker.is_some(), "{python:?}");
         if python.minor >= 9 {
             let task = tasks("to_thread").into_iter().next().unwrap().unwrap();
-            assert_eq!(parents[&task], parent, "{python:?}");
+            assert_eq!(parent(&creations, task), maker, "{python:?}");
         }
     }
 }
@@ -232,21 +267,20 @@ fn tasks_of_tasks_are_led_back_to_the_first() {
         let (run, made) = exec(&scene, &python, &["nested", "--count", "2"]);
         assert_eq!(made.len(), 14);
         assert_bijection(&made);
-        let parents = parents(&run);
-        assert_told(&python, &made, &parents);
+        let creations = creations(&run);
+        assert_told(&python, &made, &creations);
         let line = |name: &str| -> Vec<u64> {
             let mut task = made
                 .iter()
                 .find(|call| agent(&call.case) == name)
                 .and_then(|call| call.task);
-            let mut line = Vec::new();
+            let (mut line, mut by) = (Vec::new(), u64::MAX);
             while let Some(one) = task {
                 line.push(one);
-                assert!(line.len() < 16, "{python:?}: a ring: {parents:#?}");
-                task = parents
-                    .get(&one)
-                    .copied()
-                    .unwrap_or_else(|| panic!("{python:?}: {one} is unknown: {parents:#?}"));
+                let known = creation(&creations, one, by)
+                    .unwrap_or_else(|| panic!("{python:?}: {one} is unknown: {creations:#?}"));
+                // What made it was there before.
+                (task, by) = (known.parent, known.at - 1);
             }
             line
         };
