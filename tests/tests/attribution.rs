@@ -1,6 +1,8 @@
 //! Each call is in the trace of its run, in every way in which programs run things at the same time. The truth is
 //! what the client wrote into its prompts.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsString,
