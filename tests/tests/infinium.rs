@@ -1,5 +1,7 @@
 //! What observer sends to Infinium is what infinium-o2 sends for the same run, and gets there as well as it can.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     time::{Duration, Instant},

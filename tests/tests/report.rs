@@ -1,5 +1,7 @@
 //! `observer report`, in a real browser.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

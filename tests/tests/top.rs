@@ -1,5 +1,7 @@
 //! `observer top` on a real terminal, which is tmux's.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     ffi::OsString,
     fs,
