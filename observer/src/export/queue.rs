@@ -480,8 +480,10 @@ mod tests {
 
         fn call(&mut self, _: &CallRecord) -> io::Result<()> {
             assert!(!self.panics, "as it was told to");
-            while self.hangs {
-                thread::sleep(Duration::from_millis(10));
+            if self.hangs {
+                loop {
+                    thread::sleep(Duration::from_millis(10));
+                }
             }
             if self.fails {
                 return Err(io::ErrorKind::StorageFull.into());

@@ -79,7 +79,11 @@ const COLUMNS: &[Column] = &[
     }),
     column("OTHER", true, usize::MAX, 4, |row, _| {
         let others = row.other_requests;
-        (others > 0).then(|| others.to_string()).unwrap_or_default()
+        if others > 0 {
+            others.to_string()
+        } else {
+            String::new()
+        }
     }),
     column("COST", true, usize::MAX, 1, |row, _| cost(row)),
     column("TRACES", true, usize::MAX, 7, |row, _| {

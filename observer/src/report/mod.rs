@@ -157,13 +157,16 @@ struct ShownCall(
     /* previews of input and output */ [Option<String>; 2],
 );
 
+/// Failures of one kind: error type, status and model.
+type FailureKey = (String, Option<u16>, String);
+
 /// Takes records.
 struct Builder {
     limits: Limits,
     totals: Sums,
     models: Groups,
     processes: Groups,
-    errors: BTreeMap<(String, Option<u16>, String), (u64, Option<String>)>,
+    errors: BTreeMap<FailureKey, (u64, Option<String>)>,
     first: Option<Utc>,
     last: Option<Utc>,
     calls: VecDeque<Box<Call>>,
@@ -810,7 +813,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("calls.jsonl");
         std::fs::write(&path, line(&call())).unwrap();
-        assert!(report(&[path.clone()], &path, LIMITS).is_err());
+        assert!(report(std::slice::from_ref(&path), &path, LIMITS).is_err());
         assert_eq!(std::fs::read_to_string(path).unwrap(), line(&call()));
     }
 }

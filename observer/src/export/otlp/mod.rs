@@ -162,8 +162,8 @@ enum State {
     /// Its thread is started by the thread that writes, which has given up all rights.
     Ready {
         runtime: Runtime,
-        traces: Option<Transport>,
-        metrics: Option<Transport>,
+        traces: Option<Box<Transport>>,
+        metrics: Option<Box<Transport>>,
     },
     Running(Worker),
     Over,
@@ -198,8 +198,8 @@ impl Otlp {
             sends: (traces.is_some(), metrics.is_some()),
             state: State::Ready {
                 runtime,
-                traces,
-                metrics,
+                traces: traces.map(Box::new),
+                metrics: metrics.map(Box::new),
             },
         })
     }
@@ -216,8 +216,8 @@ impl Otlp {
         {
             self.state = State::Running(Worker::start(
                 runtime,
-                traces,
-                metrics,
+                traces.map(|transport| *transport),
+                metrics.map(|transport| *transport),
                 self.interval,
                 &self.shared,
             )?);
