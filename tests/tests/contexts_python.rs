@@ -361,7 +361,7 @@ fn check_says_whether_tasks_are_read() {
         let stdout = sleeper.stdout.take().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
         let pid = sleeper.id().to_string();
-        let (_, said, _) = output(&binary(), &["check", "--pid", &pid]);
+        let (_, said, _) = output(binary(), &["check", "--pid", &pid]);
         drop(sleeper.stdin.take());
         sleeper.wait().unwrap();
         let wanted = format!("tasks of CPython 3.{}", python.minor);

@@ -1,10 +1,6 @@
 //! The README's tables of what the end-to-end tests have covered, from the rows that they write.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
