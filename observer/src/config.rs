@@ -2,7 +2,7 @@
 //!
 //! There is one list of options, clap's. What the file says becomes the default of the option, below the
 //! environment and the command line, so the file takes what the option takes and nothing else. The place of an
-//! option in the file follows from its name, or from the heading of its help ([`place`]).
+//! option in the file follows from its name, or from the heading of its help (`place`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

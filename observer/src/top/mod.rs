@@ -1,6 +1,6 @@
 //! `observer top`: what is going on, on one screen.
 //!
-//! An exporter puts the records into a [`Model`]; a thread of its own reads keys and draws. What is held up by a slow
+//! An exporter puts the records into a `Model`; a thread of its own reads keys and draws. What is held up by a slow
 //! terminal is that thread alone: the model is locked while it is read, not while the terminal is written to.
 
 pub mod log;

@@ -1,7 +1,7 @@
 //! Infinium: a trace a request, in the form of its SDK (infinium-o2 1.2.0).
 //!
-//! Calls are kept until their trace ends; then [`payload`] makes of both what is sent, and [`client`] sends it. Whose
-//! trace it is, [`rules`] say.
+//! Calls are kept until their trace ends; then `payload` makes of both what is sent, and `client` sends it. Whose
+//! trace it is, `rules` say.
 
 mod client;
 mod payload;
