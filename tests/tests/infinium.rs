@@ -55,6 +55,7 @@ fn it_is_what_the_sdk_sends_for_the_same_run() {
         "--infinium-latency=sdk",
         "--infinium-calls=sdk",
         "--infinium-no-environment",
+        "--infinium-no-tool-steps",
     ];
     let run = scene.exec(
         &options,
