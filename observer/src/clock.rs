@@ -41,6 +41,11 @@ fn offset() -> i64 {
     i64::try_from(utc - (before + after) / 2).unwrap_or(0)
 }
 
+/// A duration in nanoseconds; the largest number if it is longer.
+pub fn nanoseconds_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn nanoseconds(time: Timespec) -> i128 {
     i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
 }

@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt, mem,
-    time::Duration,
     vec::Drain,
 };
 
@@ -25,6 +24,7 @@ use crate::{
         self, ConnectionKey,
         task::{Task, TaskKind},
     },
+    clock::nanoseconds_of,
     export::Record,
     trace::{
         self, CallContext, CallRecord, CallStarted, Caller, OtherRequest, Prices, TraceBy,
@@ -240,7 +240,6 @@ struct Open {
 /// A call that is over.
 struct Held {
     role: Role,
-    caller: Caller,
     identity: Identity,
     open: OpenCall,
     call: Box<LlmCall>,
@@ -333,9 +332,8 @@ impl Engine {
                 self.close_process(pid, at);
                 self.servers.remove(&pid);
                 self.callers.remove(&pid);
-                for held in self.attempts.gone(|actor| actor.pid() == pid) {
-                    self.record_call(held);
-                }
+                let over = self.attempts.gone(|actor| actor.pid() == pid);
+                self.record_calls(over);
                 self.traces.process_gone(pid, &mut self.ended);
                 self.conclude_traces();
                 self.processes.remove(&pid);
@@ -370,17 +368,15 @@ impl Engine {
                 }
             }
             Input::ThreadGone { pid, tid } => {
-                for held in self.attempts.gone(|actor| actor == Actor::Thread(pid, tid)) {
-                    self.record_call(held);
-                }
+                let over = self.attempts.gone(|actor| actor == Actor::Thread(pid, tid));
+                self.record_calls(over);
                 self.traces.thread_gone(pid, tid, &mut self.ended);
                 self.conclude_traces();
             }
             Input::Tick { now } => {
                 self.settle_ends(Some(now));
-                for held in self.attempts.expire(Some(now)) {
-                    self.record_call(held);
-                }
+                let over = self.attempts.expire(Some(now));
+                self.record_calls(over);
                 self.traces.expire(now, &mut self.ended);
                 self.conclude_traces();
             }
@@ -396,9 +392,8 @@ impl Engine {
             self.forget(place, Close::Detached, None, now);
         }
         self.settle_ends(None);
-        for held in self.attempts.expire(None) {
-            self.record_call(held);
-        }
+        let over = self.attempts.expire(None);
+        self.record_calls(over);
         self.traces.finish(&mut self.ended);
         self.conclude_traces();
         for (host, requests) in &self.others {
@@ -640,7 +635,6 @@ impl Engine {
                 let at = record.ended();
                 let held = Held {
                     role,
-                    caller: open.call.caller(),
                     identity: identity.clone(),
                     open: open.call,
                     call: record,
@@ -666,9 +660,7 @@ impl Engine {
             let (earlier, over) =
                 self.attempts
                     .requested(actor, request.evidence.body, request.attempts);
-            for held in over {
-                self.record_call(held);
-            }
+            self.record_calls(over);
             if let Some(earlier) = earlier {
                 self.traces.call_retried(&mut open.call, &earlier.open);
                 open.earlier = Some(Box::new(earlier));
@@ -720,9 +712,15 @@ impl Engine {
         if held.role == Role::Server {
             return self.record_call(held);
         }
-        let actor = held.caller.actor();
+        let actor = held.open.caller().actor();
         let call = held.call.clone();
         if let Some(held) = self.attempts.ended(actor, &call, held) {
+            self.record_call(held);
+        }
+    }
+
+    fn record_calls(&mut self, over: Vec<Held>) {
+        for held in over {
             self.record_call(held);
         }
     }
@@ -730,7 +728,6 @@ impl Engine {
     /// Nothing more will come of a call.
     fn record_call(&mut self, held: Held) {
         let Held {
-            caller,
             identity,
             open,
             mut call,
@@ -747,6 +744,7 @@ impl Engine {
         // The library may have tried before it was watched.
         call.attempts = Some(call.attempts.map_or(tries, |known| known.max(tries)));
         self.seen.calls += 1;
+        let caller = open.caller();
         let cost = self.cost(&call);
         let end = Ended {
             call: &call,
@@ -816,9 +814,9 @@ impl Engine {
             temperature: call.temperature,
             stream: call.stream,
             start_time: utc(call.start, self.utc_offset),
-            latency_ns: nanoseconds(call.latency),
-            time_to_headers_ns: call.time_to_headers.map(nanoseconds),
-            time_to_first_token_ns: call.time_to_first_token.map(nanoseconds),
+            latency_ns: nanoseconds_of(call.latency),
+            time_to_headers_ns: call.time_to_headers.map(nanoseconds_of),
+            time_to_first_token_ns: call.time_to_first_token.map(nanoseconds_of),
             status_code: call.status_code,
             error_type: call.error_type,
             error_message: call.error_message,
@@ -920,10 +918,6 @@ fn caller(pid: Pid, origin: Origin) -> Caller {
         tid,
         task: kind.map(|kind| Task { kind, id: high }),
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn utc(at: Timestamp, offset: i64) -> Utc {

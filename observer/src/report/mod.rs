@@ -19,6 +19,7 @@ use jiff::Timestamp as Utc;
 use serde::Serialize;
 
 use crate::{
+    clock::nanoseconds_of,
     records::{Call, Record, ToolStep, Trace},
     spread::Spread,
     tail::Lines,
@@ -454,7 +455,7 @@ impl Serialize for Sums {
             latency: Times,
             first_token: Times,
         }
-        let number = |time: Option<Duration>| time.map(nanoseconds);
+        let number = |time: Option<Duration>| time.map(nanoseconds_of);
         let times = |spread: &Spread| Times {
             count: spread.count(),
             mean: number(spread.mean()),
@@ -593,7 +594,7 @@ impl Names {
 fn histogram(spread: &Spread) -> Vec<(u64, u64)> {
     let parts = spread.parts().into_iter();
     parts
-        .map(|(time, count)| (nanoseconds(time), count))
+        .map(|(time, count)| (nanoseconds_of(time), count))
         .collect()
 }
 
@@ -704,10 +705,6 @@ fn later(time: Utc, nanoseconds: u64) -> Utc {
 
 fn offset(from: Utc, to: Utc) -> i64 {
     i64::try_from(to.duration_since(from).as_nanos()).unwrap_or(0)
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use super::{
     lineage::Actor,
     record::{LlmUsage, ToolStep, TraceRecord},
 };
-use crate::attach::processes::{Identity, Pid};
+use crate::{
+    attach::processes::{Identity, Pid},
+    clock::nanoseconds_of,
+};
 
 /// Most tools of a trace that are waited for, and most that are recorded.
 const STEPS: usize = 1_000;
@@ -137,7 +140,7 @@ impl OpenTrace {
             let Some((mut step, began)) = self.waiting.remove(index) else {
                 continue;
             };
-            step.duration_ns = Some(nanoseconds(at.since(began)));
+            step.duration_ns = Some(nanoseconds_of(at.since(began)));
             step.result_bytes = Some(result.bytes);
             step.failed = result.failed;
             self.done(step);
@@ -302,7 +305,7 @@ impl OpenTrace {
             name: self.name,
             source: self.source,
             start_time: self.start_utc,
-            duration_ns: nanoseconds(self.end.since(self.start)),
+            duration_ns: nanoseconds_of(self.end.since(self.start)),
             calls: self.calls,
             steps: self.steps,
             errors: self.errors,
@@ -350,8 +353,4 @@ fn add(sum: &mut Option<u64>, new: Option<u64>) {
     if let Some(new) = new {
         *sum = Some(sum.unwrap_or(0).saturating_add(new));
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
