@@ -96,6 +96,11 @@ pub struct MessageList {
 impl MessageList {
     /// Most beginnings that are kept of a list.
     pub const BEGINNINGS: usize = 32;
+
+    /// Hash of all messages and the head; `None` if there are none.
+    pub fn whole(&self) -> Option<u64> {
+        self.beginnings.first().copied()
+    }
 }
 
 /// The result of a tool, which a request brings.

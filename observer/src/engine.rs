@@ -6,7 +6,7 @@
 //! ([`recording`](crate::recording)).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fmt, mem,
     vec::Drain,
 };
@@ -196,15 +196,11 @@ pub struct Seen {
 pub struct Engine {
     settings: Settings,
     connections: HashMap<Place, Tracked>,
-    processes: HashMap<Pid, Identity>,
+    processes: HashMap<Pid, Process>,
     traces: Traces,
     ends: Ends<Held>,
     /// Failed calls that may be tried again.
     attempts: Attempts<Held>,
-    /// Requests that processes have answered before they called an LLM; of those that do, no count.
-    servers: HashMap<Pid, u64>,
-    /// Processes that have called an LLM.
-    callers: HashSet<Pid>,
     /// UTC minus boot time, in nanoseconds.
     utc_offset: i64,
     seen: Seen,
@@ -216,6 +212,16 @@ pub struct Engine {
     events: Vec<CallEvent>,
     /// Reused for the traces that one event ended.
     ended: Vec<TraceRecord>,
+}
+
+/// A process that is known.
+#[derive(Default)]
+struct Process {
+    identity: Identity,
+    /// It has called an LLM.
+    calls: bool,
+    /// Requests that it has answered.
+    answered: u64,
 }
 
 /// Where a connection is: only one can be there at a time.
@@ -256,8 +262,6 @@ impl Engine {
             traces: Traces::new(settings.trace.clone(), settings.seed),
             ends: Ends::default(),
             attempts: Attempts::default(),
-            servers: HashMap::new(),
-            callers: HashSet::new(),
             utc_offset: 0,
             seen: Seen::default(),
             others: BTreeMap::new(),
@@ -330,8 +334,6 @@ impl Engine {
             }
             Input::Gone { pid, at } => {
                 self.close_process(pid, at);
-                self.servers.remove(&pid);
-                self.callers.remove(&pid);
                 let over = self.attempts.gone(|actor| actor.pid() == pid);
                 self.record_calls(over);
                 self.traces.process_gone(pid, &mut self.ended);
@@ -364,7 +366,7 @@ impl Engine {
                     self.traces.child_of(Pid(parent), pid, created);
                 }
                 if self.processes.len() < PROCESSES || self.knows(pid) {
-                    self.processes.insert(pid, identity);
+                    self.processes.entry(pid).or_default().identity = identity;
                 }
             }
             Input::ThreadGone { pid, tid } => {
@@ -522,9 +524,9 @@ impl Engine {
         if tracked.connection.role() == Some(Role::Server)
             && matches!(self.settings.trace.by, TraceBy::Auto | TraceBy::Inbound)
             && self
-                .servers
+                .processes
                 .get(&place.0)
-                .is_none_or(|answered| *answered < ANSWERED)
+                .is_none_or(|process| process.calls || process.answered < ANSWERED)
         {
             // Calls may be made for what it answers.
             return None;
@@ -533,8 +535,13 @@ impl Engine {
             Some(Role::Server) => Direction::Received,
             _ => Direction::Sent,
         };
+        // Requests that it is answering end here.
+        self.advance(place, |followed, report| {
+            followed.close(Close::Detached, None, at, report);
+        });
         // What is on its way may still begin a call.
-        *tracked.connection = new_connection(capture::is_plain(place.1), self.settings.wire);
+        let another = new_connection(capture::is_plain(place.1), self.settings.wire);
+        *self.connections.get_mut(&place)?.connection = another;
         Some(asks)
     }
 
@@ -560,8 +567,8 @@ impl Engine {
         };
         let pid = place.0;
         let role = tracked.connection.role().unwrap_or(Role::Client);
-        let unknown = Identity::default();
-        let identity = self.processes.get(&pid).unwrap_or(&unknown);
+        let unknown = Process::default();
+        let identity = &self.processes.get(&pid).unwrap_or(&unknown).identity;
         match event {
             CallEvent::Unread { host } => {
                 // A client's are counted where they are sent.
@@ -586,10 +593,8 @@ impl Engine {
                 let id = (pid, place.1, tracked.generation, exchange);
                 self.traces
                     .inbound_started(id, caller(pid, origin), at, &request);
-                if let Some(answered) = self.servers.get_mut(&pid) {
-                    *answered = answered.saturating_add(1);
-                } else if !self.callers.contains(&pid) {
-                    self.servers.insert(pid, 1);
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.answered = process.answered.saturating_add(1);
                 }
             }
             CallEvent::InboundEnded { exchange, .. } => {
@@ -606,11 +611,12 @@ impl Engine {
                 let open = self.traces.call_started(caller, at, utc(at, utc_offset));
                 let end = self.ends.started(pid, role, fingerprint, at);
                 if role == Role::Client {
-                    // What it answers is of interest now.
-                    self.servers.remove(&pid);
-                    self.callers.insert(pid);
                     self.records
                         .push(started(&open, pid, identity, utc(at, utc_offset), None));
+                    // What it answers is of interest.
+                    if let Some(process) = self.processes.get_mut(&pid) {
+                        process.calls = true;
+                    }
                 }
                 let open = Open {
                     call: open,
@@ -666,8 +672,8 @@ impl Engine {
                 open.earlier = Some(Box::new(earlier));
             }
         }
-        let unknown = Identity::default();
-        let identity = self.processes.get(&pid).unwrap_or(&unknown);
+        let unknown = Process::default();
+        let identity = &self.processes.get(&pid).unwrap_or(&unknown).identity;
         if role == Role::Client {
             let start = utc(open.call.started_at(), self.utc_offset);
             self.records
@@ -922,4 +928,57 @@ fn caller(pid: Pid, origin: Origin) -> Caller {
 
 fn utc(at: Timestamp, offset: i64) -> Utc {
     Utc::from_nanosecond(i128::from(at.0) + i128::from(offset)).unwrap_or(Utc::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PID: Pid = Pid(7);
+
+    fn data(engine: &mut Engine, at: u64, direction: Direction, offset: u64, bytes: &str) -> bool {
+        let input = Input::Data {
+            connection: ConnectionKey {
+                pid: PID,
+                ssl: 1,
+                generation: 1,
+            },
+            tid: 7,
+            task: None,
+            direction,
+            offset,
+            opposite: 0,
+            at: Timestamp(at),
+            bytes: Bytes(bytes.as_bytes()),
+        };
+        engine.take(input).is_some()
+    }
+
+    #[test]
+    fn a_server_that_calls_no_llm_is_let_go_with_the_requests_that_it_answers() {
+        let mut engine = Engine::new(Settings {
+            wire: Options::default(),
+            providers: Vec::new(),
+            all_hosts: false,
+            trace: trace::Settings::default(),
+            seed: 1,
+            prices: None,
+        });
+        engine.take(Input::Process {
+            pid: PID,
+            identity: Identity::default(),
+        });
+        let request = "GET /chat HTTP/1.1\r\nHost: me\r\n\r\n";
+        let mut requests = 0;
+        let mut left = false;
+        while !left {
+            requests += 1;
+            assert!(requests <= ANSWERED + 1, "it is followed for ever");
+            let offset = (requests - 1) * request.len() as u64;
+            left = data(&mut engine, requests, Direction::Received, offset, request);
+            let open = usize::from(!left);
+            assert_eq!(engine.traces.held().1.min(1), open, "request {requests}");
+        }
+        assert_eq!(requests, ANSWERED);
+    }
 }

@@ -43,6 +43,12 @@ const KEY_FRAME: Duration = Duration::from_millis(30);
 /// Keys that are taken before the screen is drawn.
 const KEYS: usize = 256;
 
+/// How long the screen may take to end: it may be stuck in writing to its terminal.
+const END: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether it has ended.
+const WAIT: Duration = Duration::from_millis(5);
+
 /// How often a file is looked at for more.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -110,7 +116,7 @@ impl Top {
 
     fn take(&mut self, step: impl FnOnce(&mut Model)) -> io::Result<()> {
         self.start()?;
-        if self.shared.over.load(Ordering::Acquire) {
+        if self.shared.is_over() {
             // Nobody looks any more.
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -120,11 +126,21 @@ impl Top {
 
     fn end(&mut self) -> io::Result<()> {
         self.shared.over.store(true, Ordering::Release);
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(io::Error::other("the screen's thread panicked")),
-            None => Ok(()),
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + END;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                // Whoever ends the program must not have to wait for a terminal that does nothing.
+                terminal::let_go();
+                return Ok(());
+            }
+            thread::sleep(WAIT);
         }
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the screen's thread panicked")))
     }
 }
 
@@ -185,7 +201,7 @@ impl Handle {
     /// Shows a message, and lets the screen stay until the user ends it, or `stop` says so.
     pub fn stay(&self, message: &str, mut stop: impl FnMut() -> bool) {
         *lock(&self.0.message) = Some(message.to_owned());
-        while !self.0.over.load(Ordering::Acquire) && !stop() {
+        while !self.0.is_over() && !stop() {
             thread::sleep(FRAME);
         }
     }
@@ -208,6 +224,11 @@ impl Shared {
     fn model(&self) -> MutexGuard<'_, Model> {
         lock(&self.model)
     }
+
+    /// Whether there is a screen no longer, or nobody to see it.
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire) || terminal::has_hung_up()
+    }
 }
 
 /// Follows a file of records, as `tail -F` does, until a key or a signal ends it.
@@ -228,7 +249,7 @@ pub fn follow(path: &Path, ascii: bool) -> anyhow::Result<()> {
     }
     top.start().context("cannot start the screen")?;
     let mut follower = Follower::new(path);
-    while !top.shared.over.load(Ordering::Acquire) {
+    while !top.shared.is_over() {
         let mut taken = Vec::new();
         let result = follower.advance(&mut |record| taken.push(record));
         let (read, bad) = result.with_context(|| format!("cannot read {name}"))?;
@@ -273,7 +294,7 @@ fn show(shared: &Shared, mut screen: Screen) -> io::Result<()> {
         }
         let mut wait = if asked { KEY_FRAME } else { FRAME };
         for _ in 0..KEYS {
-            if !event::poll(wait)? {
+            if !terminal.wait(wait)? {
                 break;
             }
             wait = Duration::ZERO;

@@ -2,22 +2,31 @@
 
 use std::{
     env,
+    fs::File,
     io::{self, BufWriter, IsTerminal as _, Stdout, Write as _},
+    os::fd::AsFd as _,
     panic,
     sync::{
         Once,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use ratatui::{
     backend::CrosstermBackend,
     buffer::Buffer,
     crossterm::{
+        Command as _,
         cursor::Show,
-        execute,
+        event, execute,
         terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::Timespec,
+    io::Errno,
 };
 
 use super::{log, view::Look};
@@ -26,7 +35,11 @@ use super::{log, view::Look};
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The terminal while the screen is on it.
-pub(super) struct Terminal(ratatui::Terminal<CrosstermBackend<BufWriter<Stdout>>>);
+pub(super) struct Terminal {
+    screen: ratatui::Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    /// What keys are read from where standard input is something else, as crossterm does.
+    keys: Option<File>,
+}
 
 impl Terminal {
     /// Takes it.
@@ -44,10 +57,14 @@ impl Terminal {
         let opened = enable_raw_mode().and_then(|()| {
             let mut writer = BufWriter::with_capacity(64 * 1024, io::stdout());
             execute!(writer, EnterAlternateScreen)?;
-            ratatui::Terminal::new(CrosstermBackend::new(writer))
+            let keys = (!io::stdin().is_terminal()).then(|| File::open("/dev/tty"));
+            Ok(Self {
+                screen: ratatui::Terminal::new(CrosstermBackend::new(writer))?,
+                keys: keys.transpose()?,
+            })
         });
         match opened {
-            Ok(terminal) => Ok(Self(terminal)),
+            Ok(terminal) => Ok(terminal),
             Err(error) => {
                 give_back();
                 Err(error)
@@ -61,7 +78,33 @@ impl Terminal {
             // Another thread panicked.
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.0.draw(|frame| draw(frame.buffer_mut())).map(|_| ())
+        let drawn = self.screen.draw(|frame| draw(frame.buffer_mut()));
+        drawn.map(|_| ()).map_err(|error| {
+            match Errno::from_io_error(&error) {
+                // It has hung up.
+                Some(Errno::IO) => io::ErrorKind::BrokenPipe.into(),
+                _ => error,
+            }
+        })
+    }
+
+    /// Waits for a key or another size. Returns whether there is one.
+    ///
+    /// It is not crossterm that waits: when the terminal hangs up meanwhile, it reads in vain for ever.
+    pub(super) fn wait(&self, longest: Duration) -> io::Result<bool> {
+        let stdin = io::stdin();
+        let keys = self.keys.as_ref().map_or(stdin.as_fd(), File::as_fd);
+        let longest = Timespec::try_from(longest).map_err(io::Error::other)?;
+        let mut keys = [PollFd::new(&keys, PollFlags::IN)];
+        match poll(&mut keys, Some(&longest)) {
+            // Such as another size.
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if is_gone(keys[0].revents()) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        event::poll(Duration::ZERO)
     }
 }
 
@@ -78,6 +121,35 @@ pub(super) fn check() -> anyhow::Result<()> {
         "standard output is no terminal; `observer watch` writes records anywhere"
     );
     Ok(())
+}
+
+/// Whether the terminal has hung up.
+pub(super) fn has_hung_up() -> bool {
+    let stdout = io::stdout();
+    let mut stdout = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut stdout, Some(&Timespec::default())).is_ok() && is_gone(stdout[0].revents())
+}
+
+fn is_gone(events: PollFlags) -> bool {
+    events.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+}
+
+/// Gives it back while another thread is stuck in reading it, or in writing, which no other must wait for then.
+pub(super) fn let_go() {
+    if !TAKEN.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    let _ = disable_raw_mode();
+    let stdout = io::stdout();
+    let mut takes = [PollFd::new(&stdout, PollFlags::OUT)];
+    if poll(&mut takes, Some(&Timespec::default())).is_ok_and(|ready| ready == 1) {
+        let mut codes = String::new();
+        let _ = LeaveAlternateScreen.write_ansi(&mut codes);
+        let _ = Show.write_ansi(&mut codes);
+        // Not by `Stdout`, which the other thread may have locked.
+        let _ = rustix::io::write(&stdout, codes.as_bytes());
+    }
+    log::release();
 }
 
 impl Look {

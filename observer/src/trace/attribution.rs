@@ -23,6 +23,7 @@ use observer_wire::{Evidence, Inbound, LlmCall, Timestamp, evidence::TraceContex
 
 use super::{
     Settings, TraceBy,
+    actors::Actors,
     conversation::{Conversation, Conversations},
     inbound::{InboundId, Inbounds},
     lineage::{Actor, Ancestor, Lineage},
@@ -147,18 +148,9 @@ pub struct Traces {
     ids: Rng,
     next: u64,
     open: BTreeMap<TraceKey, OpenTrace>,
-    /// The trace in which an actor made its last call.
-    actors: HashMap<Actor, TraceKey>,
-    /// The trace of the tasks that a task has created at once, and when.
-    bursts: HashMap<Actor, (TraceKey, Timestamp)>,
-    /// The trace of the last task that was created for a single call, by its creator.
-    errands: HashMap<Actor, TraceKey>,
-    /// The last trace that a thread began beside another: it is an event loop.
-    loops: HashMap<Actor, TraceKey>,
+    actors: Actors,
     /// Traces that others have begun.
     distributed: HashMap<u128, TraceKey>,
-    /// Calls that an actor has in flight, by number, and where they are.
-    flying: HashMap<Actor, Vec<(u64, Option<TraceKey>)>>,
     lineage: Lineage,
     inbounds: Inbounds,
     conversations: Conversations,
@@ -172,12 +164,8 @@ impl Traces {
             ids: Rng::with_seed(seed),
             next: 0,
             open: BTreeMap::new(),
-            actors: HashMap::new(),
-            bursts: HashMap::new(),
-            errands: HashMap::new(),
-            loops: HashMap::new(),
+            actors: Actors::default(),
             distributed: HashMap::new(),
-            flying: HashMap::new(),
             lineage: Lineage::default(),
             inbounds: Inbounds::default(),
             conversations: Conversations::default(),
@@ -192,8 +180,8 @@ impl Traces {
     /// A call begins.
     pub fn call_started(&mut self, caller: Caller, at: Timestamp, utc: Utc) -> OpenCall {
         let number = self.next();
-        let flying = self.flying.entry(caller.actor()).or_default();
-        flying.push((number, None));
+        let known = self.actors.entry(caller.actor());
+        known.flying.push((number, None));
         OpenCall {
             span_id: hex(self.ids.u64(1..)),
             caller,
@@ -210,10 +198,8 @@ impl Traces {
         if let Some(place) = &earlier.place
             && call.place.is_none()
         {
-            let number = call.number;
-            if let Some(flying) = self.flying.get_mut(&call.caller.actor()) {
-                let own = flying.iter_mut().find(|(known, _)| *known == number);
-                own.into_iter().for_each(|own| own.1 = Some(place.trace));
+            if let Some(known) = self.actors.get_mut(call.caller.actor()) {
+                known.placed(call.number, place.trace);
             }
             call.place = Some(place.clone());
         }
@@ -250,7 +236,7 @@ impl Traces {
             number,
             ..
         } = open;
-        self.landed(caller, number);
+        self.actors.landed(caller.actor(), number);
         if place.converses {
             self.conversations
                 .answered(caller.pid, end.call, &place.conversation);
@@ -280,7 +266,7 @@ impl Traces {
 
     /// What looked like a call was none, or is recorded elsewhere.
     pub fn call_dismissed(&mut self, open: &OpenCall, ended: &mut Vec<TraceRecord>) {
-        self.landed(open.caller, open.number);
+        self.actors.landed(open.caller.actor(), open.number);
         if let Some(place) = &open.place {
             if let Some(trace) = self.open.get_mut(&place.trace) {
                 trace.call_dismissed();
@@ -311,9 +297,9 @@ impl Traces {
     pub fn task_created(&mut self, by: Caller, task: Task, at: Timestamp) {
         let actor = Actor::Task(by.pid, task);
         // The address may have been another task's.
-        self.actors.remove(&actor);
-        self.bursts.remove(&actor);
-        self.errands.remove(&actor);
+        if let Some(known) = self.actors.get_mut(actor) {
+            known.renewed();
+        }
         self.lineage.task(by.pid, task, by.actor(), by.tid, at);
     }
 
@@ -330,18 +316,22 @@ impl Traces {
     /// A thread is gone.
     pub fn thread_gone(&mut self, pid: Pid, tid: u32, ended: &mut Vec<TraceRecord>) {
         self.lineage.gone(tid);
-        self.leave(|actor| actor == Actor::Thread(pid, tid), ended);
+        let thread = Actor::Thread(pid, tid);
+        for key in self.actors.thread_gone(thread) {
+            self.leave(key, |actor| actor == thread, ended);
+        }
     }
 
     /// A process is gone.
     pub fn process_gone(&mut self, pid: Pid, ended: &mut Vec<TraceRecord>) {
         self.lineage.gone(pid.0);
         self.inbounds.process_gone(pid);
-        self.flying.retain(|actor, _| actor.pid() != pid);
-        for trace in self.open.values_mut() {
-            trace.process_gone(pid);
+        for key in self.actors.process_gone(pid) {
+            if let Some(trace) = self.open.get_mut(&key) {
+                trace.process_gone(pid);
+            }
+            self.leave(key, |actor| actor.pid() == pid, ended);
         }
-        self.leave(|actor| actor.pid() == pid, ended);
     }
 
     /// Ends the traces that have been idle for too long.
@@ -375,7 +365,7 @@ impl Traces {
 
     /// Whether a trace of a process is open.
     pub fn concern(&self, pid: Pid) -> bool {
-        self.open.values().any(|trace| trace.concerns(pid))
+        self.actors.concern(pid)
     }
 
     fn next(&mut self) -> u64 {
@@ -430,16 +420,17 @@ impl Traces {
                 .asked(call.caller.pid, evidence, &conversation);
         }
         if found.beside {
-            self.loops.insert(call.caller.thread(), trace);
+            let thread = call.caller.thread();
+            self.actors.entry(thread).beside = Some(trace);
+            self.join(thread, trace);
         }
         if !found.loose {
             self.settle(self.acting(call.caller, &line), trace);
         }
-        let number = call.number;
-        if let Some(flying) = self.flying.get_mut(&call.caller.actor()) {
-            let own = flying.iter_mut().find(|(known, _)| *known == number);
-            own.into_iter().for_each(|own| own.1 = Some(trace));
+        if let Some(known) = self.actors.get_mut(call.caller.actor()) {
+            known.placed(call.number, trace);
         }
+        self.actors.calls_in(call.caller.pid, trace);
         if let Some(open) = self.open.get_mut(&trace) {
             open.call_placed(call.caller.pid, evidence, call.at, goes_on);
         }
@@ -465,7 +456,7 @@ impl Traces {
             let (actors, tasks) = (&self.actors, line);
             let own: Vec<TraceKey> = tasks
                 .iter()
-                .filter_map(|ancestor| actors.get(&ancestor.actor).copied())
+                .filter_map(|ancestor| actors.get(ancestor.actor)?.last)
                 .collect();
             let is_own = |known: &Conversation| own.contains(&known.trace);
             self.conversations.of_request(caller.pid, evidence, is_own)
@@ -510,9 +501,9 @@ impl Traces {
             && self.open.get(&known.trace).is_some_and(joinable)
         {
             // A thread or a task that has a run of its own keeps it.
-            let loose = self.actors.get(&caller.actor());
-            let loose = loose
-                .is_some_and(|own| *own != known.trace && self.open.get(own).is_some_and(joinable));
+            let own = self.actors.get(caller.actor()).and_then(|own| own.last);
+            let loose = own
+                .is_some_and(|own| own != known.trace && self.open.get(&own).is_some_and(joinable));
             return Found {
                 trace: Some(known.trace),
                 source: "conversation",
@@ -534,8 +525,8 @@ impl Traces {
         let new = new && !open.began_with(&evidence.messages);
         let again = new && open.begins_again(&evidence.messages);
         let others = self.flying_beside(caller, call.number);
-        let runs_several = self.loops.get(&caller.thread());
-        let runs_several = runs_several.is_some_and(|other| self.open.contains_key(other));
+        let thread = self.actors.get(caller.thread());
+        let runs_several = thread.is_some_and(|thread| thread.beside.is_some());
         if !in_task && new && (runs_several || !others.is_empty()) {
             // An event loop, and nothing tells its tasks apart. A run that has gone on for a while may ask several
             // things at once; of several runs a new conversation is another one.
@@ -583,41 +574,43 @@ impl Traces {
             trace.takes_more(at, gap).then_some(trace)
         };
         for (index, ancestor) in line.iter().enumerate() {
-            let known = self.actors.get(&ancestor.actor);
-            if let Some((key, trace)) = known.and_then(|key| Some((key, open(key)?))) {
+            let Some(known) = self.actors.get(ancestor.actor) else {
+                continue;
+            };
+            if let Some((key, trace)) = known.last.and_then(|key| Some((key, open(&key)?))) {
                 // What it creates after its run began is part of that.
                 let created = ancestor.child_created;
                 if index == 0 || created.is_some_and(|created| trace.start <= created) {
-                    return Some((index, *key));
+                    return Some((index, key));
                 }
             }
-            if let Some((key, at_once)) = self.bursts.get(&ancestor.actor)
-                && open(key).is_some()
+            if let Some((key, at_once)) = known.burst
+                && open(&key).is_some()
             {
                 let near = |created: Timestamp| {
-                    created.since(*at_once).max(at_once.since(created)) <= BURST
+                    created.since(at_once).max(at_once.since(created)) <= BURST
                 };
                 if index == 0 || ancestor.child_created.is_some_and(near) {
-                    return Some((index, *key));
+                    return Some((index, key));
                 }
             }
         }
         let creator = line.get(1)?;
         let created = creator.child_created?;
-        let key = self.errands.get(&creator.actor)?;
-        let trace = open(key)?;
+        let key = self.actors.get(creator.actor)?.errand?;
+        let trace = open(&key)?;
         let errand = at.since(created) <= ERRAND
             && trace.was_one_call()
             && trace.end <= created
             // When a goroutine was created is not known, only when it was first seen.
             && matches!(line[0].actor, Actor::Task(_, task) if task.kind == TaskKind::PythonContext);
-        errand.then_some((1, *key))
+        errand.then_some((1, key))
     }
 
     /// Where the calls are that a thread has in flight beside this one.
     fn flying_beside(&self, caller: Caller, number: u64) -> Vec<Option<TraceKey>> {
-        let flying = self.flying.get(&caller.actor());
-        let others = flying.into_iter().flatten();
+        let known = self.actors.get(caller.actor());
+        let others = known.into_iter().flat_map(|known| &known.flying);
         let others = others.filter(|(other, _)| *other != number);
         others.map(|(_, trace)| *trace).collect()
     }
@@ -666,11 +659,8 @@ impl Traces {
 
     /// A call of the first of a line is in a trace: so is what it does next, and what belongs to it.
     fn settle(&mut self, line: &[Ancestor], key: TraceKey) {
-        let Some(trace) = self.open.get_mut(&key) else {
-            return;
-        };
-        trace.joined_by(line[0].actor);
-        let known = self.actors.insert(line[0].actor, key) == Some(key);
+        self.join(line[0].actor, key);
+        let known = self.actors.entry(line[0].actor).last.replace(key) == Some(key);
         if self.settings.by == TraceBy::Thread {
             return;
         }
@@ -684,45 +674,43 @@ impl Traces {
             };
             // What the first task of a thread creates are runs of their own.
             let first = self.lineage.creating_task(creator.actor).is_none();
+            if first && child.actor != line[0].actor {
+                break;
+            }
+            self.join(creator.actor, key);
+            let creator = self.actors.entry(creator.actor);
             if first {
                 // The second that does an errand: what is created next does so, too.
-                let second = child.actor == line[0].actor
-                    && self.errands.insert(creator.actor, key) == Some(key)
-                    && !known;
-                if second {
-                    self.actors.insert(creator.actor, key);
+                if creator.errand.replace(key) == Some(key) && !known {
+                    creator.last = Some(key);
                 }
                 break;
             }
-            trace.joined_by(creator.actor);
-            self.bursts.entry(creator.actor).or_insert((key, created));
+            creator.burst.get_or_insert((key, created));
         }
     }
 
-    /// A call is not in flight any more.
-    fn landed(&mut self, caller: Caller, number: u64) {
-        let actor = caller.actor();
-        if let Some(flying) = self.flying.get_mut(&actor) {
-            flying.retain(|(known, _)| *known != number);
-            if flying.is_empty() {
-                self.flying.remove(&actor);
-            }
+    /// An actor is part of a trace.
+    fn join(&mut self, actor: Actor, key: TraceKey) {
+        let Some(trace) = self.open.get_mut(&key) else {
+            return;
+        };
+        if self.actors.joins(actor, key)
+            && let Some(forgotten) = trace.joined_by(actor)
+        {
+            self.actors.trace_over(forgotten, key);
         }
     }
 
-    /// Actors are gone.
-    fn leave(&mut self, which: impl Fn(Actor) -> bool, ended: &mut Vec<TraceRecord>) {
-        self.actors.retain(|actor, _| !which(*actor));
-        self.bursts.retain(|actor, _| !which(*actor));
-        self.errands.retain(|actor, _| !which(*actor));
-        self.loops.retain(|actor, _| !which(*actor));
-        let mut over = Vec::new();
-        for (key, trace) in &mut self.open {
-            if trace.left_by(&which) {
-                over.push(*key);
-            }
-        }
-        for key in over {
+    /// Actors of a trace are gone.
+    fn leave(
+        &mut self,
+        key: TraceKey,
+        which: impl Fn(Actor) -> bool,
+        ended: &mut Vec<TraceRecord>,
+    ) {
+        let trace = self.open.get_mut(&key);
+        if trace.is_some_and(|trace| trace.left_by(which)) {
             self.close(key, ended);
         }
     }
@@ -738,16 +726,10 @@ impl Traces {
             return;
         };
         for actor in trace.actors() {
-            if self.actors.get(actor) == Some(&key) {
-                self.actors.remove(actor);
-            }
-            if self
-                .bursts
-                .get(actor)
-                .is_some_and(|(burst, _)| *burst == key)
-            {
-                self.bursts.remove(actor);
-            }
+            self.actors.trace_over(*actor, key);
+        }
+        for pid in trace.pids() {
+            self.actors.trace_left(*pid, key);
         }
         if let Some(id) = trace.distributed
             && self.distributed.get(&id) == Some(&key)
@@ -755,6 +737,14 @@ impl Traces {
             self.distributed.remove(&id);
         }
         ended.extend(trace.into_record());
+    }
+}
+
+#[cfg(test)]
+impl Traces {
+    /// How many actors are known, and how many requests are being answered.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.actors.len(), self.inbounds.len())
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lru::LruCache;
-use observer_wire::{Evidence, LlmCall, evidence::MessageList};
+use observer_wire::{Evidence, LlmCall};
 
 use super::attribution::TraceKey;
 use crate::attach::processes::Pid;
@@ -74,7 +74,7 @@ impl Conversations {
         for session in sessions(evidence) {
             self.note(hash((SESSION, session)), conversation);
         }
-        if let Some(whole) = whole_list(&evidence.messages) {
+        if let Some(whole) = evidence.messages.whole() {
             self.note(hash((LIST, pid.0, whole)), conversation);
         }
     }
@@ -144,10 +144,6 @@ fn sessions(evidence: &Evidence) -> impl Iterator<Item = &str> {
     [&evidence.conversation, &evidence.session]
         .into_iter()
         .filter_map(|name| name.as_deref())
-}
-
-fn whole_list(messages: &MessageList) -> Option<u64> {
-    messages.beginnings.first().copied()
 }
 
 fn hash(mark: impl Hash) -> u64 {

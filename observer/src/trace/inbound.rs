@@ -85,6 +85,11 @@ impl Inbounds {
         self.by_actor.retain(|actor, _| actor.pid() != pid);
     }
 
+    /// How many are being answered.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// The request that a call is made for: one that the caller, or an ancestor of it, has read.
     pub fn serving(&mut self, line: &[Ancestor], at: Timestamp) -> Option<&mut Served> {
         if self.open.is_empty() {

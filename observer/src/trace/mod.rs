@@ -1,5 +1,6 @@
 //! Which run of an agent a call belongs to, and the records of both.
 
+pub mod actors;
 pub mod attempts;
 pub mod attribution;
 pub mod by;

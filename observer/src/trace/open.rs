@@ -126,8 +126,7 @@ impl OpenTrace {
         self.grew |= goes_on;
         let messages = &evidence.messages;
         if self.first.is_none() && messages.count > 0 {
-            let whole = messages.beginnings.first().copied().unwrap_or(0);
-            self.first = Some((messages.head, whole));
+            self.first = messages.whole().map(|whole| (messages.head, whole));
         }
         for result in &evidence.tool_results {
             let of_result = |(step, _): &(ToolStep, Timestamp)| match &step.id {
@@ -197,20 +196,22 @@ impl OpenTrace {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// An actor makes calls in it.
-    pub fn joined_by(&mut self, actor: Actor) {
-        if self.actors.contains(&actor) {
-            return;
-        }
-        if self.actors.len() >= ACTORS {
-            self.actors.pop_front();
-        }
+    /// Another actor is part of it. Returns the one that is forgotten for it.
+    pub fn joined_by(&mut self, actor: Actor) -> Option<Actor> {
+        let full = self.actors.len() >= ACTORS;
+        let forgotten = if full { self.actors.pop_front() } else { None };
         self.actors.push_back(actor);
+        forgotten
     }
 
-    /// All that have made calls in it.
+    /// Those who are part of it.
     pub fn actors(&self) -> impl Iterator<Item = &Actor> {
         self.actors.iter()
+    }
+
+    /// The processes that have made calls in it, and live.
+    pub fn pids(&self) -> impl Iterator<Item = &Pid> {
+        self.pids.iter()
     }
 
     /// Actors are gone. Returns whether it is over.
@@ -262,24 +263,18 @@ impl OpenTrace {
 
     /// Whether it began with these very messages.
     pub fn began_with(&self, messages: &MessageList) -> bool {
-        let whole = messages.beginnings.first().copied().unwrap_or(0);
-        self.first == Some((messages.head, whole))
+        self.first
+            .is_some_and(|(head, whole)| head == messages.head && Some(whole) == messages.whole())
     }
 
     /// Whether a new list of messages is how this run began: then it is another run of the same kind. One that has
     /// only asked single things may go on to ask another.
     pub fn begins_again(&self, messages: &MessageList) -> bool {
-        let whole = messages.beginnings.first().copied().unwrap_or(0);
         self.grew
             && self.waiting.is_empty()
-            && self
-                .first
-                .is_some_and(|(head, list)| head == messages.head && list != whole)
-    }
-
-    /// Whether it is a process's.
-    pub fn concerns(&self, pid: Pid) -> bool {
-        self.pid == pid || self.pids.contains(&pid)
+            && self.first.is_some_and(|(head, whole)| {
+                head == messages.head && Some(whole) != messages.whole()
+            })
     }
 
     /// A trace without calls leaves no record.

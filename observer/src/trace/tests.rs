@@ -221,6 +221,60 @@ fn threads_and_processes_that_a_run_creates_are_part_of_it() {
 }
 
 #[test]
+fn nothing_is_kept_of_actors_whose_traces_have_ended() {
+    let mut scene = Scene::new(TraceBy::Auto);
+    let none = Evidence::default();
+    let at = Timestamp(0);
+    scene.traces.task_created(thread(7), context(100), at);
+    for id in 0..20 {
+        scene.traces.task_created(task(100), context(id), at);
+        for child in [2, 3] {
+            let child = context(child * 1_000 + id);
+            scene.traces.task_created(task(id), child, at);
+            let caller = Caller {
+                task: Some(child),
+                ..thread(7)
+            };
+            scene.call(caller, MILLISECOND, &none);
+        }
+    }
+    // Two conversations at once, and one thread in many traces.
+    let open = [1, 2].map(|head| scene.start(thread(8), SECOND, &list(head, &[head])));
+    for open in open {
+        scene.end(open);
+    }
+    for round in 0..5_000_u64 {
+        let mut evidence = Evidence::default();
+        let trace_id = 1 + u128::from(round);
+        evidence.trace_context = Some(TraceContext {
+            trace_id,
+            parent_id: 1,
+            sampled: true,
+        });
+        scene.call(thread(9), SECOND, &evidence);
+    }
+    let (actors, _) = scene.traces.held();
+    assert!(actors > 40 && scene.traces.concern(PID));
+    scene.expire(60 * SECOND);
+    assert!(scene.traces.is_empty() && !scene.traces.concern(PID));
+    assert_eq!(scene.traces.held(), (0, 0));
+    // A process whose trace others go on with.
+    scene.traces.child_of(PID, Pid(70), Timestamp(2 * SECOND));
+    scene.call(thread(7), SECOND, &none);
+    let child = Caller {
+        pid: Pid(70),
+        ..thread(70)
+    };
+    let open = scene.start(child, 3 * SECOND, &none);
+    scene.traces.process_gone(PID, &mut scene.ended);
+    assert!(!scene.traces.concern(PID) && scene.traces.concern(Pid(70)));
+    scene.traces.process_gone(Pid(70), &mut scene.ended);
+    assert_eq!(scene.traces.len(), 1);
+    scene.end(open);
+    assert_eq!((scene.traces.len(), scene.traces.held()), (0, (0, 0)));
+}
+
+#[test]
 fn tasks_of_one_thread_are_never_mixed() {
     let mut scene = Scene::new(TraceBy::Auto);
     let none = Evidence::default();
