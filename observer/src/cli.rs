@@ -581,8 +581,8 @@ impl Live {
                 );
             }
         }
-        let head = options.head(0);
-        agent.reconfigure(options.records.settings(&head, prices, salt));
+        let head = options.head(0, salt);
+        agent.reconfigure(options.records.settings(&head, prices));
         let outputs = &options.records.outputs;
         if changed.iter().any(|(section, _)| *section == EXPORT) {
             let exporters = agent.exporters();
@@ -694,10 +694,13 @@ fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyh
     let replay = Replay::open(file)?;
     let exporters = start(options.outputs.open()?)?;
     let mut head = replay.head().clone();
+    if options.credential_salt_file.is_some() {
+        head.salt = options.salt()?;
+    }
     if let Some(seconds) = trace_idle {
         head.trace_idle = Duration::from_secs_f64(seconds);
     }
-    summarize(&replay.run(options.settings(&head, prices, options.salt()?), exporters)?);
+    summarize(&replay.run(options.settings(&head, prices), exporters)?);
     Ok(0)
 }
 
@@ -747,12 +750,12 @@ fn summarize(summary: &Summary) {
 }
 
 impl RecordOptions {
-    fn settings(&self, head: &Head, prices: Option<Prices>, salt: Salt) -> Settings {
+    fn settings(&self, head: &Head, prices: Option<Prices>) -> Settings {
         Settings {
             wire: Options {
                 capture_content: self.capture_content,
                 output_preview_chars: self.preview_chars,
-                salt,
+                salt: head.salt,
                 ..Options::default()
             },
             providers: self
@@ -803,12 +806,13 @@ impl WatchOptions {
         Ok(Some(file))
     }
 
-    fn head(&self, seed: u64) -> Head {
+    fn head(&self, seed: u64, salt: Salt) -> Head {
         Head {
             observer: env!("CARGO_PKG_VERSION").to_owned(),
             seed,
             all_hosts: self.all_hosts,
             trace_idle: Duration::from_secs_f64(self.trace_idle),
+            salt,
         }
     }
 
@@ -818,9 +822,9 @@ impl WatchOptions {
         prices: Option<Prices>,
         salt: Salt,
     ) -> anyhow::Result<(Engine, Option<Recorder>)> {
-        let head = self.head(fastrand::u64(..));
+        let head = self.head(fastrand::u64(..), salt);
         let recorder = recording.map(|file| file.start(&head)).transpose()?;
-        let settings = self.records.settings(&head, prices, salt);
+        let settings = self.records.settings(&head, prices);
         Ok((Engine::new(settings), recorder))
     }
 

@@ -12,8 +12,10 @@ import sdk
 
 # A pause before the head of an answer tells apart when clocks start.
 SLOW = "delay-ms=400; events=8; token-ms=20"
+# What takes no millisecond has no sum.
+TIMED = "delay-ms=20"
 TRACES = {
-    "plain": [("openai", "sync", "cached=3"), ("anthropic", "sync", ""), ("google", "sync", "")],
+    "plain": [("openai", "sync", f"cached=3; {TIMED}"), ("anthropic", "sync", ""), ("google", "sync", "")],
     "single": [("openai", "sync", "delay-ms=120")],
     "streams": [("openai", "stream", SLOW), ("anthropic", "stream", SLOW), ("google", "stream", SLOW)],
     "xai": [("xai", "sync", ""), ("xai", "stream", SLOW)],
@@ -24,11 +26,11 @@ TRACES = {
         ("openai", "stream", "error=401"),
         ("openai", "sync", ""),
     ],
-    "uncounted": [("openai", "stream", "usage=none; events=4"), ("anthropic", "sync", "tools=2"), ("openai", "sync", "tools=1")],
+    "uncounted": [("openai", "stream", "usage=none; events=4; token-ms=10"), ("anthropic", "sync", "tools=2"), ("openai", "sync", "tools=1")],
     "long": [("openai", "sync", "bytes=9000"), ("anthropic", "stream", "events=400"), ("google", "stream", "bytes=3000")],
-    "raises": [("openai", "sync", ""), ("anthropic", "sync", "error=429")],
-    "lazy": [("google", "stream", "error=503"), ("openai", "sync", "")],
-    "left": [("openai", "stream", "events=50; token-ms=5"), ("openai", "sync", "")],
+    "raises": [("openai", "sync", TIMED), ("anthropic", "sync", "error=429")],
+    "lazy": [("google", "stream", "error=503"), ("openai", "sync", TIMED)],
+    "left": [("openai", "stream", "events=50; token-ms=5"), ("openai", "sync", TIMED)],
 }
 
 

@@ -28,7 +28,7 @@ mod writer;
 pub use reader::{Error, Next, Recording};
 pub use writer::{Created, Recorder};
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
 
 use observer_wire::{Close, Direction, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
@@ -37,6 +37,7 @@ use crate::{
     attach::processes::{Identity, Pid},
     capture::{ConnectionKey, loss::Losses, task::Task},
     engine::{Bytes, Input},
+    salt::Salt,
 };
 
 /// What a recording begins with.
@@ -58,7 +59,7 @@ const EXE: usize = 4096;
 const CONTAINER_ID: usize = 128;
 
 /// What the records depend on beside what was captured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Version of the observer that made it.
     pub observer: String,
@@ -68,6 +69,20 @@ pub struct Head {
     pub all_hosts: bool,
     /// As in [`Settings`](crate::engine::Settings).
     pub trace_idle: Duration,
+    /// As in [`Options`](observer_wire::Options): credentials have the same fingerprints in a replay.
+    pub salt: Salt,
+}
+
+impl fmt::Debug for Head {
+    // The salt is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Head")
+            .field("observer", &self.observer)
+            .field("seed", &self.seed)
+            .field("all_hosts", &self.all_hosts)
+            .field("trace_idle", &self.trace_idle)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An [`Input`], or the end. Times are nanoseconds of boot time.
@@ -511,6 +526,7 @@ mod tests {
             seed: 7,
             all_hosts: false,
             trace_idle: Duration::from_secs(10),
+            salt: [7; 32],
         }
     }
 
@@ -696,7 +712,7 @@ mod tests {
             match end {
                 Ok(ended) => assert!(!ended),
                 Err(Error::Foreign) => assert_eq!(length, 0),
-                Err(Error::NoHead) => assert!((1..40).contains(&length), "{length}"),
+                Err(Error::NoHead) => assert!((1..72).contains(&length), "{length}"),
                 Err(error) => panic!("{length}: {error}"),
             }
             assert!(records.len() <= whole.len());

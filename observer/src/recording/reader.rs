@@ -1,11 +1,14 @@
 //! Reading a recording, which anybody may have written.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    time::Duration,
+};
 
 use observer_wire::Timestamp;
 
 use super::{Entry, Head, LONGEST, MAGIC, VERSION};
-use crate::{capture::loss::Losses, engine::Input};
+use crate::{capture::loss::Losses, engine::Input, salt::Salt};
 
 /// A recording that is being read.
 pub struct Recording<R> {
@@ -101,7 +104,8 @@ impl<R: Read> Recording<R> {
                 observer: String::new(),
                 seed: 0,
                 all_hosts: false,
-                trace_idle: std::time::Duration::ZERO,
+                trace_idle: Duration::ZERO,
+                salt: Salt::default(),
             },
             payload: Vec::new(),
             position: (MAGIC.len() + size_of_val(&VERSION)) as u64,
