@@ -8,6 +8,10 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -175,7 +179,7 @@ impl fmt::Display for Target {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Records")]
 struct RecordOptions {
-    /// Read options from this file (TOML) [default: /etc/observer/observer.toml, if it is there]
+    /// Read options from this file (TOML) [default of `watch`: /etc/observer/observer.toml, if it is there]
     #[arg(long, value_name = "FILE", env = "OBSERVER_CONFIG", help_heading = None)]
     config: Option<PathBuf>,
     /// Also record previews of prompts and answers; without it no content is kept
@@ -437,6 +441,7 @@ fn watch_into(
     screen: Option<top::Handle>,
 ) -> anyhow::Result<u8> {
     let terminal = Terminal::of_this();
+    let ending = impatience()?;
     let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
     let salt = options.records.salt()?;
@@ -483,12 +488,14 @@ fn watch_into(
         }
         (Outcome::Signal(_) | Outcome::OutputFailed, _) => {}
     }
+    ending.store(true, Ordering::Relaxed);
     summarize(&agent.finish()?);
     Ok(0)
 }
 
 fn run_command(command: &[OsString], options: &WatchOptions, mut live: Live) -> anyhow::Result<u8> {
     let terminal = Terminal::of_this();
+    let ending = impatience()?;
     let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM, SIGCHLD])?;
     let prices = options.records.prices()?;
     let salt = options.records.salt()?;
@@ -527,6 +534,7 @@ fn run_command(command: &[OsString], options: &WatchOptions, mut live: Live) -> 
         }
     };
     agent.settle();
+    ending.store(true, Ordering::Relaxed);
     let summary = agent.finish();
     let status = match status {
         Some(status) => status,
@@ -557,6 +565,7 @@ impl Live {
         let stays = |error: &dyn fmt::Display| {
             anstream::eprintln!("observer: the settings stay as they were: {error}");
         };
+        let command = Cli::command();
         let loaded = match load(&self.args) {
             Ok(loaded) => loaded,
             Err(error) => return stays(&error),
@@ -573,7 +582,7 @@ impl Live {
         if agent.is_recording() && !options.records.capture_content {
             return stays(&"capture_content cannot be switched off while a recording is made");
         }
-        let changed = loaded.effective.changed(&self.effective, &Cli::command());
+        let changed = loaded.effective.changed(&self.effective, &command);
         for (section, key) in &changed {
             if is_fixed(section, key) {
                 anstream::eprintln!(
@@ -584,6 +593,12 @@ impl Live {
         let head = options.head(0, salt);
         agent.reconfigure(options.records.settings(&head, prices));
         let outputs = &options.records.outputs;
+        let mut effective = loaded.effective;
+        // What could not be had is tried again with the next signal.
+        let mut failed = |section: &str, error: &anyhow::Error| {
+            anstream::eprintln!("observer: [{section}] stays as it was: {error:#}");
+            effective.keep(section, &self.effective, &command);
+        };
         if changed.iter().any(|(section, _)| *section == EXPORT) {
             let exporters = agent.exporters();
             let replaced = outputs.primary().and_then(|opened| match opened {
@@ -594,21 +609,18 @@ impl Live {
                 }
             });
             if let Err(error) = replaced {
-                stays(&format_args!("{error:#}"));
+                failed(EXPORT, &error);
             }
         }
         for name in Outputs::names() {
-            let is_meant = |section: &str| {
-                let of_export = section.strip_prefix(EXPORT);
-                of_export.and_then(|section| section.strip_prefix('.')) == Some(name)
-            };
-            if changed.iter().any(|(section, _)| is_meant(section))
+            let own = format!("{EXPORT}.{name}");
+            if changed.iter().any(|(section, _)| *section == own)
                 && let Err(error) = replace(agent.exporters(), name, outputs)
             {
-                stays(&format_args!("{name}: {error:#}"));
+                failed(&own, &error);
             }
         }
-        self.effective = loaded.effective;
+        self.effective = effective;
         let changed = count(changed.len() as u64, "change");
         anstream::eprintln!("observer: read the configuration again: {changed}");
     }
@@ -638,7 +650,8 @@ fn replace(exporters: &mut Exporters, name: &'static str, outputs: &Outputs) -> 
         Err(error) if in_use(&error) => {
             // By the exporter that is to be replaced, most likely.
             let outputs = outputs.clone();
-            exporters.replace_later(name, Box::new(move || outputs.open_one(name)))?;
+            let open = move || outputs.open_one(name)?.context("it is not asked for");
+            exporters.replace_later(name, Box::new(open))?;
         }
         Err(error) => return Err(error),
     }
@@ -692,7 +705,8 @@ fn check_config(file: Option<PathBuf>) -> anyhow::Result<u8> {
 fn replay(file: &Path, options: &RecordOptions, trace_idle: Option<f64>) -> anyhow::Result<u8> {
     let prices = options.prices()?;
     let replay = Replay::open(file)?;
-    let exporters = start(options.outputs.open()?)?;
+    let opened = options.outputs.open()?.into_iter();
+    let exporters = start(opened.map(Opened::unhurried).collect())?;
     let mut head = replay.head().clone();
     if options.credential_salt_file.is_some() {
         head.salt = options.salt()?;
@@ -866,6 +880,16 @@ fn give_up_rights(attacher: &mut Attacher, options: &WatchOptions) {
 fn signals(numbers: &[i32]) -> anyhow::Result<Signals> {
     let (read, write) = UnixStream::pair().context("cannot make a pipe for signals")?;
     SignalDelivery::with_pipe(read, write, SignalOnly, numbers).context("cannot handle signals")
+}
+
+/// Once it is set, SIGINT and SIGTERM end the agent at once: what is written to may never take the rest.
+fn impatience() -> anyhow::Result<Arc<AtomicBool>> {
+    let ending = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&ending))
+            .context("cannot handle signals")?;
+    }
+    Ok(ending)
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -15,8 +15,11 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, parser::ValueSource,
+    Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
 };
+use reqwest::Url;
 use serde::{Deserialize as _, de::DeserializeOwned};
 use toml::{
     Spanned,
@@ -29,8 +32,12 @@ const DEFAULT: &str = "/etc/observer/observer.toml";
 /// The option, and its clap id, that names the file.
 const CONFIG: &str = "config";
 
-/// Replays depend on what is recorded, and on nothing that is not named.
-const WITHOUT_DEFAULT: &str = "replay";
+/// What is shown instead of a secret.
+const SECRET: &str = "***";
+
+/// The subcommand that reads it though nobody names it: what a service is set up to do is nothing that other uses of
+/// the same machine should do, too.
+const OF_SERVICE: &str = "watch";
 
 /// The sections, in the order in which they are shown. The options whose names begin with the prefix belong to
 /// a section; else those under the heading.
@@ -109,9 +116,11 @@ pub struct File {
     text: String,
     /// By the long name of the option.
     values: BTreeMap<String, Value>,
-    /// By section and key.
-    tables: BTreeMap<(&'static str, &'static str), String>,
+    tables: AllTables,
 }
+
+/// Of each list of tables, by section and key: what the tables say, wherever they stand in the file.
+type AllTables = BTreeMap<(&'static str, &'static str), Vec<toml::Value>>;
 
 #[derive(Clone, Debug)]
 struct Value {
@@ -133,7 +142,7 @@ pub struct Loaded<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Effective {
     values: BTreeMap<String, (Vec<OsString>, Origin)>,
-    tables: BTreeMap<(&'static str, &'static str), String>,
+    tables: AllTables,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,11 +179,12 @@ impl fmt::Display for Failure {
 /// Something in them is not valid.
 pub fn load<T: CommandFactory + FromArgMatches>(args: &[OsString]) -> Result<Loaded<T>, Failure> {
     let usage = |command: &mut Command, error: clap::Error| Failure::Usage(error.format(command));
+    let parse = |command: &Command| {
+        let matches = command.clone().try_get_matches_from(args);
+        matches.map_err(|error| Failure::Usage(discreet(error, command)))
+    };
     let mut command = T::command();
-    let mut matches = command
-        .clone()
-        .try_get_matches_from(args)
-        .map_err(Failure::Usage)?;
+    let mut matches = parse(&command)?;
     let mut file = None;
     if let Some((name, chosen)) = matches.subcommand()
         && let Some(path) = path(name, chosen)
@@ -182,10 +192,7 @@ pub fn load<T: CommandFactory + FromArgMatches>(args: &[OsString]) -> Result<Loa
         let read = File::read(&path, &command).map_err(Failure::File)?;
         let explicit = |long: &str| is_explicit(&command, name, chosen, long);
         command = read.apply(command.clone(), name, &explicit);
-        matches = command
-            .clone()
-            .try_get_matches_from(args)
-            .map_err(Failure::Usage)?;
+        matches = parse(&command)?;
         file = Some(read);
     }
     let effective = matches
@@ -201,13 +208,38 @@ pub fn load<T: CommandFactory + FromArgMatches>(args: &[OsString]) -> Result<Loa
     })
 }
 
+/// An error that shows no secret. Those of a file are found before, so it is of the command line or the environment.
+fn discreet(mut error: clap::Error, command: &Command) -> clap::Error {
+    let is_meant = |shown: &str, arg: &Arg| {
+        // `--name <VALUE>`
+        let name = shown
+            .strip_prefix("--")
+            .and_then(|name| name.split([' ', '=', '[']).next());
+        name.is_some() && name == arg.get_long()
+    };
+    let secret = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(shown)) => command
+            .get_subcommands()
+            .flat_map(Command::get_arguments)
+            .any(|arg| arg.is_hide_env_values_set() && is_meant(shown, arg)),
+        _ => false,
+    };
+    if secret && error.get(ContextKind::InvalidValue).is_some() {
+        error.insert(
+            ContextKind::InvalidValue,
+            ContextValue::String(SECRET.to_owned()),
+        );
+    }
+    error
+}
+
 /// The file that a subcommand reads.
 fn path(subcommand: &str, matches: &ArgMatches) -> Option<PathBuf> {
     // Panics for a subcommand that has no such option otherwise.
     let named = matches.try_get_one::<PathBuf>(CONFIG).ok()?;
     let default = || {
         let path = PathBuf::from(DEFAULT);
-        (subcommand != WITHOUT_DEFAULT && path.exists()).then_some(path)
+        (subcommand == OF_SERVICE && path.exists()).then_some(path)
     };
     named.cloned().or_else(default)
 }
@@ -421,7 +453,7 @@ struct Reader<'a> {
     text: &'a str,
     keys: Vec<(&'static str, String, Arg)>,
     values: BTreeMap<String, Value>,
-    tables: BTreeMap<(&'static str, &'static str), String>,
+    tables: AllTables,
     problems: Vec<Problem>,
 }
 
@@ -448,8 +480,16 @@ impl Reader<'_> {
                     self.value(&path, &arg, value);
                 }
                 (DeValue::Array(tables), None, Some(known)) => {
-                    let tables = format!("{tables:?}");
-                    self.tables.insert((known.section, known.key), tables);
+                    let tables = tables.iter().map(|table| {
+                        let deserializer = toml::de::ValueDeserializer::from(table.clone());
+                        toml::Value::deserialize(deserializer)
+                    });
+                    match tables.collect() {
+                        Ok(tables) => {
+                            self.tables.insert((known.section, known.key), tables);
+                        }
+                        Err(error) => self.problem(value.span(), &path, error.message()),
+                    }
                 }
                 (_, None, Some(_)) => self.problem(
                     value.span(),
@@ -630,6 +670,23 @@ impl Effective {
         }
     }
 
+    /// Leaves a section as it was before.
+    pub fn keep(&mut self, section: &str, before: &Self, command: &Command) {
+        for (of, _, arg) in keys(command) {
+            let Some(long) = arg.get_long().filter(|_| of == section) else {
+                continue;
+            };
+            match before.values.get(long) {
+                Some(value) => self.values.insert(long.to_owned(), value.clone()),
+                None => self.values.remove(long),
+            };
+        }
+        self.tables.retain(|(of, _), _| *of != section);
+        let tables = before.tables.iter().filter(|((of, _), _)| *of == section);
+        self.tables
+            .extend(tables.map(|(place, tables)| (*place, tables.clone())));
+    }
+
     /// The options that have other values than before, and the sections that they are in. Lists of tables have
     /// the name of their key.
     pub fn changed(&self, before: &Self, command: &Command) -> BTreeSet<(&'static str, String)> {
@@ -670,8 +727,8 @@ impl Effective {
             let values: Vec<String> = values
                 .iter()
                 .map(|value| match arg.is_hide_env_values_set() {
-                    true => "***".to_owned(),
-                    false => value.to_string_lossy().into_owned(),
+                    true => SECRET.to_owned(),
+                    false => without_secrets(&value.to_string_lossy()),
                 })
                 .collect();
             let entry = format!("{key} = {}", literal(&arg, &values));
@@ -684,11 +741,33 @@ impl Effective {
             let _ = writeln!(shown, "{entry:<40} # {origin}");
         }
         for ((section, key), tables) in &self.tables {
-            let count = tables.matches("Table(").count();
-            let _ = writeln!(shown, "\n# [[{section}.{key}]]: {count} from the file");
+            let _ = writeln!(
+                shown,
+                "\n# [[{section}.{key}]]: {} from the file",
+                tables.len()
+            );
         }
         shown
     }
+}
+
+/// A URL without the user and the query, either of which may hold a key; or what is no URL, as it is.
+fn without_secrets(value: &str) -> String {
+    let Some(mut url) = Url::parse(value).ok().filter(Url::has_host) else {
+        return value.to_owned();
+    };
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if !has_user && url.query().is_none() {
+        return value.to_owned();
+    }
+    if has_user {
+        // It has a host, so there is a place for them.
+        let _ = (url.set_username(SECRET), url.set_password(None));
+    }
+    if url.query().is_some() {
+        url.set_query(Some(SECRET));
+    }
+    url.into()
 }
 
 /// Values as TOML.
@@ -971,6 +1050,22 @@ mod tests {
         let shown = loaded.effective.show(&Cli::command());
         assert!(shown.contains("token = \"***\""), "{shown}");
         assert!(!shown.contains("271828"), "{shown}");
+        let Err(Failure::Usage(error)) = load_with("", &["--otlp-token", "hunter2"]) else {
+            panic!("hunter2 is no number");
+        };
+        let error = error.to_string();
+        assert!(error.contains("'***' for '--otlp-token"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+        for (value, shown) in [
+            ("https://me:hunter2@host:1/p", "https://***@host:1/p"),
+            ("https://hunter2@host/", "https://***@host/"),
+            ("http://host/p?key=hunter2", "http://host/p?***"),
+            ("http://host:4318", "http://host:4318"),
+            ("host:4317", "host:4317"),
+            ("127.0.0.1:9464", "127.0.0.1:9464"),
+        ] {
+            assert_eq!(without_secrets(value), shown);
+        }
     }
 
     #[test]

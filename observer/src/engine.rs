@@ -663,9 +663,12 @@ impl Engine {
         let pid = place.0;
         if role == Role::Client {
             let actor = open.call.caller().actor();
-            let (earlier, over) =
-                self.attempts
-                    .requested(actor, request.evidence.body, request.attempts);
+            let (earlier, over) = self.attempts.requested(
+                actor,
+                request.evidence.body,
+                request.attempts,
+                open.call.started_at(),
+            );
             self.record_calls(over);
             if let Some(earlier) = earlier {
                 self.traces.call_retried(&mut open.call, &earlier.open);

@@ -12,7 +12,7 @@ pub mod prometheus;
 pub mod queue;
 pub mod terminal;
 
-use std::{io, time::Duration};
+use std::{any::Any, io, sync::Arc, time::Duration};
 
 use crate::{
     capture::loss::Losses,
@@ -21,6 +21,9 @@ use crate::{
 
 pub use outputs::{Format, Outputs};
 pub use queue::{Exporters, Opened};
+
+/// How many records, or what was made of them, an exporter has lost.
+pub type Losing = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Puts records somewhere. Every method is called by the exporter's own thread; an error ends the exporter, so
 /// what may pass, such as a server that does not answer, is for the exporter to bear.
@@ -89,6 +92,24 @@ pub trait Exporter: Send {
     fn is_live(&self) -> bool {
         false
     }
+
+    /// From here on nothing is lost for want of time or room: the records are of a file, which waits. Comes before
+    /// anything else, if at all.
+    fn take_time(&mut self) {}
+
+    /// Counts what it has taken and lost since, from another thread. Asked once, at the start.
+    fn losses(&self) -> Option<Losing> {
+        None
+    }
+
+    /// What an exporter that takes its place has to know, once it has been handed the last record. Comes before
+    /// [`finish`](Self::finish).
+    fn bequeath(&mut self) -> Option<Box<dyn Any + Send>> {
+        None
+    }
+
+    /// Takes what its predecessor has left; comes before anything else, if there was one.
+    fn inherit(&mut self, _legacy: Box<dyn Any + Send>) {}
 
     /// How many requests to hosts of LLM providers were no calls; comes last, if there were any.
     ///

@@ -1,9 +1,10 @@
 //! The threads of the exporters, and what is handed to them.
 
 use std::{
-    io, mem,
+    any::Any,
+    io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
     },
@@ -13,7 +14,7 @@ use std::{
 
 use tracing::warn;
 
-use super::{Exporter, Record};
+use super::{Exporter, Losing, Record};
 
 /// Records that may wait for each exporter.
 pub(super) const QUEUE: usize = 16_384;
@@ -38,6 +39,12 @@ impl Opened {
         }
     }
 
+    /// Nothing hurries it.
+    pub fn unhurried(mut self) -> Self {
+        self.exporter.take_time();
+        self
+    }
+
     /// An exporter whose failure the others survive.
     pub fn secondary(exporter: Box<dyn Exporter>) -> Self {
         Self {
@@ -48,7 +55,10 @@ impl Opened {
 }
 
 /// Opens an exporter when its predecessor has ended.
-pub type OpenLater = Box<dyn FnOnce() -> anyhow::Result<Option<Box<dyn Exporter>>> + Send>;
+pub type OpenLater = Box<dyn FnOnce() -> anyhow::Result<Box<dyn Exporter>> + Send>;
+
+/// What an exporter leaves to the one that takes its place.
+type Legacy = Box<dyn Any + Send>;
 
 /// All exporters, at work.
 #[derive(Default)]
@@ -66,6 +76,8 @@ struct Queue {
     end: Receiver<io::Result<()>>,
     /// Disconnected when the thread has ended.
     gone: Option<Receiver<()>>,
+    /// Disconnected when it has been handed everything.
+    legacy: Option<Receiver<Legacy>>,
     shared: Arc<Shared>,
     dropped: AtomicU64,
 }
@@ -75,9 +87,9 @@ struct Queue {
 struct Shared {
     failed: AtomicBool,
     live: AtomicBool,
-    /// It turned out that nobody asks for the exporter.
-    unwanted: AtomicBool,
     waiting: AtomicUsize,
+    /// What the exporter itself counts.
+    losing: OnceLock<Losing>,
 }
 
 enum Message {
@@ -92,7 +104,7 @@ impl Exporters {
     ///
     /// The system cannot start a thread.
     pub fn start(opened: Vec<Opened>) -> io::Result<Self> {
-        let queues = opened.into_iter().map(Queue::start);
+        let queues = opened.into_iter().map(|opened| Queue::start(opened, None));
         Ok(Self {
             queues: queues.collect::<io::Result<_>>()?,
             ending: Vec::new(),
@@ -108,11 +120,13 @@ impl Exporters {
     pub fn replace(&mut self, opened: Opened) -> io::Result<()> {
         let is_primary = opened.place.is_some();
         let name = opened.exporter.name();
-        let queue = Queue::start(opened)?;
-        self.end_where(|queue| match is_primary {
+        let is_meant = |queue: &Queue| match is_primary {
             true => queue.place.is_some(),
             false => queue.name == name,
-        });
+        };
+        let legacy = self.of(is_meant).and_then(|queue| queue.legacy.take());
+        let queue = Queue::start(opened, legacy)?;
+        self.end_where(is_meant);
         self.queues.push(queue);
         Ok(())
     }
@@ -124,11 +138,10 @@ impl Exporters {
     ///
     /// The system cannot start a thread.
     pub fn replace_later(&mut self, name: &'static str, open: OpenLater) -> io::Result<()> {
-        let predecessor = self
-            .queues
-            .iter_mut()
-            .find(|queue| queue.name == name)
-            .and_then(|queue| queue.gone.take());
+        let predecessor = self.of(|queue| queue.name == name);
+        let (legacy, predecessor) = predecessor.map_or((None, None), |queue| {
+            (queue.legacy.take(), queue.gone.take())
+        });
         self.end_where(|queue| queue.name == name);
         let open = move || {
             if let Some(gone) = predecessor {
@@ -136,8 +149,12 @@ impl Exporters {
             }
             open()
         };
-        self.queues.push(Queue::spawn(name, None, open)?);
+        self.queues.push(Queue::spawn(name, None, legacy, open)?);
         Ok(())
+    }
+
+    fn of(&mut self, is_meant: impl Fn(&Queue) -> bool) -> Option<&mut Queue> {
+        self.queues.iter_mut().find(|queue| is_meant(queue))
     }
 
     /// Ends the exporter of a name; what it has been handed, it still writes.
@@ -193,13 +210,22 @@ impl Exporters {
         primary.any(Queue::has_failed)
     }
 
-    /// Records that wait for each exporter, and those that it could not take in time, by its name.
+    /// Records that wait for each exporter, and those that have been lost there, by its name; those of exporters that
+    /// it has replaced count, too.
     pub fn state(&self) -> Vec<(&'static str, usize, u64)> {
-        let state = |queue: &Queue| {
+        let mut state: Vec<(&'static str, usize, u64)> = Vec::new();
+        for queue in self.queues.iter().chain(&self.ending) {
             let waiting = queue.shared.waiting.load(Ordering::Relaxed);
-            (queue.name, waiting, queue.dropped.load(Ordering::Relaxed))
-        };
-        self.queues.iter().map(state).collect()
+            let lost = queue.lost();
+            match state.iter_mut().find(|(name, ..)| *name == queue.name) {
+                Some(known) => {
+                    known.1 += waiting;
+                    known.2 += lost;
+                }
+                None => state.push((queue.name, waiting, lost)),
+            }
+        }
+        state
     }
 
     /// Writes what is queued and ends the threads, all at once. A secondary exporter has [`FINISH`] for it.
@@ -212,7 +238,7 @@ impl Exporters {
         self.end(false)
     }
 
-    /// As [`finish`](Self::finish), but an exporter that gets on with it may take as long as it likes.
+    /// As [`finish`](Self::finish), but an exporter may take as long as it likes.
     ///
     /// # Errors
     ///
@@ -227,18 +253,22 @@ impl Exporters {
         }
         let deadline = Instant::now() + FINISH;
         let mut result = Ok(());
-        let mut lost = Vec::new();
+        let mut lost: Vec<(&'static str, u64)> = Vec::new();
         for queue in self.ending.drain(..).chain(self.queues.drain(..)) {
             // What the user looks at may wait for the user: a pager, say.
-            let deadline = queue.place.is_none().then_some(deadline);
-            if let (Err(error), Some(place)) = (queue.end(deadline, patiently), &queue.place)
+            let deadline = (queue.place.is_none() && !patiently).then_some(deadline);
+            if let (Err(error), Some(place)) = (queue.end(deadline), &queue.place)
                 && error.kind() != io::ErrorKind::BrokenPipe
             {
                 result = Err(anyhow::anyhow!("cannot write to {place}: {error}"));
             }
-            let dropped = queue.dropped.load(Ordering::Relaxed);
-            if dropped > 0 {
-                lost.push((queue.name, dropped));
+            match (
+                queue.lost(),
+                lost.iter_mut().find(|(name, _)| *name == queue.name),
+            ) {
+                (0, _) => {}
+                (more, Some(known)) => known.1 += more,
+                (more, None) => lost.push((queue.name, more)),
             }
         }
         result.map(|()| lost)
@@ -249,18 +279,23 @@ impl Exporters {
             record,
             Record::Dismissed(_) | Record::Health(_) | Record::Started(_)
         );
-        let wanted = move |queue: &&Queue| {
-            !queue.shared.unwanted.load(Ordering::Relaxed) && (queue.is_live() || !live)
-        };
+        let wanted = move |queue: &&Queue| queue.is_live() || !live;
         self.queues.iter().filter(wanted)
     }
 }
 
+// Whatever has failed: what has been handed over is written, and a terminal given back.
+impl Drop for Exporters {
+    fn drop(&mut self) {
+        let _ = self.end(false);
+    }
+}
+
 impl Queue {
-    fn start(opened: Opened) -> io::Result<Self> {
+    fn start(opened: Opened, legacy: Option<Receiver<Legacy>>) -> io::Result<Self> {
         let Opened { exporter, place } = opened;
         let (name, live) = (exporter.name(), exporter.is_live());
-        let queue = Self::spawn(name, place, || Ok(Some(exporter)))?;
+        let queue = Self::spawn(name, place, legacy, || Ok(exporter))?;
         // At once, not only when the thread has come to it.
         queue.shared.live.store(live, Ordering::Release);
         Ok(queue)
@@ -269,11 +304,13 @@ impl Queue {
     fn spawn(
         name: &'static str,
         place: Option<String>,
-        open: impl FnOnce() -> anyhow::Result<Option<Box<dyn Exporter>>> + Send + 'static,
+        predecessor: Option<Receiver<Legacy>>,
+        open: impl FnOnce() -> anyhow::Result<Box<dyn Exporter>> + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, records) = mpsc::sync_channel(QUEUE);
         let (at_end, end) = mpsc::sync_channel(1);
         let (going, gone) = mpsc::channel();
+        let (leaving, legacy) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         let other_end = Arc::clone(&shared);
         let is_primary = place.is_some();
@@ -282,7 +319,7 @@ impl Queue {
             .spawn(move || {
                 let _going: Sender<()> = going;
                 let mut failing = Failing(&other_end.failed, true);
-                let result = work(open, &records, &other_end);
+                let result = work(open, &records, &other_end, predecessor, leaving);
                 if let (false, Err(error)) = (is_primary, &result) {
                     warn!(
                         exporter = name,
@@ -300,6 +337,7 @@ impl Queue {
             sender: Some(sender),
             end,
             gone: Some(gone),
+            legacy: Some(legacy),
             shared,
             dropped: AtomicU64::new(0),
         })
@@ -331,33 +369,35 @@ impl Queue {
         }
     }
 
+    /// Records that it could not take, and what it has lost of those that it took.
+    fn lost(&self) -> u64 {
+        let inside = self.shared.losing.get().map_or(0, |losing| losing());
+        self.dropped.load(Ordering::Relaxed) + inside
+    }
+
     fn has_failed(&self) -> bool {
         self.shared.failed.load(Ordering::Acquire)
     }
 
-    /// Waits for the end of the thread, to the deadline, or, patiently, for as long after the last progress.
-    fn end(&self, mut deadline: Option<Instant>, patiently: bool) -> io::Result<()> {
-        /// How often progress is looked for.
-        const LOOK: Duration = Duration::from_millis(50);
-        let mut waiting = self.shared.waiting.load(Ordering::Relaxed);
-        let result = loop {
-            match self.end.recv_timeout(LOOK) {
-                Ok(result) => break result,
-                Err(RecvTimeoutError::Disconnected) => {
-                    break Err(io::Error::other("the export thread panicked"));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+    /// Waits for the end of the thread, to the deadline if there is one.
+    fn end(&self, deadline: Option<Instant>) -> io::Result<()> {
+        let end = match deadline {
+            Some(at) => self
+                .end
+                .recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => self.end.recv().map_err(Into::into),
+        };
+        let result = match end {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(io::Error::other("the export thread panicked"))
             }
-            let before = mem::replace(&mut waiting, self.shared.waiting.load(Ordering::Relaxed));
-            if patiently && before != waiting {
-                deadline = deadline.map(|_| Instant::now() + FINISH);
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            Err(RecvTimeoutError::Timeout) => {
                 warn!(
                     exporter = self.name,
                     "the exporter did not end in time; what it still held is lost"
                 );
-                break Ok(());
+                Ok(())
             }
         };
         // Those that it did not come to.
@@ -377,21 +417,27 @@ impl Drop for Failing<'_> {
 }
 
 fn work(
-    open: impl FnOnce() -> anyhow::Result<Option<Box<dyn Exporter>>>,
+    open: impl FnOnce() -> anyhow::Result<Box<dyn Exporter>>,
     records: &Receiver<Message>,
     shared: &Shared,
+    predecessor: Option<Receiver<Legacy>>,
+    leaving: Sender<Legacy>,
 ) -> io::Result<()> {
-    match open().map_err(|error| io::Error::other(format!("{error:#}")))? {
-        Some(mut exporter) => {
-            shared.live.store(exporter.is_live(), Ordering::Release);
-            write_all(exporter.as_mut(), records, &shared.waiting)
-        }
-        None => {
-            shared.unwanted.store(true, Ordering::Relaxed);
-            shared.waiting.store(0, Ordering::Relaxed);
-            Ok(())
-        }
+    let mut exporter = open().map_err(|error| io::Error::other(format!("{error:#}")))?;
+    shared.live.store(exporter.is_live(), Ordering::Release);
+    if let Some(losing) = exporter.losses() {
+        let _ = shared.losing.set(losing);
     }
+    // Until it has written what it was handed: so records stay in their order, too.
+    if let Some(Ok(legacy)) = predecessor.map(|legacy| legacy.recv_timeout(FINISH)) {
+        exporter.inherit(legacy);
+    }
+    write_all(exporter.as_mut(), records, &shared.waiting)?;
+    if let Some(legacy) = exporter.bequeath() {
+        let _ = leaving.send(legacy);
+    }
+    drop(leaving);
+    exporter.finish()
 }
 
 fn write_all(
@@ -421,7 +467,7 @@ fn write_all(
                 flush_at = None;
                 continue;
             }
-            Err(RecvTimeoutError::Disconnected) => return exporter.finish(),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         waiting.fetch_sub(1, Ordering::Relaxed);
         match &*record {
@@ -460,6 +506,8 @@ mod tests {
         fails: bool,
         panics: bool,
         hangs: bool,
+        leaves: bool,
+        loses: u64,
         came: Arc<Mutex<Vec<&'static str>>>,
     }
 
@@ -503,6 +551,20 @@ mod tests {
 
         fn is_live(&self) -> bool {
             self.live
+        }
+
+        fn losses(&self) -> Option<Losing> {
+            let loses = self.loses;
+            Some(Arc::new(move || loses))
+        }
+
+        fn bequeath(&mut self) -> Option<Legacy> {
+            self.leaves.then(|| -> Legacy { Box::new("legacy") })
+        }
+
+        fn inherit(&mut self, legacy: Legacy) {
+            assert_eq!(legacy.downcast_ref(), Some(&"legacy"));
+            self.note("inherited");
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -597,6 +659,69 @@ mod tests {
         // It holds one at most.
         assert_eq!((name, waiting), ("stuck", QUEUE));
         assert!((99..=100).contains(&dropped), "{dropped}");
+        // It would be waited for.
+        std::mem::forget(exporters);
+    }
+
+    #[test]
+    fn who_takes_a_place_has_what_was_left_and_comes_after() {
+        let came = Arc::<Mutex<Vec<&'static str>>>::default();
+        let old = Notes {
+            name: "one",
+            leaves: true,
+            came: Arc::clone(&came),
+            ..Notes::default()
+        };
+        let mut exporters = Exporters::start(vec![secondary(&old)]).unwrap();
+        for _ in 0..100 {
+            exporters.send(a_call());
+        }
+        let new = Notes {
+            name: "one",
+            came: Arc::clone(&came),
+            ..Notes::default()
+        };
+        exporters.replace(secondary(&new)).unwrap();
+        exporters.send(Record::Health(Box::default()));
+        exporters.send(a_call());
+        assert_eq!(exporters.finish().unwrap(), []);
+        let came = came.lock().unwrap();
+        let at = came.iter().position(|what| *what == "inherited");
+        assert_eq!(
+            at,
+            Some(
+                100 + came[..at.unwrap()]
+                    .iter()
+                    .filter(|what| **what == "flush")
+                    .count()
+            )
+        );
+        assert_eq!(came.iter().filter(|what| **what == "call").count(), 101);
+    }
+
+    #[test]
+    fn losses_of_exporters_that_were_replaced_count() {
+        let lossy = Notes {
+            name: "one",
+            loses: 7,
+            ..Notes::default()
+        };
+        let mut exporters = Exporters::start(vec![secondary(&lossy)]).unwrap();
+        exporters.replace(secondary(&lossy)).unwrap();
+        let patience = Instant::now() + FINISH;
+        while exporters.state() != [("one", 0, 14)] && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(exporters.finish().unwrap(), [("one", 14)]);
+    }
+
+    #[test]
+    fn what_was_handed_over_is_written_though_nobody_finishes() {
+        let plain = Notes::default();
+        let exporters = Exporters::start(vec![primary(&plain)]).unwrap();
+        exporters.send(a_call());
+        drop(exporters);
+        assert_eq!(plain.came(), ["call", "flush"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use observer_wire::{Incomplete, LlmCall, Timestamp};
 
 use super::lineage::Actor;
+use crate::clock::nanoseconds_of;
 
 /// How long another attempt is waited for. OpenAI's and Anthropic's libraries wait 8 seconds at most unless
 /// the provider says how long (`MAX_RETRY_DELAY` in openai/_constants.py).
@@ -14,6 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest wait that those libraries let a provider ask for (`_calculate_retry_timeout` in
 /// openai/_base_client.py), and a little more.
 const LONGEST: Duration = Duration::from_secs(65);
+
+/// No library tries again sooner than this after an answer that does not ask for it: whoever asks the same at once has
+/// asked twice. google-genai waits for a second (`_retry.py`), LangChain's and Vercel's for more.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Failed calls that are kept back; past it another is recorded at once.
 const KEPT: usize = 4_096;
@@ -30,6 +35,8 @@ struct Failed<T> {
     body: u64,
     /// The same request is sent elsewhere, by whatever follows redirects below the library.
     redirected: bool,
+    /// When it may be tried again by a library that does not say which attempt it is.
+    from: Timestamp,
     until: Timestamp,
     kept: T,
 }
@@ -51,27 +58,36 @@ impl<T> Attempts<T> {
         let asked = asked.and_then(|seconds| seconds.parse::<f64>().ok());
         let asked = asked.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let wait = asked.map_or(PATIENCE, |asked| (asked + PATIENCE).min(LONGEST));
-        let wait = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        let redirected = matches!(call.status_code, Some(307 | 308));
+        // What has had no answer, such as on a connection that was idle, is sent again at once.
+        let at_once = redirected || asked.is_some() || call.status_code.is_none();
+        let pause = if at_once { Duration::ZERO } else { PAUSE };
+        let after = |time| Timestamp(call.ended().0.saturating_add(nanoseconds_of(time)));
         self.failed.push(Failed {
             actor,
             body,
-            redirected: matches!(call.status_code, Some(307 | 308)),
-            until: Timestamp(call.ended().0.saturating_add(wait)),
+            redirected,
+            from: after(pause),
+            until: after(wait),
             kept,
         });
         None
     }
 
-    /// A request has been read, which is this attempt by the library's account. Returns the call of which it is
+    /// A request has been read that was begun at `at`, which is this attempt by the library's account. Returns the call of which it is
     /// another attempt, and those of the same actor that have found an end, since it does something else.
     pub fn requested(
         &mut self,
         actor: Actor,
         body: u64,
         attempt: Option<u32>,
+        at: Timestamp,
     ) -> (Option<T>, Vec<T>) {
-        let first = attempt == Some(1);
-        let same = |one: &Failed<T>| body != 0 && one.body == body && (one.redirected || !first);
+        let again = |one: &Failed<T>| match attempt {
+            Some(attempt) => attempt > 1 || one.redirected,
+            None => one.from <= at,
+        };
+        let same = |one: &Failed<T>| body != 0 && one.body == body && again(one);
         let own = self
             .failed
             .iter()

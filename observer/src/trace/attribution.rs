@@ -28,7 +28,7 @@ use super::{
     inbound::{InboundId, Inbounds},
     lineage::{Actor, Ancestor, Lineage},
     open::OpenTrace,
-    record::TraceRecord,
+    record::{ConversationId, TraceRecord},
 };
 use crate::{
     attach::processes::{Identity, Pid},
@@ -116,7 +116,7 @@ pub struct CallContext {
     /// The rule that placed it.
     pub source: &'static str,
     /// The conversation that it is part of.
-    pub conversation_id: Option<String>,
+    pub conversation_id: Option<ConversationId>,
 }
 
 #[derive(Clone, Debug)]
@@ -242,11 +242,14 @@ impl Traces {
                 .answered(caller.pid, end.call, &place.conversation);
         }
         let ids = &mut self.ids;
-        let conversation_id = place.converses.then(|| place.conversation.name.clone());
+        let conversation_id = place.converses.then(|| place.conversation.id.clone());
         let context = self.open.get_mut(&place.trace).map(|trace| {
-            trace.call_ended(&span_id, end, conversation_id.as_deref(), || {
-                hex(ids.u64(1..))
-            });
+            trace.call_ended(
+                &span_id,
+                end,
+                conversation_id.as_ref(),
+                || hex(ids.u64(1..)),
+            );
             let parent = match place.context {
                 Some(context) => Some(hex(context.parent_id)),
                 None => trace.span_id.clone(),

@@ -8,7 +8,7 @@ use std::{
 use lru::LruCache;
 use observer_wire::{Evidence, LlmCall};
 
-use super::attribution::TraceKey;
+use super::{attribution::TraceKey, record::ConversationId};
 use crate::attach::processes::Pid;
 
 /// Marks of conversations that are remembered; past it those that were not met for longest are forgotten.
@@ -23,8 +23,8 @@ const NAME_BYTES: usize = 128;
 /// A conversation, and where it was last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conversation {
-    /// What it is called: by the client, by the provider, or by us.
-    pub name: String,
+    /// What it is called.
+    pub id: ConversationId,
     /// The trace of its last call. That may have ended.
     pub trace: TraceKey,
     pid: Pid,
@@ -96,10 +96,7 @@ impl Conversations {
 
     fn note(&mut self, mark: u64, conversation: &Conversation) {
         let alike = self.marks.get_or_insert_mut(mark, Vec::new);
-        match alike
-            .iter_mut()
-            .find(|known| known.name == conversation.name)
-        {
+        match alike.iter_mut().find(|known| known.id == conversation.id) {
             Some(known) => known.trace = conversation.trace,
             None => {
                 if alike.len() >= ALIKE {
@@ -114,10 +111,14 @@ impl Conversations {
 impl Conversation {
     /// A conversation that is met for the first time; `unnamed` is what it is called if nobody says.
     pub fn new(pid: Pid, evidence: &Evidence, trace: TraceKey, unnamed: String) -> Self {
-        let name = sessions(evidence).next().map_or(unnamed, |name| {
-            name[..name.floor_char_boundary(NAME_BYTES)].to_owned()
-        });
-        Self { name, trace, pid }
+        let given = sessions(evidence).next();
+        let id = ConversationId {
+            given: given.is_some(),
+            name: given.map_or(unnamed, |name| {
+                name[..name.floor_char_boundary(NAME_BYTES)].to_owned()
+            }),
+        };
+        Self { id, trace, pid }
     }
 }
 

@@ -20,7 +20,9 @@ use std::time::Duration;
 pub use attribution::{CallContext, Caller, Traces};
 pub use by::TraceBy;
 pub use prices::Prices;
-pub use record::{CallRecord, CallStarted, LlmUsage, OtherRequest, ToolStep, TraceRecord};
+pub use record::{
+    CallRecord, CallStarted, ConversationId, LlmUsage, OtherRequest, ToolStep, TraceRecord,
+};
 
 /// How traces are made.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use observer_wire::{
 use super::{
     attribution::{CALLS_PER_TRACE, Ended},
     lineage::Actor,
-    record::{LlmUsage, ToolStep, TraceRecord},
+    record::{ConversationId, LlmUsage, ToolStep, TraceRecord},
 };
 use crate::{
     attach::processes::{Identity, Pid},
@@ -63,7 +63,7 @@ pub struct OpenTrace {
     first: Option<(u64, u64)>,
     /// A conversation in it has gone on.
     grew: bool,
-    conversation: Option<String>,
+    conversation: Option<ConversationId>,
     conversations: usize,
     /// Tools that are under way, and those whose results have come.
     waiting: VecDeque<(ToolStep, Timestamp)>,
@@ -151,7 +151,7 @@ impl OpenTrace {
         &mut self,
         span_id: &str,
         end: &Ended<'_>,
-        conversation: Option<&str>,
+        conversation: Option<&ConversationId>,
         mut id: impl FnMut() -> String,
     ) {
         let call = end.call;
@@ -164,9 +164,9 @@ impl OpenTrace {
         self.latency = self.latency.saturating_add(call.latency);
         self.add_usage(call, end.cost);
         if let Some(conversation) = conversation
-            && self.conversation.as_deref() != Some(conversation)
+            && self.conversation.as_ref() != Some(conversation)
         {
-            self.conversation = Some(conversation.to_owned());
+            self.conversation = Some(conversation.clone());
             self.conversations += 1;
         }
         for tool in &call.evidence.tool_calls {

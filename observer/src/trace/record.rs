@@ -91,7 +91,7 @@ pub struct CallRecord {
     pub trace_source: &'static str,
     /// The conversation (OpenTelemetry's `gen_ai.conversation.id`): the session by the client's account or the
     /// provider's, else a name that the calls of the conversation share.
-    pub conversation_id: Option<String>,
+    pub conversation_id: Option<ConversationId>,
     /// How many requests it took: all tries of one call are one record, whose answer is the last one's.
     pub attempts: Option<u32>,
     /// Stands for the API key: 32 hexadecimal digits of a salted hash.
@@ -160,7 +160,22 @@ pub struct TraceRecord {
     /// The span of another process or service that the trace is part of, 16 hexadecimal digits.
     pub parent_span_id: Option<String>,
     /// The conversation, if all calls are of one.
-    pub conversation_id: Option<String>,
+    pub conversation_id: Option<ConversationId>,
+}
+
+/// Names a conversation. Its record is the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationId {
+    /// The name.
+    pub name: String,
+    /// Whether the client or the provider calls it so; else it is a name of our own.
+    pub given: bool,
+}
+
+impl Serialize for ConversationId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.name.serialize(serializer)
+    }
 }
 
 /// A tool that the model wanted called, and whose result a later request brought.
@@ -243,6 +258,51 @@ pub struct LlmUsage {
     /// Sum of the latencies, in milliseconds.
     pub total_latency_ms: u64,
 }
+
+/// What follows from the fields of a call, whether it was seen or read from a file.
+macro_rules! derived {
+    ($call:ty) => {
+        impl $call {
+            /// Whether it failed: it has an error, or the status is one.
+            pub fn failed(&self) -> bool {
+                self.error().is_some()
+            }
+
+            /// The class of its error, else the status if that is one (OpenTelemetry's `error.type`).
+            pub fn error(&self) -> Option<std::borrow::Cow<'_, str>> {
+                let status = self.status_code.filter(|status| *status >= 400);
+                match &self.error_type {
+                    Some(class) => Some(class.into()),
+                    None => status.map(|status| status.to_string().into()),
+                }
+            }
+
+            /// All input tokens, else those that the provider counts as input.
+            pub fn input(&self) -> Option<u64> {
+                self.input_tokens.or(self.prompt_tokens)
+            }
+
+            /// All output tokens, else those that the provider counts as output.
+            pub fn output(&self) -> Option<u64> {
+                self.output_tokens.or(self.completion_tokens)
+            }
+
+            /// The model that answered, else the one that was asked for: of a single call.
+            pub fn answered_by(&self) -> Option<&str> {
+                self.response_model.as_deref().or(self.model.as_deref())
+            }
+
+            /// The model that was asked for, else the one that answered: to sum up by, as the calls that failed have
+            /// nothing else, and an alias is answered by one version today and by another tomorrow.
+            pub fn asked_for(&self) -> Option<&str> {
+                self.model.as_deref().or(self.response_model.as_deref())
+            }
+        }
+    };
+}
+
+derived!(CallRecord);
+pub(crate) use derived;
 
 fn nanoseconds<S: Serializer>(time: &Utc, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.9}"))
@@ -328,6 +388,40 @@ pub(crate) mod tests {
             tool_calls: Vec::new(),
             ..call()
         }
+    }
+
+    #[test]
+    fn a_call_failed_if_it_has_an_error_or_its_status_is_one() {
+        let unnamed = CallRecord {
+            error_type: None,
+            ..failed_call()
+        };
+        assert!(unnamed.failed() && failed_call().failed() && !call().failed());
+        let errors = [failed_call(), unnamed].map(|call| call.error().map(String::from));
+        assert_eq!(errors.map(Option::unwrap), ["RateLimitError", "429"]);
+        // In a stream that had begun well.
+        let late = CallRecord {
+            error_type: Some("overloaded_error".to_owned()),
+            ..call()
+        };
+        assert!(late.failed());
+    }
+
+    #[test]
+    fn tokens_and_models_have_something_to_fall_back_on() {
+        let cached = CallRecord {
+            input_tokens: Some(1_021),
+            output_tokens: None,
+            completion_tokens: Some(7),
+            ..call()
+        };
+        assert_eq!((cached.input(), cached.output()), (Some(1_021), Some(7)));
+        assert_eq!(
+            [call().answered_by(), call().asked_for()],
+            [Some("gpt-4o-2024-08-06"), Some("gpt-4o")]
+        );
+        let refused = failed_call();
+        assert_eq!(refused.answered_by(), refused.asked_for());
     }
 
     #[test]

@@ -2,13 +2,14 @@ use std::time::Duration;
 
 use jiff::Timestamp as Utc;
 use observer_wire::{
-    CallEvent, Chunk, Connection, Direction, Evidence, Inbound, LlmCall, Options, Origin,
-    Timestamp,
+    CallEvent, Chunk, Connection, Direction, Evidence, Inbound, Incomplete, LlmCall, Options,
+    Origin, Timestamp,
     evidence::{ToolCall, ToolResult, TraceContext},
 };
 
 use super::{
     Caller, Settings, TraceBy, TraceRecord, Traces,
+    attempts::Attempts,
     attribution::{Ended, OpenCall},
 };
 use crate::{
@@ -399,6 +400,37 @@ fn an_address_that_comes_again_is_another_task() {
         .task_created(task(1), context(2), Timestamp(4 * SECOND));
     let second = scene.call(task(2), 5 * SECOND, &none);
     assert_ne!(first.0, second.0);
+}
+
+#[test]
+fn what_is_asked_again_at_once_was_asked_twice() {
+    let actor = thread(1).actor();
+    // Whether it is an attempt at the call that has failed so, if it begins so much later.
+    let again = |status: Option<u16>, asked: Option<&str>, attempt: Option<u32>, later: u64| {
+        let mut failed = call(0);
+        failed.evidence.body = 5;
+        failed.status_code = status;
+        failed.error_type = Some("Error".to_owned());
+        if status.is_none() {
+            failed.incomplete = Some(Incomplete::ServerDisconnected);
+        }
+        if let Some(asked) = asked {
+            let field = ("retry-after".to_owned(), asked.to_owned());
+            failed.rate_limit.extend([field]);
+        }
+        let mut attempts = Attempts::default();
+        assert!(attempts.ended(actor, &failed, ()).is_none());
+        let at = Timestamp(failed.ended().0 + later);
+        attempts.requested(actor, 5, attempt, at).0.is_some()
+    };
+    assert!(again(Some(503), None, None, SECOND));
+    assert!(!again(Some(503), None, None, MILLISECOND));
+    // Its library says which it is, its provider when it may come, or there was no answer.
+    assert!(again(Some(503), None, Some(2), MILLISECOND));
+    assert!(!again(Some(503), None, Some(1), SECOND));
+    assert!(again(Some(429), Some("0"), None, MILLISECOND));
+    assert!(again(None, None, None, MILLISECOND));
+    assert!(again(Some(307), None, Some(1), MILLISECOND));
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Sending payloads: `POST {base_url}/agents/{agent_id}/trace`, as `client.py` of infinium-o2 1.2.0 does it, on a
+//! Sending payloads: `POST {url}/agents/{agent_id}/trace`, as `client.py` of infinium-o2 1.2.0 does it, on a
 //! thread of its own. What waits is bounded; what cannot be sent is counted.
 
 use std::{
+    collections::HashMap,
     fs,
     num::NonZeroU32,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
@@ -29,7 +30,8 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::{Options, rules::Rules};
 
@@ -57,6 +59,9 @@ const AT_ONCE: usize = 4;
 const WAITING: usize = 10_000;
 const WAITING_BYTES: usize = 64 << 20;
 
+/// Somewhat less than [`FINISH`](super::super::queue::FINISH).
+const PATIENCE: Duration = Duration::from_secs(9);
+
 /// How much of an answer is read, so that its connection can be used again.
 const ANSWER_BYTES: usize = 64 * 1024;
 
@@ -66,7 +71,9 @@ pub(super) struct Client {
     closing: watch::Sender<Option<Instant>>,
     end: mpsc::Receiver<()>,
     shared: Arc<Shared>,
-    agents: Vec<Arc<Agent>>,
+    agents: HashMap<Uuid, Arc<Agent>>,
+    /// How long what waits is sent when nothing more comes; for ever without.
+    patience: Option<Duration>,
 }
 
 /// What became of the payloads.
@@ -82,11 +89,23 @@ pub(super) struct Counts {
     pub(super) dropped: AtomicU64,
 }
 
+impl Counts {
+    /// Payloads that have not been accepted, and will not be sent again.
+    fn lost(&self) -> u64 {
+        [&self.refused, &self.failed, &self.dropped]
+            .map(|count| count.load(Ordering::Relaxed))
+            .iter()
+            .sum()
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     counts: Counts,
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    /// The last payload whose tries were over has failed.
+    failing: AtomicBool,
 }
 
 struct Job {
@@ -97,7 +116,7 @@ struct Job {
 struct Agent {
     id: String,
     url: Url,
-    headers: HeaderMap,
+    key: Mutex<HeaderValue>,
     limiter: DefaultDirectRateLimiter,
     under_way: Semaphore,
     /// The server has asked for silence until then.
@@ -126,15 +145,10 @@ impl Client {
         let base = base(&options.base_url)?;
         let agents = rules.iter().map(|rule| {
             let id = rule.id.hyphenated().to_string();
-            let mut headers = HeaderMap::new();
-            headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-            headers.insert("x-agent-id", HeaderValue::from_str(&id)?);
-            headers.insert("x-agent-key", rule.key.header());
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            Ok(Arc::new(Agent {
+            let agent = Arc::new(Agent {
                 url: Url::parse(&format!("{base}/agents/{id}/trace"))?,
                 id,
-                headers,
+                key: Mutex::new(rule.key.header()),
                 limiter: DefaultDirectRateLimiter::direct(
                     Quota::per_second(PER_SECOND).allow_burst(BURST),
                 ),
@@ -142,9 +156,15 @@ impl Client {
                 paused: Mutex::new(None),
                 disabled: AtomicBool::new(false),
                 warned: Mutex::new(Vec::new()),
-            }))
+            });
+            anyhow::Ok((rule.id, agent))
         });
-        let agents = agents.collect::<anyhow::Result<Vec<_>>>()?;
+        // Of an agent that is named twice, the first key.
+        let mut by_id = HashMap::new();
+        for agent in agents {
+            let (id, agent) = agent?;
+            by_id.entry(id).or_insert(agent);
+        }
         let http = http(options)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -168,17 +188,45 @@ impl Client {
             closing,
             end,
             shared,
-            agents,
+            agents: by_id,
+            patience: Some(PATIENCE),
         })
     }
 
-    /// Has a payload sent for the agent of this place, without waiting.
-    pub(super) fn send(&self, agent: usize, json: Vec<u8>) {
+    /// Nothing is dropped for want of room or time from now on.
+    pub(super) fn take_time(&mut self) {
+        self.patience = None;
+    }
+
+    /// Agents have these keys from now on, and whoever was refused tries again.
+    pub(super) fn renew(&self, rules: &Rules) {
+        for rule in rules.iter() {
+            if let Some(agent) = self.agents.get(&rule.id) {
+                *lock(&agent.key) = rule.key.header();
+                agent.disabled.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Has a payload sent for an agent, without waiting unless there is time for it.
+    pub(super) fn send(&self, agent: Uuid, json: Vec<u8>) {
         let shared = &self.shared;
         let bytes = json.len();
-        let full = shared.waiting.load(Ordering::Relaxed) >= WAITING
-            || shared.waiting_bytes.load(Ordering::Relaxed) + bytes > WAITING_BYTES;
-        let (Some(jobs), Some(agent), false) = (&self.jobs, self.agents.get(agent), full) else {
+        let is_full = || {
+            let others = shared.waiting_bytes.load(Ordering::Relaxed);
+            shared.waiting.load(Ordering::Relaxed) >= WAITING
+                || others > 0 && others + bytes > WAITING_BYTES
+        };
+        let is_closed = || {
+            self.jobs
+                .as_ref()
+                .is_none_or(channel::UnboundedSender::is_closed)
+        };
+        while self.patience.is_none() && is_full() && !is_closed() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let full = is_full();
+        let (Some(jobs), Some(agent), false) = (&self.jobs, self.agents.get(&agent), full) else {
             shared.counts.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -190,19 +238,25 @@ impl Client {
         let _ = jobs.send(Job { agent, json });
     }
 
-    /// Whether the server takes nothing for the agent of this place.
-    pub(super) fn is_disabled(&self, agent: usize) -> bool {
-        let agent = self.agents.get(agent);
+    /// Whether the server takes nothing for an agent.
+    pub(super) fn is_disabled(&self, agent: Uuid) -> bool {
+        let agent = self.agents.get(&agent);
         agent.is_none_or(|agent| agent.disabled.load(Ordering::Relaxed))
     }
 
-    /// Sends what waits, for so long.
-    pub(super) fn finish(&mut self, patience: Duration) {
+    /// Sends what waits, for as long as there is time.
+    pub(super) fn finish(&mut self) {
         /// For the thread to see that its time is up.
         const GRACE: Duration = Duration::from_millis(500);
-        self.closing.send_replace(Some(Instant::now() + patience));
+        if let Some(patience) = self.patience {
+            self.closing.send_replace(Some(Instant::now() + patience));
+        }
         drop(self.jobs.take());
-        if let Err(RecvTimeoutError::Timeout) = self.end.recv_timeout(patience + GRACE) {
+        let end = match self.patience {
+            Some(patience) => self.end.recv_timeout(patience + GRACE),
+            None => self.end.recv().map_err(Into::into),
+        };
+        if let Err(RecvTimeoutError::Timeout) = end {
             warn!("the thread that sends to Infinium did not end in time");
         }
         // Those that it did not come to.
@@ -212,6 +266,12 @@ impl Client {
 
     pub(super) fn counts(&self) -> &Counts {
         &self.shared.counts
+    }
+
+    /// Counts what is lost, from wherever.
+    pub(super) fn losses(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.counts.lost()
     }
 }
 
@@ -226,7 +286,7 @@ async fn send_all(
     while let Some(job) = jobs.recv().await {
         let (http, shared, closing) = (http.clone(), Arc::clone(&shared), closing.clone());
         under_way.spawn(async move {
-            let count = deliver(&job, &http, &shared.counts, closing).await;
+            let count = deliver(&job, &http, &shared, closing).await;
             count.fetch_add(1, Ordering::Relaxed);
             shared.waiting.fetch_sub(1, Ordering::Relaxed);
             shared
@@ -251,9 +311,10 @@ async fn send_all(
 async fn deliver<'a>(
     job: &Job,
     http: &reqwest::Client,
-    counts: &'a Counts,
+    shared: &'a Shared,
     closing: watch::Receiver<Option<Instant>>,
 ) -> &'a AtomicU64 {
+    let counts = &shared.counts;
     let agent = &job.agent;
     let Ok(_permit) = agent.under_way.acquire().await else {
         return &counts.dropped;
@@ -267,7 +328,12 @@ async fn deliver<'a>(
             return &counts.refused;
         }
         let (pause, why) = match agent.send(http, job.json.clone()).await {
-            Answer::Accepted => return &counts.sent,
+            Answer::Accepted => {
+                if shared.failing.swap(false, Ordering::Relaxed) {
+                    info!("Infinium takes traces again");
+                }
+                return &counts.sent;
+            }
             Answer::Refused(status) => {
                 agent.refused(status);
                 return &counts.refused;
@@ -276,12 +342,18 @@ async fn deliver<'a>(
         };
         debug!(agent = agent.id, why, "not sent");
         if tries == RETRIES {
+            if !shared.failing.swap(true, Ordering::Relaxed) {
+                warn!(
+                    agent = agent.id,
+                    why, "a trace could not be sent to Infinium"
+                );
+            }
             return &counts.failed;
         }
         if let Some(pause) = pause {
             agent.pause(pause);
         }
-        let delay = pause.unwrap_or_else(|| delay(tries));
+        let delay = delay(tries).max(pause.unwrap_or_default());
         tries += 1;
         if !rest(Instant::now() + delay, &closing).await {
             return &counts.failed;
@@ -293,7 +365,7 @@ impl Agent {
     /// Waits for the server's leave and the rate that is kept. Returns whether there is time for it.
     async fn may_send(&self, closing: &watch::Receiver<Option<Instant>>) -> bool {
         loop {
-            let paused = *self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+            let paused = *lock(&self.paused);
             if let Some(until) = paused.filter(|until| *until > Instant::now()) {
                 if !rest(until, closing).await {
                     return false;
@@ -313,15 +385,19 @@ impl Agent {
     }
 
     async fn send(&self, http: &reqwest::Client, json: Vec<u8>) -> Answer {
-        let request = http.post(self.url.clone()).headers(self.headers.clone());
+        let key = lock(&self.key).clone();
+        let request = http
+            .post(self.url.clone())
+            .header(USER_AGENT, AGENT)
+            .header("x-agent-id", &self.id)
+            .header("x-agent-key", key)
+            .header(CONTENT_TYPE, "application/json");
         let mut response = match request.body(json).send().await {
             Ok(response) => response,
             Err(error) => return Answer::Again(None, causes(&error.without_url())),
         };
         let status = response.status();
-        let pause = (status == StatusCode::TOO_MANY_REQUESTS)
-            .then(|| retry_after(response.headers(), SystemTime::now()))
-            .flatten();
+        let pause = retry_after(response.headers(), SystemTime::now());
         let mut read = 0;
         while let Ok(Some(bytes)) = response.chunk().await {
             read += bytes.len();
@@ -334,14 +410,14 @@ impl Agent {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 Answer::Again(pause, status.to_string())
             }
-            _ if status.is_server_error() => Answer::Again(None, status.to_string()),
+            _ if status.is_server_error() => Answer::Again(pause, status.to_string()),
             _ => Answer::Refused(status),
         }
     }
 
     fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paused = lock(&self.paused);
         *paused = (*paused).max(Some(until));
     }
 
@@ -360,12 +436,16 @@ impl Agent {
             }
             return;
         }
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warned = lock(&self.warned);
         if !warned.contains(&status) {
             warned.push(status);
             warn!(agent = self.id, %status, "Infinium refused a trace");
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits; returns whether there is time for it.
@@ -418,8 +498,13 @@ fn http(options: &Options) -> anyhow::Result<reqwest::Client> {
 }
 
 fn base(url: &str) -> anyhow::Result<&str> {
-    let place = || format!("base_url: {url:?}");
+    let place = || format!("Infinium's URL {url:?}");
     let parsed = Url::parse(url).with_context(place)?;
+    // First: what else is wrong is said with the URL, and a password must not be shown.
+    ensure!(
+        parsed.username().is_empty() && parsed.password().is_none(),
+        "Infinium's URL: no user belongs into it"
+    );
     let local = match parsed.host_str() {
         Some("localhost") => true,
         Some(host) => host
@@ -434,10 +519,6 @@ fn base(url: &str) -> anyhow::Result<&str> {
         "http" => warn!(url, "keys and traces are sent to Infinium without TLS"),
         _ => bail!("{} is neither https nor http", place()),
     }
-    ensure!(
-        parsed.username().is_empty() && parsed.password().is_none(),
-        "base_url: no user belongs into it"
-    );
     ensure!(
         parsed.query().is_none() && parsed.fragment().is_none(),
         "{} has a query or a fragment",
@@ -514,17 +595,18 @@ mod tests {
         };
         let mut rules = Rules::default();
         let key = super::super::rules::Key::new("inf-0123456789").unwrap();
-        rules
-            .add("0af76519-16cd-43dd-8448-eb211c80319c", key)
-            .unwrap();
+        let id = "0af76519-16cd-43dd-8448-eb211c80319c";
+        rules.add(id, key).unwrap();
+        let id = Uuid::parse_str(id).unwrap();
         let mut client = Client::start(&options, &rules).unwrap();
         for _ in 0..WAITING + 7 {
-            client.send(0, Vec::new());
+            client.send(id, Vec::new());
         }
-        client.send(1, Vec::new());
+        client.send(Uuid::nil(), Vec::new());
         let dropped = || client.counts().dropped.load(Ordering::Relaxed);
         assert_eq!(dropped(), 8);
-        client.finish(Duration::from_millis(100));
+        client.patience = Some(Duration::from_millis(100));
+        client.finish();
         let counts = client.counts();
         let failed = counts.failed.load(Ordering::Relaxed);
         let dropped = counts.dropped.load(Ordering::Relaxed);

@@ -8,17 +8,20 @@ mod payload;
 mod rules;
 
 use std::{
+    any::Any,
     collections::{BTreeMap, HashMap, VecDeque},
-    env, io,
+    env, io, mem,
     path::PathBuf,
-    sync::atomic::Ordering,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::Context as _;
 use clap::Args;
-use serde::Deserialize;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use self::{
     client::{Client, Counts},
@@ -29,7 +32,7 @@ pub use self::{
     payload::{Calls, Latency},
     rules::Agent,
 };
-use super::Exporter;
+use super::{Exporter, Losing};
 use crate::trace::{CallRecord, TraceRecord};
 
 /// `base_url` of `InfiniumClient`.
@@ -42,13 +45,8 @@ const SECRET: &str = "INFINIUM_AGENT_SECRET";
 const CALLS: usize = 10_000;
 const BYTES: usize = 64 << 20;
 
-/// How long what waits is sent when nothing more comes: somewhat less than [`FINISH`](super::queue::FINISH).
-const PATIENCE: Duration = Duration::from_secs(9);
-
 /// Where traces go, and whose they are.
-#[derive(Clone, Debug, Args, Deserialize)]
-#[group(id = "infinium")]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Infinium")]
 #[group(skip)]
 pub struct Options {
@@ -158,6 +156,15 @@ impl Options {
     ///
     /// An option is of no use, or a key cannot be had.
     pub fn open(&self) -> anyhow::Result<Option<Box<dyn Exporter>>> {
+        let rules = self.rules()?;
+        if rules.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Infinium::new(self, rules)?)))
+    }
+
+    /// The agents, with their keys as they are at the moment.
+    fn rules(&self) -> anyhow::Result<Rules> {
         let mut rules = Rules::new(&self.agent)?;
         if let Some(id) = &self.agent_id {
             match (&self.key_file, env::var_os(SECRET)) {
@@ -171,10 +178,7 @@ impl Options {
                 ),
             }
         }
-        if rules.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Box::new(Infinium::new(self, rules)?)))
+        Ok(rules)
     }
 
     fn form(&self) -> Form {
@@ -189,6 +193,7 @@ impl Options {
 
 /// Sends traces to Infinium.
 struct Infinium {
+    options: Options,
     rules: Rules,
     form: Form,
     kept: Kept,
@@ -196,7 +201,7 @@ struct Infinium {
     /// Traces of no agent.
     unmatched: u64,
     /// Traces that could not be put into a payload.
-    unfit: u64,
+    unfit: Arc<AtomicU64>,
 }
 
 /// The calls of traces that have not ended.
@@ -207,14 +212,14 @@ struct Kept {
     order: VecDeque<String>,
     bytes: usize,
     /// Calls that were let go of.
-    dropped: u64,
+    dropped: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
 struct Pending {
     calls: Vec<Call>,
     /// The agent of each process, by its first call.
-    agents: BTreeMap<u32, Option<usize>>,
+    agents: BTreeMap<u32, Option<Uuid>>,
     /// The process of the first call.
     first: u32,
     /// Calls that the SDK would not have recorded.
@@ -226,12 +231,13 @@ impl Infinium {
     fn new(options: &Options, rules: Rules) -> anyhow::Result<Self> {
         let client = Client::start(options, &rules).context("export.infinium")?;
         Ok(Self {
+            options: options.clone(),
             rules,
             form: options.form(),
             kept: Kept::default(),
             client,
             unmatched: 0,
-            unfit: 0,
+            unfit: Arc::default(),
         })
     }
 }
@@ -249,6 +255,7 @@ impl Exporter for Infinium {
     }
 
     fn trace(&mut self, trace: &TraceRecord) -> io::Result<()> {
+        // What was let go of is counted.
         let Some(pending) = self.kept.take(&trace.trace_id) else {
             return Ok(());
         };
@@ -256,7 +263,12 @@ impl Exporter for Infinium {
             self.unmatched += 1;
             return Ok(());
         };
-        if pending.calls.is_empty() || self.client.is_disabled(agent) {
+        if pending.calls.is_empty() {
+            return Ok(());
+        }
+        if self.client.is_disabled(agent) {
+            let counts = self.client.counts();
+            counts.refused.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         let known = pending.calls.len() + pending.left_out;
@@ -264,7 +276,7 @@ impl Exporter for Infinium {
         match payload::payload(trace, pending.calls, lost, self.form) {
             Ok(json) => self.client.send(agent, json),
             Err(error) => {
-                self.unfit += 1;
+                self.unfit.fetch_add(1, Ordering::Relaxed);
                 warn!(trace = trace.trace_id, %error, "a trace cannot be sent to Infinium");
             }
         }
@@ -275,8 +287,44 @@ impl Exporter for Infinium {
         Ok(())
     }
 
+    /// Keys may be others, and taken by now.
+    fn reopen(&mut self) -> io::Result<()> {
+        match self.options.rules() {
+            Ok(rules) => self.client.renew(&rules),
+            Err(error) => warn!("the keys for Infinium stay as they were: {error:#}"),
+        }
+        Ok(())
+    }
+
+    fn take_time(&mut self) {
+        self.client.take_time();
+    }
+
+    fn losses(&self) -> Option<Losing> {
+        let by_client = self.client.losses();
+        let (unfit, dropped) = (Arc::clone(&self.unfit), Arc::clone(&self.kept.dropped));
+        Some(Arc::new(move || {
+            by_client() + unfit.load(Ordering::Relaxed) + dropped.load(Ordering::Relaxed)
+        }))
+    }
+
+    fn bequeath(&mut self) -> Option<Box<dyn Any + Send>> {
+        let successor = Kept {
+            dropped: Arc::default(),
+            ..mem::take(&mut self.kept)
+        };
+        Some(Box::new(successor))
+    }
+
+    fn inherit(&mut self, legacy: Box<dyn Any + Send>) {
+        if let Ok(kept) = legacy.downcast::<Kept>() {
+            let dropped = Arc::clone(&self.kept.dropped);
+            self.kept = Kept { dropped, ..*kept };
+        }
+    }
+
     fn finish(&mut self) -> io::Result<()> {
-        self.client.finish(PATIENCE);
+        self.client.finish();
         let Counts {
             sent,
             refused,
@@ -285,15 +333,17 @@ impl Exporter for Infinium {
         } = self.client.counts();
         let [sent, refused, failed, dropped] =
             [sent, refused, failed, dropped].map(|count| count.load(Ordering::Relaxed));
-        let (unmatched, calls_dropped) = (self.unmatched, self.kept.dropped);
+        let unmatched = self.unmatched;
+        let unfit = self.unfit.load(Ordering::Relaxed);
+        let calls_dropped = self.kept.dropped.load(Ordering::Relaxed);
         info!(sent, unmatched, "traces for Infinium");
-        if refused + failed + dropped + self.unfit + calls_dropped > 0 {
+        if refused + failed + dropped + unfit + calls_dropped > 0 {
             warn!(
                 sent,
                 refused,
                 failed,
                 dropped,
-                unfit = self.unfit,
+                unfit,
                 calls_dropped,
                 "not all traces have reached Infinium"
             );
@@ -304,7 +354,7 @@ impl Exporter for Infinium {
 
 impl Kept {
     /// Keeps a call; `None` if it is not to be sent.
-    fn add(&mut self, trace_id: &str, pid: u32, agent: Option<usize>, call: Option<Call>) {
+    fn add(&mut self, trace_id: &str, pid: u32, agent: Option<Uuid>, call: Option<Call>) {
         if !self.traces.contains_key(trace_id) {
             self.order.push_back(trace_id.to_owned());
         }
@@ -316,7 +366,7 @@ impl Kept {
                 ..Pending::default()
             });
         if pending.calls.len() >= CALLS {
-            self.dropped += 1;
+            self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         pending.agents.entry(pid).or_insert(agent);
@@ -351,7 +401,8 @@ impl Kept {
         {
             if let Some(pending) = self.traces.remove(&oldest) {
                 self.bytes -= pending.bytes;
-                self.dropped += pending.calls.len() as u64;
+                let calls = pending.calls.len() as u64;
+                self.dropped.fetch_add(calls, Ordering::Relaxed);
             }
         }
     }
@@ -359,7 +410,7 @@ impl Kept {
 
 impl Pending {
     /// The agent of the trace's process, else that of the first call.
-    fn agent(&self, trace: &TraceRecord) -> Option<usize> {
+    fn agent(&self, trace: &TraceRecord) -> Option<Uuid> {
         let of = |pid| self.agents.get(&pid);
         of(trace.pid).or_else(|| of(self.first)).copied().flatten()
     }
@@ -377,7 +428,7 @@ mod tests {
     use super::*;
     use crate::trace::record::tests::call;
 
-    fn kept(kept: &mut Kept, trace: &str, pid: u32, agent: Option<usize>, preview: usize) {
+    fn kept(kept: &mut Kept, trace: &str, pid: u32, agent: Option<Uuid>, preview: usize) {
         let call = CallRecord {
             input_preview: Some("x".repeat(preview)),
             output_preview: Some("漢".repeat(preview)),
@@ -412,13 +463,14 @@ mod tests {
         for _ in 0..CALLS + 5 {
             kept(&mut all, "a", 1, None, 0);
         }
-        assert_eq!((all.traces["a"].calls.len(), all.dropped), (CALLS, 5));
+        let dropped = |all: &Kept| all.dropped.load(Ordering::Relaxed);
+        assert_eq!((all.traces["a"].calls.len(), dropped(&all)), (CALLS, 5));
         // Others come, with 5 KB each: the oldest goes.
         for number in 0..20_000 {
             kept(&mut all, &format!("b{number}"), 1, None, 2000);
         }
         assert!(all.bytes <= BYTES && !all.traces.contains_key("a"));
-        assert!(all.dropped > CALLS as u64);
+        assert!(dropped(&all) > CALLS as u64);
         assert!(all.traces.contains_key("b19999"));
         assert!(all.take("a").is_none());
         for number in 0..20_000 {
@@ -444,45 +496,15 @@ mod tests {
     #[test]
     fn a_trace_is_that_of_its_process() {
         let mut all = Kept::default();
-        kept(&mut all, "a", 7, Some(2), 0);
+        let agent = |number| Some(Uuid::from_u128(number));
+        kept(&mut all, "a", 7, agent(2), 0);
         kept(&mut all, "a", 8, None, 0);
-        kept(&mut all, "a", 9, Some(1), 0);
-        kept(&mut all, "a", 9, Some(0), 0);
+        kept(&mut all, "a", 9, agent(1), 0);
+        kept(&mut all, "a", 9, agent(0), 0);
         let pending = all.take("a").unwrap();
-        assert_eq!(pending.agent(&trace(9)), Some(1));
+        assert_eq!(pending.agent(&trace(9)), agent(1));
         assert_eq!(pending.agent(&trace(8)), None);
         // The process made no call itself: the first call decides.
-        assert_eq!(pending.agent(&trace(5)), Some(2));
-    }
-
-    #[test]
-    fn options_are_read_from_a_table() {
-        let text = r#"
-            base_url = "https://infinium.example/api/v1"
-            latency = "sdk"
-            calls = "sdk"
-            no_environment = true
-            [[agent]]
-            comm = "python*"
-            uid = 1000
-            agent_id = "0af76519-16cd-43dd-8448-eb211c80319c"
-            key_file = "/etc/observer/infinium.key"
-            [[agent]]
-            container_id = "?*"
-            agent_id = "0af76519-16cd-43dd-8448-eb211c80319d"
-            key_env = "OTHER"
-        "#;
-        let options: Options = toml::from_str(text).unwrap();
-        assert_eq!(options.latency, Latency::Sdk);
-        assert_eq!(options.calls, Calls::Sdk);
-        assert_eq!(options.timeout, 30.0);
-        assert_eq!(options.agent.len(), 2);
-        for bad in [
-            "secret = \"x\"",
-            "[[agent]]\nkey = \"x\"",
-            "latency = \"x\"",
-        ] {
-            assert!(toml::from_str::<Options>(bad).is_err(), "{bad}");
-        }
+        assert_eq!(pending.agent(&trace(5)), agent(2));
     }
 }

@@ -541,7 +541,10 @@ fn environment(trace: &TraceRecord) -> Environment {
     let tags = [
         ("comm", trace.comm.clone()),
         ("container_id", trace.container_id.clone()),
-        ("conversation_id", trace.conversation_id.clone()),
+        (
+            "conversation_id",
+            trace.conversation_id.as_ref().map(|id| id.name.clone()),
+        ),
         ("pid", Some(trace.pid.to_string())),
         ("trace_id", Some(trace.trace_id.clone())),
         ("trace_source", Some(trace.source.to_owned())),

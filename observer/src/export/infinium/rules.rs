@@ -84,9 +84,10 @@ impl Rules {
         Ok(())
     }
 
-    /// The agent that made a call, by its place.
-    pub(super) fn find(&self, call: &CallRecord) -> Option<usize> {
-        self.0.iter().position(|rule| rule.agent.is(call))
+    /// The agent that made a call.
+    pub(super) fn find(&self, call: &CallRecord) -> Option<Uuid> {
+        let rule = self.0.iter().find(|rule| rule.agent.is(call))?;
+        Some(rule.id)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -227,7 +228,7 @@ mod tests {
     const ID: &str = "0af76519-16cd-43dd-8448-eb211c80319c";
     const SECRET: &str = "inf-THIS-KEY-IS-SECRET";
 
-    fn agent(fill: impl FnOnce(&mut Agent)) -> Rule {
+    fn agent(number: u128, fill: impl FnOnce(&mut Agent)) -> Rule {
         let mut agent = Agent {
             agent_id: ID.to_owned(),
             ..Agent::default()
@@ -235,7 +236,7 @@ mod tests {
         fill(&mut agent);
         Rule {
             agent,
-            id: Uuid::nil(),
+            id: Uuid::from_u128(number),
             key: Key::new(SECRET).unwrap(),
         }
     }
@@ -263,32 +264,35 @@ mod tests {
     #[test]
     fn the_first_rule_that_fits_decides() {
         let rules = Rules(vec![
-            agent(|agent| agent.container_id = Some("?*".to_owned())),
-            agent(|agent| {
+            agent(0, |agent| agent.container_id = Some("?*".to_owned())),
+            agent(1, |agent| {
                 agent.comm = Some("python*".to_owned());
                 agent.uid = Some(0);
             }),
-            agent(|agent| agent.exe = Some("/usr/bin/python3.11".to_owned())),
-            agent(|agent| agent.comm = Some("python3".to_owned())),
-            agent(|agent| agent.pid = Some(4242)),
+            agent(2, |agent| {
+                agent.exe = Some("/usr/bin/python3.11".to_owned())
+            }),
+            agent(3, |agent| agent.comm = Some("python3".to_owned())),
+            agent(4, |agent| agent.pid = Some(4242)),
         ]);
         let mut call = call();
-        assert_eq!(rules.find(&call), Some(2));
+        let agent = |number| Some(Uuid::from_u128(number));
+        assert_eq!(rules.find(&call), agent(2));
         call.uid = Some(0);
-        assert_eq!(rules.find(&call), Some(1));
+        assert_eq!(rules.find(&call), agent(1));
         call.container_id = Some("3f2a".to_owned());
-        assert_eq!(rules.find(&call), Some(0));
+        assert_eq!(rules.find(&call), agent(0));
         (call.container_id, call.uid, call.exe) = (None, None, None);
-        assert_eq!(rules.find(&call), Some(3));
+        assert_eq!(rules.find(&call), agent(3));
         call.comm = None;
-        assert_eq!(rules.find(&call), Some(4));
+        assert_eq!(rules.find(&call), agent(4));
         call.pid = 1;
         assert_eq!(rules.find(&call), None);
     }
 
     #[test]
     fn keys_are_never_shown() {
-        let rule = agent(|_| ());
+        let rule = agent(0, |_| ());
         assert!(!format!("{rule:?} {:?}", rule.key.header()).contains(SECRET));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
@@ -314,7 +318,7 @@ mod tests {
     #[test]
     fn agents_without_id_or_key_are_refused_with_the_place() {
         let error = |fill: &dyn Fn(&mut Agent)| {
-            let mut agent = agent(|_| ()).agent;
+            let mut agent = agent(0, |_| ()).agent;
             fill(&mut agent);
             format!("{:#}", Rules::new(&[agent]).unwrap_err())
         };

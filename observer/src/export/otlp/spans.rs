@@ -18,7 +18,7 @@ use super::{
     resource::{bool, count, double, int, string, strings},
     settings::Semconv,
 };
-use crate::trace::{CallRecord, ToolStep, TraceRecord};
+use crate::trace::{CallRecord, ConversationId, ToolStep, TraceRecord};
 
 /// Sampled (W3C Trace Context), and it is known whether the parent is remote (OTLP's `SpanFlags`).
 const FLAGS: u32 = 0x1 | 0x100;
@@ -95,7 +95,7 @@ fn run(trace: &TraceRecord, trace_id: &[u8], root: &[u8]) -> Span {
         attributes.push(string("gen_ai.provider.name", provider(known)));
     }
     if let Some(id) = &trace.conversation_id {
-        attributes.push(string("gen_ai.conversation.id", id));
+        attributes.push(string(conversation(id), &id.name));
     }
     // Not as `gen_ai.usage`: who adds up the spans of a trace would count twice.
     attributes.extend([
@@ -180,6 +180,15 @@ fn name(call: &CallRecord) -> String {
     }
 }
 
+/// The attribute for it: the conventions' is for ids that the application or the provider has.
+fn conversation(id: &ConversationId) -> &'static str {
+    if id.given {
+        "gen_ai.conversation.id"
+    } else {
+        "observer.conversation_id"
+    }
+}
+
 fn attributes(call: &CallRecord, semconv: Semconv) -> Vec<KeyValue> {
     let latest = semconv == Semconv::Latest;
     let mut all = vec![
@@ -192,7 +201,12 @@ fn attributes(call: &CallRecord, semconv: Semconv) -> Vec<KeyValue> {
     text("gen_ai.request.model", &call.model);
     text("gen_ai.response.model", &call.response_model);
     text("gen_ai.response.id", &call.response_id);
-    text("gen_ai.conversation.id", &call.conversation_id);
+    if let Some(id) = &call.conversation_id {
+        all.push(string(conversation(id), &id.name));
+    }
+    let mut text = |name: &str, value: &Option<String>| {
+        all.extend(value.as_deref().map(|value| string(name, value)));
+    };
     text("server.address", &call.server_address);
     text("error.type", &error(call));
     if call.provider == "openai" {
@@ -467,7 +481,10 @@ mod tests {
             reasoning_tokens: Some(0),
             audio_input_tokens: Some(3),
             service_tier: Some("default".to_owned()),
-            conversation_id: Some("conv_1".to_owned()),
+            conversation_id: Some(ConversationId {
+                name: "conv_1".to_owned(),
+                given: true,
+            }),
             attempts: Some(2),
             cost_usd: Some(0.25),
             cost_source: Some("prices"),
