@@ -370,15 +370,16 @@ fn make_room(folder: &Path, most: usize, kept: usize) -> io::Result<()> {
     if count < most {
         return Ok(());
     }
-    let mut files: Vec<(SystemTime, PathBuf)> = names
-        .into_iter()
-        .filter_map(|name| {
-            let path = folder.join(name);
-            let metadata = fs::symlink_metadata(&path).ok()?;
-            let is_file = metadata.is_file();
-            is_file.then_some((metadata.modified().ok()?, path))
-        })
-        .collect();
+    let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for name in names {
+        let path = folder.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => files.push((metadata.modified()?, path)),
+            // Another agent has removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => count -= 1,
+            _ => {}
+        }
+    }
     files.sort_unstable();
     let excess = files.len().saturating_sub(kept);
     for (_, path) in files.into_iter().take(excess) {
