@@ -106,6 +106,7 @@ const GO: &[Build] = &[
     Build::with("http", "1.18.10", &["-buildmode=pie", STRIPPED]),
     Build::with("grpc", "local", &[STRIPPED]),
     Build::with("openai", "local", &[STRIPPED]),
+    Build::new("agents", "local"),
     Build::new("contexts", "local"),
     Build::with("contexts", "1.24.9", &[STRIPPED]),
     Build::with("contexts", "1.21.13", &["-buildmode=pie", STRIPPED]),

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ffi::OsString,
+    path::PathBuf,
     thread,
 };
 
@@ -298,27 +299,47 @@ fn goroutines_over_http_2() {
     goroutines("2");
 }
 
-/// A web service: how it is started, the path, and the calls of each request.
+/// A key and a certificate for localhost.
+fn key_and_certificate(scene: &Scene) -> [PathBuf; 2] {
+    let files = ["key.pem", "certificate.pem"].map(|name| scene.folder.path().join(name));
+    let [key, certificate] = files.clone().map(OsString::from);
+    let places = ["-keyout".into(), key, "-out".into(), certificate];
+    let command: Vec<OsString> = SELF_SIGNED
+        .map(OsString::from)
+        .into_iter()
+        .chain(places)
+        .collect();
+    let (made, _, stderr) = output("openssl", &command);
+    assert_eq!(made, 0, "{stderr}");
+    files
+}
+
+/// Posts to a service for these agents, by one curl.
+fn post(url: &str, agents: &[usize], options: &[&str]) {
+    let urls: Vec<String> = agents
+        .iter()
+        .map(|agent| format!("{url}/{agent}"))
+        .collect();
+    let mut command = vec!["-sS", "--fail-with-body", "-m", "60", "-X", "POST"];
+    command.extend(options);
+    command.extend(urls.iter().map(String::as_str));
+    let (_, body, stderr) = output("curl", &command);
+    let mut answers: Vec<&str> = body.lines().map(str::trim).collect();
+    answers.sort_unstable();
+    let mut expected: Vec<String> = agents
+        .iter()
+        .map(|agent| format!("{{\"agent\":{agent}}}"))
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(answers, expected, "{stderr}");
+}
+
+/// A web service in Python: how it is started, the path, and the calls of each request.
 fn service(kind: &str, path: &str, calls: usize) {
     const REQUESTS: usize = 20;
     let scene = Scene::new();
     let python = clients::environment("agents", AGENTS).unwrap();
-    let [key, certificate] =
-        ["key.pem", "certificate.pem"].map(|name| scene.folder.path().join(name));
-    let (made, _, stderr) = output(
-        "openssl",
-        &SELF_SIGNED
-            .map(OsString::from)
-            .into_iter()
-            .chain([
-                "-keyout".into(),
-                key.clone().into(),
-                "-out".into(),
-                certificate.clone().into(),
-            ])
-            .collect::<Vec<_>>(),
-    );
-    assert_eq!(made, 0, "{stderr}");
+    let [key, certificate] = key_and_certificate(&scene);
     let command: Vec<OsString> = vec![
         python.into(),
         clients::script("agents/server.py").into(),
@@ -334,35 +355,35 @@ fn service(kind: &str, path: &str, calls: usize) {
     } else {
         "http"
     };
-    let address = format!("{scheme}://localhost:{}", said["port"]);
+    let url = format!("{scheme}://localhost:{}{path}", said["port"]);
     let observer = scene.watch(&["--pid", &server.pid(), "--capture-content"]);
-    // Each by a connection of its own, and twice on it.
+    // Each by a connection of its own.
     thread::scope(|scope| {
         for agent in 0..REQUESTS {
-            let (address, ca) = (&address, certificate.to_str().unwrap());
-            scope.spawn(move || {
-                let url = format!("{address}{path}/{agent}");
-                let mut command = vec!["-sS", "--fail-with-body", "-m", "60", "-X", "POST"];
-                command.extend(["--cacert", ca, &url]);
-                let (_, body, stderr) = output("curl", &command);
-                assert_eq!(body.trim(), format!("{{\"agent\":{agent}}}"), "{stderr}");
-            });
+            let (url, ca) = (&url, certificate.to_str().unwrap());
+            scope.spawn(move || post(url, &[agent], &["--cacert", ca]));
         }
     });
     let run = observer.stop();
     server.signal(Signal::TERM);
     server.wait();
-    let sources = assert_apart(&run, REQUESTS, REQUESTS * calls);
-    assert_eq!(only(&sources), ["inbound"], "{kind}");
-    for trace in &run.traces {
-        assert_eq!(trace["name"], format!("POST {path}/{{id}}"), "{trace:#}");
-    }
+    let sources = assert_served(&run, path, REQUESTS, calls);
     cover(
         &format!("Python, {kind}, {path}: 20 requests at once"),
         REQUESTS,
         REQUESTS * calls,
         &sources,
     );
+}
+
+/// Asserts that each request that a service has answered is a trace, and that nothing but the request made it one.
+fn assert_served(run: &Run, path: &str, requests: usize, calls: usize) -> BTreeMap<String, usize> {
+    let sources = assert_apart(run, requests, requests * calls);
+    assert_eq!(only(&sources), ["inbound"]);
+    for trace in &run.traces {
+        assert_eq!(trace["name"], format!("POST {path}/{{id}}"), "{trace:#}");
+    }
+    sources
 }
 
 #[test]
@@ -388,4 +409,86 @@ fn fastapi_in_threads() {
 #[test]
 fn flask() {
     service("flask", "/agents", 3);
+}
+
+/// Which HTTP a service in Go speaks to those who ask it.
+#[derive(Clone, Copy, PartialEq)]
+enum Front {
+    Plain,
+    Tls,
+    Http2,
+}
+
+/// A web service in Go (`net/http`), whose calls are made by this version of HTTP.
+fn go_service(front: Front, path: &str, http: &str) {
+    const ASKING: usize = 20;
+    // One after the other on a connection: net/http waits for the next one in another goroutine.
+    const REQUESTS: usize = 2 * ASKING;
+    const CALLS: usize = 3;
+    let scene = Scene::new();
+    let program = Build::new("agents", "local").program().unwrap();
+    let [key, certificate] = key_and_certificate(&scene);
+    let url = scene.provider.url();
+    let mut command: Vec<OsString> = vec![program.into()];
+    command.extend(["-url", &url, "-http", http].map(OsString::from));
+    let (way, scheme, version) = match front {
+        Front::Plain => ("HTTP/1.1", "http", "--http1.1"),
+        Front::Tls => ("HTTP/1.1 by TLS", "https", "--http1.1"),
+        Front::Http2 => ("HTTP/2", "https", "--http2"),
+    };
+    if front != Front::Plain {
+        let certificate = certificate.clone().into();
+        command.extend([
+            "-certificate".into(),
+            certificate,
+            "-key".into(),
+            key.into(),
+        ]);
+    }
+    let mut server = scene.start(&command);
+    let url = format!("{scheme}://localhost:{}{path}", server.line());
+    let observer = scene.watch(&["--pid", &server.pid(), "--capture-content"]);
+    thread::scope(|scope| {
+        for agent in 0..ASKING {
+            let (url, ca) = (&url, certificate.to_str().unwrap());
+            let options = ["--cacert", ca, version];
+            scope.spawn(move || post(url, &[agent, agent + ASKING], &options));
+        }
+    });
+    server.go_on();
+    assert!(server.wait().0.success());
+    let run = observer.stop();
+    run.assert_clean();
+    let sources = assert_served(&run, path, REQUESTS, CALLS);
+    cover(
+        &format!("Go, net/http, {way}, {path}, calls by HTTP/{http}: 20 requests at once"),
+        REQUESTS,
+        REQUESTS * CALLS,
+        &sources,
+    );
+}
+
+#[test]
+fn net_http() {
+    go_service(Front::Plain, "/agents", "1.1");
+}
+
+#[test]
+fn net_http_with_goroutines() {
+    go_service(Front::Plain, "/parts", "1.1");
+}
+
+#[test]
+fn net_http_with_goroutines_that_call_over_http_2() {
+    go_service(Front::Plain, "/parts", "2");
+}
+
+#[test]
+fn net_http_with_tls() {
+    go_service(Front::Tls, "/parts", "1.1");
+}
+
+#[test]
+fn net_http_over_http_2() {
+    go_service(Front::Http2, "/agents", "2");
 }

@@ -1,0 +1,3 @@
+module observer/clients/agents
+
+go 1.21
