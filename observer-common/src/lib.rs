@@ -42,6 +42,9 @@ pub const KIND_BIND: u32 = 9;
 /// [`TaskRecord`]: a logical task was created by another.
 pub const KIND_TASK: u32 = 10;
 
+/// [`AnswersRecord`]: a task begins to answer a stream of HTTP/2.
+pub const KIND_ANSWERS: u32 = 11;
+
 /// [`DataRecord::direction`]: written by the process.
 pub const SENT: u32 = 0;
 /// [`DataRecord::direction`]: read by the process.
@@ -165,6 +168,28 @@ pub struct TaskRecord {
     pub parent: u64,
     /// When it happened.
     pub at: u64,
+}
+
+/// A logical task begins to answer one of the requests of a connection of HTTP/2.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct AnswersRecord {
+    /// [`KIND_ANSWERS`].
+    pub kind: u32,
+    /// One of [`task`].
+    pub task_kind: u32,
+    /// Process id in the initial PID namespace.
+    pub tgid: u32,
+    /// The stream (RFC 9113 section 5.1.1).
+    pub stream: u32,
+    /// The connection, as in [`DataRecord::ssl`].
+    pub object: u64,
+    /// The task, as in [`DataRecord::task`].
+    pub task: u64,
 }
 
 /// A step in the life of a process.
@@ -292,6 +317,9 @@ pub mod go {
     /// `func (c *conn) serve(ctx context.Context)` of net/http, behind the check of the stack: the goroutine
     /// serves the connection
     pub const SERVE: u8 = 9;
+    /// `func (sc *serverConn) runHandler(rw *responseWriter, req *http.Request, …)` of HTTP/2, behind the check of
+    /// the stack: the goroutine answers a stream of the connection
+    pub const RUN_HANDLER: u8 = 10;
 }
 
 /// What a probed function of the Java agent's native library tells ([`Cookie::function`];

@@ -11,8 +11,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_user, bpf_ringbuf_output},
 };
 use observer_common::{
-    BindRecord, CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES, KIND_DATA, Loss,
-    ProcessRecord, TaskRecord,
+    AnswersRecord, BindRecord, CHUNK_BYTES, CHUNK_CLASSES, CloseRecord, DataRecord, EXACT_BYTES,
+    KIND_DATA, Loss, ProcessRecord, TaskRecord,
 };
 
 use crate::maps::{EVENTS, SCRATCH, Scratch, current, lost, take, wake_agent};
@@ -108,6 +108,17 @@ pub fn task(record: TaskRecord) -> bool {
             lost(Loss::RingFull, 0);
             false
         }
+    }
+}
+
+/// Sends which request a task answers.
+pub fn answers(record: AnswersRecord) {
+    match EVENTS.reserve::<AnswersRecord>(0) {
+        Some(mut entry) => {
+            entry.write(record);
+            entry.submit(wakeup());
+        }
+        None => lost(Loss::RingFull, 0),
     }
 }
 

@@ -61,6 +61,10 @@ pub fn go_call(context: ProbeContext) -> u32 {
         goroutines::answers(first, goroutines::of(g, runtime), cookie, tgid, tid);
         return 0;
     }
+    if cookie.function == go::RUN_HANDLER {
+        goroutines::handles(first, second, goroutines::of(g, runtime), cookie, tgid, tid);
+        return 0;
+    }
     let mut transfer = Transfer {
         object: first,
         buffer: second,

@@ -7,7 +7,9 @@ use aya_ebpf::{
     bindings::pt_regs,
     helpers::{bpf_ktime_get_boot_ns, bpf_probe_read_user},
 };
-use observer_common::{Cookie, KIND_TASK, TaskRecord, go, plain, task};
+use observer_common::{
+    AnswersRecord, Cookie, KIND_ANSWERS, KIND_TASK, TaskRecord, go, plain, task,
+};
 
 use crate::{
     emit,
@@ -106,6 +108,38 @@ pub fn answers(holder: u64, one: Goroutine, cookie: Cookie, tgid: u32, tid: u32)
         }
     }
     created(tgid, tid, one.id, one.parent);
+}
+
+/// A goroutine begins to answer a request of a connection of HTTP/2: `server` has the connection, and the cookie
+/// says where, `writer` the request's stream.
+#[inline(always)]
+pub fn handles(server: u64, writer: u64, one: Goroutine, cookie: Cookie, tgid: u32, tid: u32) {
+    if one.id == 0 {
+        return;
+    }
+    created(tgid, tid, one.id, one.parent);
+    let place = server + u64::from(cookie.conn) + VALUE;
+    // SAFETY: the helper checks every address.
+    let found = unsafe {
+        bpf_probe_read_user(place as *const u64).and_then(|conn| {
+            let state = bpf_probe_read_user(writer as *const u64)?;
+            let stream = bpf_probe_read_user(state as *const u64)?;
+            Ok((conn, bpf_probe_read_user(stream as *const [u64; 2])?))
+        })
+    };
+    // A stream begins with its connection; what does not is laid out otherwise.
+    if let Ok((conn, [of, number])) = found
+        && of == server
+    {
+        emit::answers(AnswersRecord {
+            kind: KIND_ANSWERS,
+            task_kind: task::GOROUTINE,
+            tgid,
+            stream: number as u32,
+            object: without_tls(tgid, conn).unwrap_or(conn),
+            task: one.id,
+        });
+    }
 }
 
 /// A connection is closed: its address may become another's.

@@ -10,7 +10,7 @@ mod clock;
 
 use observer_wire::{
     Direction, Origin, Timestamp,
-    http::{Connection, End, Event},
+    http::{Connection, End, Event, ExchangeId},
 };
 use proptest::prelude::*;
 
@@ -68,31 +68,40 @@ fn exchange(index: usize, length: usize) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Exchang
     (sent, received, expected)
 }
 
+/// Which of the exchanges so far it is.
+fn place(ids: &[ExchangeId], exchange: ExchangeId) -> usize {
+    ids.binary_search(&exchange).unwrap()
+}
+
 /// Plays steps; those for which `lost` holds are missing.
 fn play(steps: &[Step], lost: impl Fn(usize) -> bool) -> Vec<Exchange> {
     let mut connection = Connection::default();
     let mut seen: Vec<Exchange> = Vec::new();
+    let mut ids = Vec::new();
     for (index, (direction, bytes)) in steps.iter().enumerate() {
         let mut take = |event: Event<'_>| match event {
-            Event::RequestHead { head, .. } => seen.push(Exchange {
-                path: head.path,
-                ..Exchange::default()
-            }),
+            Event::RequestHead { exchange, head, .. } => {
+                ids.push(exchange);
+                seen.push(Exchange {
+                    path: head.path,
+                    ..Exchange::default()
+                });
+            }
             Event::RequestBody {
                 exchange, bytes, ..
-            } => seen[exchange.0 as usize].request.extend(bytes),
+            } => seen[place(&ids, exchange)].request.extend(bytes),
             Event::ResponseHead { exchange, head, .. } => {
-                seen[exchange.0 as usize].status = head.status.map(|status| status.as_u16());
+                seen[place(&ids, exchange)].status = head.status.map(|status| status.as_u16());
             }
             Event::ResponseBody {
                 exchange, bytes, ..
-            } => seen[exchange.0 as usize].response.extend(bytes),
+            } => seen[place(&ids, exchange)].response.extend(bytes),
             Event::RequestGap { exchange, bytes } | Event::ResponseGap { exchange, bytes } => {
-                seen[exchange.0 as usize].missing += bytes;
+                seen[place(&ids, exchange)].missing += bytes;
             }
             Event::Message { .. } | Event::RequestEnd { .. } | Event::ResponseTrailers { .. } => {}
             Event::End { exchange, end, .. } => {
-                let end = seen[exchange.0 as usize].end.replace(end);
+                let end = seen[place(&ids, exchange)].end.replace(end);
                 assert_eq!(end, None, "ended twice");
             }
         };

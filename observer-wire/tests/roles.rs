@@ -372,7 +372,7 @@ fn a_server_of_http2_may_speak_first() {
                 .map(|(_, inbound)| inbound.path.as_str())
                 .collect();
             assert_eq!(paths, ["/", "/a"]);
-            assert_eq!(followed.answered, [(1, Some(200)), (0, None)]);
+            assert_eq!(followed.answered, [(3, Some(200)), (1, None)]);
         }
     }
 }

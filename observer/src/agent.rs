@@ -387,6 +387,19 @@ impl Feed {
                     at,
                 });
             }
+            Event::Answers {
+                pid,
+                object,
+                stream,
+                task,
+            } => {
+                self.take(Input::Answers {
+                    pid,
+                    object,
+                    stream,
+                    task,
+                });
+            }
             Event::Process { pid, tid, step, at } => match step {
                 Step::Exec => {
                     if self.engine.concerns(pid) {

@@ -88,7 +88,7 @@ enum Command {
         file: PathBuf,
         #[command(flatten)]
         records: RecordOptions,
-        /// End a trace when its thread has made no call for this many seconds [default: as recorded]
+        /// End a trace when nothing has happened in it for this many seconds [default: as recorded]
         #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "OBSERVER_TRACE_IDLE", help_heading = "Traces")]
         trace_idle: Option<f64>,
     },
@@ -255,7 +255,7 @@ struct WatchOptions {
     /// Look into no connection without TLS
     #[arg(long, conflicts_with = "plaintext", env = "OBSERVER_NO_PLAINTEXT")]
     no_plaintext: bool,
-    /// End a trace when its thread has made no call for this many seconds
+    /// End a trace when nothing has happened in it for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "OBSERVER_TRACE_IDLE", help_heading = "Traces")]
     trace_idle: f64,
     /// Size of the buffer between kernel and agent in MiB, a power of two; raise it if records are lost

@@ -154,6 +154,17 @@ pub enum Input<'a> {
         /// When.
         at: Timestamp,
     },
+    /// A task answers a request of a connection of HTTP/2.
+    Answers {
+        /// The process.
+        pid: Pid,
+        /// The connection's place in the process.
+        object: u64,
+        /// The request's stream.
+        stream: u32,
+        /// The task.
+        task: Task,
+    },
     /// A thread is gone.
     ThreadGone {
         /// Its process.
@@ -359,6 +370,17 @@ impl Engine {
                     task: parent,
                 };
                 self.traces.task_created(by, task, at);
+            }
+            Input::Answers {
+                pid,
+                object,
+                stream,
+                task,
+            } => {
+                if let Some(tracked) = self.connections.get(&(pid, object)) {
+                    let id = (pid, object, tracked.generation, u64::from(stream));
+                    self.traces.inbound_answered(id, Actor::Task(pid, task));
+                }
             }
             Input::Process { pid, identity } => {
                 if let (Some(parent), Some(ticks)) = (identity.ppid, identity.start_time) {
@@ -896,6 +918,9 @@ fn one_call(last: &mut LlmCall, earlier: &Held) -> u32 {
     }
     let before = last.start.since(first.call.start);
     last.start = first.call.start.min(last.start);
+    last.time_to_headers = last
+        .time_to_headers
+        .map(|time| time.saturating_add(before));
     last.latency = last.latency.saturating_add(before);
     last.time_to_first_token = last
         .time_to_first_token

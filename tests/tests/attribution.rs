@@ -417,6 +417,8 @@ enum Front {
     Plain,
     Tls,
     Http2,
+    /// All on one connection.
+    Http2Shared,
 }
 
 /// A web service in Go (`net/http`), whose calls are made by this version of HTTP.
@@ -435,6 +437,7 @@ fn go_service(front: Front, path: &str, http: &str) {
         Front::Plain => ("HTTP/1.1", "http", "--http1.1"),
         Front::Tls => ("HTTP/1.1 by TLS", "https", "--http1.1"),
         Front::Http2 => ("HTTP/2", "https", "--http2"),
+        Front::Http2Shared => ("HTTP/2 on one connection", "https", "--http2"),
     };
     if front != Front::Plain {
         let certificate = certificate.clone().into();
@@ -448,13 +451,19 @@ fn go_service(front: Front, path: &str, http: &str) {
     let mut server = scene.start(&command);
     let url = format!("{scheme}://localhost:{}{path}", server.line());
     let observer = scene.watch(&["--pid", &server.pid(), "--capture-content"]);
-    thread::scope(|scope| {
-        for agent in 0..ASKING {
-            let (url, ca) = (&url, certificate.to_str().unwrap());
-            let options = ["--cacert", ca, version];
-            scope.spawn(move || post(url, &[agent, agent + ASKING], &options));
-        }
-    });
+    let ca = ["--cacert", certificate.to_str().unwrap(), version];
+    if front == Front::Http2Shared {
+        let agents: Vec<usize> = (0..REQUESTS).collect();
+        let parallel = ["--parallel", "--parallel-max", "20"];
+        post(&url, &agents, &[&ca[..], &parallel].concat());
+    } else {
+        thread::scope(|scope| {
+            for agent in 0..ASKING {
+                let (url, ca) = (&url, &ca);
+                scope.spawn(move || post(url, &[agent, agent + ASKING], ca));
+            }
+        });
+    }
     server.go_on();
     assert!(server.wait().0.success());
     let run = observer.stop();
@@ -491,4 +500,14 @@ fn net_http_with_tls() {
 #[test]
 fn net_http_over_http_2() {
     go_service(Front::Http2, "/agents", "2");
+}
+
+#[test]
+fn net_http_over_http_2_with_goroutines() {
+    go_service(Front::Http2, "/parts", "1.1");
+}
+
+#[test]
+fn net_http_over_http_2_on_one_connection() {
+    go_service(Front::Http2Shared, "/parts", "2");
 }

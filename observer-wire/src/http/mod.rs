@@ -39,7 +39,7 @@ pub(crate) fn begins_settings(bytes: &[u8]) -> bool {
     h2::begins_settings(bytes)
 }
 
-/// Numbers the exchanges of one connection from 0 in the order of their requests.
+/// Numbers the exchanges of one connection in the order of their requests: from 0, or by the stream of HTTP/2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 

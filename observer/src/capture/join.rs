@@ -81,7 +81,7 @@ impl Joiner {
                 .halves
                 .get(&(connection.pid, connection.ssl))
                 .is_some_and(|half| half.generation == connection.generation),
-            Event::Task { .. } => false,
+            Event::Task { .. } | Event::Answers { .. } => false,
             Event::Process { pid, tid, step, .. } => {
                 let over = *step == Step::Exec || (*step == Step::Exit && *tid == pid.0);
                 if over && !self.halves.is_empty() {
@@ -212,7 +212,7 @@ impl Joiner {
                     self.deliver((pid, object), fd, one, handle);
                 }
             }
-            Event::Process { .. } | Event::Task { .. } => {}
+            Event::Process { .. } | Event::Task { .. } | Event::Answers { .. } => {}
         }
     }
 

@@ -9,9 +9,9 @@ use std::{io, time::Duration};
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf};
 use observer_common::{
-    BindRecord, CloseRecord, DataRecord, KIND_BIND, KIND_BROKEN, KIND_DATA, KIND_EXEC, KIND_EXIT,
-    KIND_FORK, KIND_FREE, KIND_PEER_CLOSED, KIND_SHUTDOWN, KIND_TASK, ProcessRecord, RECEIVED,
-    SENT, TaskRecord, plain,
+    AnswersRecord, BindRecord, CloseRecord, DataRecord, KIND_ANSWERS, KIND_BIND, KIND_BROKEN,
+    KIND_DATA, KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_FREE, KIND_PEER_CLOSED, KIND_SHUTDOWN,
+    KIND_TASK, ProcessRecord, RECEIVED, SENT, TaskRecord, plain,
 };
 use observer_wire::{Close, Direction, Timestamp};
 use rustix::fd::AsFd;
@@ -121,6 +121,17 @@ pub enum Event<'a> {
         parent: Option<Task>,
         /// When.
         at: Timestamp,
+    },
+    /// A logical task answers a request of a connection of HTTP/2.
+    Answers {
+        /// The process.
+        pid: Pid,
+        /// The connection.
+        object: u64,
+        /// The request's stream.
+        stream: u32,
+        /// The task.
+        task: Task,
     },
     /// A step in the life of a process.
     Process {
@@ -325,6 +336,15 @@ fn parse(record: &[u8]) -> Option<Event<'_>> {
                 task: Task::of(record.task_kind, record.task)?,
                 parent: Task::of(record.task_kind, record.parent),
                 at: Timestamp(record.at),
+            })
+        }
+        KIND_ANSWERS => {
+            let (record, _) = AnswersRecord::read_from_prefix(record).ok()?;
+            Some(Event::Answers {
+                pid: Pid(record.tgid),
+                object: record.object,
+                stream: record.stream,
+                task: Task::of(record.task_kind, record.task)?,
             })
         }
         KIND_FORK | KIND_EXEC | KIND_EXIT => {

@@ -44,7 +44,7 @@ use crate::{
 const MAGIC: &[u8; 8] = b"OBSERVER";
 
 /// The version of the format. It changes with `Head` and `Entry`, whose order and types are the format.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The longest payload. The longest `Entry` holds 16 KiB of plaintext.
 const LONGEST: usize = 64 * 1024;
@@ -140,6 +140,12 @@ enum Entry<'a> {
         task: Task,
         parent: Option<Task>,
         at: u64,
+    },
+    Answers {
+        pid: u32,
+        object: u64,
+        stream: u32,
+        task: Task,
     },
     ThreadGone {
         pid: u32,
@@ -258,6 +264,17 @@ impl<'a> Entry<'a> {
                 parent: *parent,
                 at: at.0,
             },
+            Input::Answers {
+                pid,
+                object,
+                stream,
+                task,
+            } => Self::Answers {
+                pid: pid.0,
+                object: *object,
+                stream: *stream,
+                task: *task,
+            },
             Input::ThreadGone { pid, tid } => Self::ThreadGone {
                 pid: pid.0,
                 tid: *tid,
@@ -302,6 +319,17 @@ impl<'a> Entry<'a> {
                 tid,
                 child,
                 at: Timestamp(at),
+            },
+            Self::Answers {
+                pid,
+                object,
+                stream,
+                task,
+            } => Input::Answers {
+                pid: Pid(pid),
+                object,
+                stream,
+                task,
             },
             Self::Task {
                 pid,
@@ -416,7 +444,10 @@ impl<'a> Entry<'a> {
             | Self::Task { at, .. }
             | Self::Gone { at, .. } => Some(*at),
             Self::Tick { now } | Self::End { now, .. } => Some(*now),
-            Self::Clock { .. } | Self::Process { .. } | Self::ThreadGone { .. } => None,
+            Self::Answers { .. }
+            | Self::Clock { .. }
+            | Self::Process { .. }
+            | Self::ThreadGone { .. } => None,
         }
     }
 }
@@ -656,6 +687,15 @@ mod tests {
                 pid: Pid(9),
                 at: Timestamp(300_000_003),
             },
+            Input::Answers {
+                pid: Pid(7),
+                object: 0x7f00_0000_1000,
+                stream: 3,
+                task: Task {
+                    kind: TaskKind::Goroutine,
+                    id: 41,
+                },
+            },
             Input::ThreadGone {
                 pid: Pid(7),
                 tid: 8,
@@ -729,10 +769,10 @@ mod tests {
         let error = |file: &[u8]| replayed(file).1.unwrap_err().to_string();
         assert_eq!(error(b"PK\x03\x04"), "it is no recording of observer's");
         let mut other = file.clone();
-        other[8] = 3;
+        other[8] = 4;
         assert_eq!(
             error(&other),
-            "it has version 3 of the format, and this observer reads version 2"
+            "it has version 4 of the format, and this observer reads version 3"
         );
         // The second frame begins behind the head's.
         let at = 20 + usize::from(file[12]);
@@ -933,6 +973,7 @@ mod tests {
                     | Input::Gone { at, .. }
                     | Input::Task { at, .. } => at.0 = one,
                     Input::Tick { now } => now.0 = one,
+                    Input::Answers { object, .. } => *object = one,
                     Input::Process { .. } | Input::ThreadGone { .. } => {}
                 }
             }

@@ -291,6 +291,11 @@ impl Traces {
         }
     }
 
+    /// It is this that answers it, whatever has read it.
+    pub fn inbound_answered(&mut self, id: InboundId, by: Actor) {
+        self.inbounds.answered(id, by);
+    }
+
     /// It has answered it, or will not.
     pub fn inbound_ended(&mut self, id: InboundId) {
         self.inbounds.ended(id);

@@ -8,7 +8,7 @@ use super::{
     attribution::TraceKey,
     lineage::{Actor, Ancestor},
 };
-use crate::attach::processes::Pid;
+use crate::{attach::processes::Pid, capture::task::TaskKind};
 
 /// Requests that may be open at once; past it others are not noted.
 const OPEN: usize = 65_536;
@@ -63,17 +63,30 @@ impl Inbounds {
         self.by_actor.entry(actor).or_default().push(id);
     }
 
-    /// It is answered, or will not be.
-    pub fn ended(&mut self, id: InboundId) {
-        let Some(served) = self.open.remove(&id) else {
+    /// It is this that answers it.
+    pub fn answered(&mut self, id: InboundId, by: Actor) {
+        let Some(mut served) = self.take(id) else {
             return;
         };
+        served.actor = by;
+        self.open.insert(id, served);
+        self.by_actor.entry(by).or_default().push(id);
+    }
+
+    /// It is answered, or will not be.
+    pub fn ended(&mut self, id: InboundId) {
+        self.take(id);
+    }
+
+    fn take(&mut self, id: InboundId) -> Option<Served> {
+        let served = self.open.remove(&id)?;
         if let Some(ids) = self.by_actor.get_mut(&served.actor) {
             ids.retain(|known| *known != id);
             if ids.is_empty() {
                 self.by_actor.remove(&served.actor);
             }
         }
+        Some(served)
     }
 
     /// A process is gone.
@@ -101,6 +114,11 @@ impl Inbounds {
                 return self.only(ancestor.actor, ids, at);
             }
             match ancestor.actor {
+                // A goroutine that reads several serves a connection of HTTP/2, and creates others for them when it
+                // likes to.
+                Actor::Task(_, task) if task.kind == TaskKind::Goroutine => {
+                    self.only(ancestor.actor, ids, at)
+                }
                 // It has read it and created a task for it.
                 Actor::Task(..) => self.before(ids, ancestor.child_created.unwrap_or(at)),
                 Actor::Thread(..) => self.promptly(ids, &line[..=index]),
@@ -115,7 +133,9 @@ impl Inbounds {
         let mut read = ids.iter().filter(|id| self.read_at(id) <= at);
         match (actor, read.next(), read.next_back()) {
             (_, Some(id), None) => Some(*id),
-            (Actor::Task(..), Some(_), Some(last)) => Some(*last),
+            (Actor::Task(_, task), Some(_), Some(last)) if task.kind != TaskKind::Goroutine => {
+                Some(*last)
+            }
             _ => None,
         }
     }
@@ -240,6 +260,23 @@ mod tests {
         assert_eq!(serving(&mut inbounds, &created(15)).unwrap(), "POST /a");
         assert_eq!(serving(&mut inbounds, &created(25)).unwrap(), "POST /b");
         assert_eq!(serving(&mut inbounds, &created(5)), None);
+    }
+
+    #[test]
+    fn what_answers_a_request_works_for_it_and_what_has_read_it_does_not() {
+        let mut inbounds = Inbounds::default();
+        let (reader, [first, second]) = (task(1), [2, 3].map(task));
+        for (stream, path) in [(1, "/a"), (3, "/b")] {
+            inbounds.started((PID, 1, 0, stream), reader, Timestamp(10), &request(path));
+        }
+        inbounds.answered((PID, 1, 0, 1), first);
+        inbounds.answered((PID, 1, 0, 3), second);
+        let of = |one| [(task(4), None), (one, Some(20)), (reader, Some(15))];
+        assert_eq!(serving(&mut inbounds, &of(first)).unwrap(), "POST /a");
+        assert_eq!(serving(&mut inbounds, &of(second)).unwrap(), "POST /b");
+        assert_eq!(serving(&mut inbounds, &[(reader, None)]), None);
+        inbounds.ended((PID, 1, 0, 1));
+        assert_eq!(serving(&mut inbounds, &of(first)), None);
     }
 
     #[test]

@@ -39,7 +39,6 @@ pub struct Connection {
     streams: BTreeMap<u32, Stream>,
     /// The highest stream that the client has opened.
     last: u32,
-    next: u64,
     /// What credentials are hashed under.
     salt: Salt,
 }
@@ -142,7 +141,6 @@ impl Default for Connection {
             received: half(State::Start),
             streams: BTreeMap::new(),
             last: 0,
-            next: 0,
             salt: [0; 32],
         }
     }
@@ -482,8 +480,7 @@ impl Connection {
             let (exchange, end) = (oldest.exchange, End::Lost);
             sink(Event::End { exchange, end, at });
         }
-        let exchange = ExchangeId(self.next);
-        self.next += 1;
+        let exchange = ExchangeId(u64::from(block.stream));
         self.streams.insert(
             block.stream,
             Stream {

@@ -28,7 +28,7 @@ const FUNCTIONS: [(&str, u8); 3] = [
 ];
 
 /// Functions that run in the goroutine that makes or answers a call. Of each line the first that is there.
-const CALLERS: [Caller; 5] = [
+const CALLERS: [Caller; 8] = [
     // `roundTrip` is there since Go 1.22; before, `RoundTrip` did it.
     Caller {
         names: &[
@@ -59,6 +59,21 @@ const CALLERS: [Caller; 5] = [
     Caller {
         names: &["net/http.(*conn).serve"],
         function: go::SERVE,
+        conn: 16,
+    },
+    Caller {
+        names: &["net/http.(*http2serverConn).runHandler"],
+        function: go::RUN_HANDLER,
+        conn: 16,
+    },
+    Caller {
+        names: &["net/http/internal/http2.(*serverConn).runHandler"],
+        function: go::RUN_HANDLER,
+        conn: 16,
+    },
+    Caller {
+        names: &["golang.org/x/net/http2.(*serverConn).runHandler"],
+        function: go::RUN_HANDLER,
         conn: 16,
     },
 ];
