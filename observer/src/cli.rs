@@ -34,15 +34,13 @@ use crate::{
     config::{self, Effective, Failure, Loaded},
     engine::{Engine, Seen, Settings},
     exec::{self, Gated},
-    export::{
-        Exporters, Format, Opened, Outputs,
-        terminal::{count, others_of},
-    },
+    export::{Exporters, Format, Opened, Outputs},
     inventory::{self, Listing},
     recording::{Created, Head, Recorder},
     replay::Replay,
     report,
     salt::{self, Salt},
+    text::{count, others_of},
     top::{self, Top},
     trace::{self, Prices, TraceBy},
 };

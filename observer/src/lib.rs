@@ -27,5 +27,6 @@ pub mod report;
 pub mod salt;
 pub mod spread;
 pub mod tail;
+pub mod text;
 pub mod top;
 pub mod trace;

@@ -1,15 +1,15 @@
-//! Records read back from JSON lines, as far as they can be read: fields that are not known are passed over, those
+//! Records read back from JSON lines, as far as they can be read: fields that nobody reads are passed over, those
 //! that are missing are unknown, and a line that is no record is counted and left out.
 //!
-//! [`CallRecord`](crate::trace::CallRecord) and [`TraceRecord`](crate::trace::TraceRecord) say what the fields mean.
+//! [`CallRecord`] and [`TraceRecord`] say what the fields mean. What is made of records is made of these, wherever
+//! they come from.
 
 use std::io::{self, BufRead, Read as _};
 
 use jiff::Timestamp as Utc;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
-use crate::capture::task::Task;
+use crate::trace::{CallRecord, TraceRecord, record::derived};
 
 /// Longest line that is read; longer ones are left out.
 pub const LINE_BYTES: u64 = 16 * 1024 * 1024;
@@ -35,33 +35,19 @@ pub struct Call {
     #[serde(default)]
     pub response_model: Option<String>,
     #[serde(default)]
-    pub response_id: Option<String>,
-    #[serde(default)]
-    pub service_tier: Option<String>,
-    #[serde(default)]
     pub prompt_tokens: Option<u64>,
     #[serde(default)]
     pub completion_tokens: Option<u64>,
     #[serde(default)]
     pub cached_tokens: Option<u64>,
     #[serde(default)]
-    pub cache_write_tokens: Option<u64>,
-    #[serde(default)]
     pub reasoning_tokens: Option<u64>,
-    #[serde(default)]
-    pub audio_input_tokens: Option<u64>,
-    #[serde(default)]
-    pub audio_output_tokens: Option<u64>,
     #[serde(default)]
     pub input_tokens: Option<u64>,
     #[serde(default)]
     pub output_tokens: Option<u64>,
     #[serde(default)]
     pub cost_usd: Option<f64>,
-    #[serde(default)]
-    pub cost_source: Option<String>,
-    #[serde(default)]
-    pub stream: bool,
     #[serde(deserialize_with = "time")]
     pub start_time: Utc,
     #[serde(default)]
@@ -89,23 +75,11 @@ pub struct Call {
     #[serde(default)]
     pub span_id: Option<String>,
     #[serde(default)]
-    pub parent_span_id: Option<String>,
-    #[serde(default)]
-    pub trace_source: Option<String>,
-    #[serde(default)]
-    pub conversation_id: Option<String>,
-    #[serde(default)]
     pub attempts: Option<u32>,
     #[serde(default)]
     pub credential: Option<String>,
     #[serde(default)]
     pub pid: u32,
-    #[serde(default)]
-    pub tid: u32,
-    #[serde(default, deserialize_with = "or_unknown")]
-    pub task: Option<Task>,
-    #[serde(default)]
-    pub ppid: Option<u32>,
     #[serde(default)]
     pub comm: Option<String>,
     #[serde(default)]
@@ -115,13 +89,7 @@ pub struct Call {
     #[serde(default)]
     pub uid: Option<u32>,
     #[serde(default)]
-    pub namespace_pid: Option<u32>,
-    #[serde(default)]
     pub server_address: Option<String>,
-    #[serde(default)]
-    pub server_port: Option<u16>,
-    #[serde(default)]
-    pub url_path: Option<String>,
     #[serde(default)]
     pub incomplete: Option<String>,
 }
@@ -139,22 +107,19 @@ pub struct Trace {
     pub start_time: Utc,
     #[serde(default)]
     pub duration_ns: u64,
-    #[serde(default)]
-    pub calls: Vec<String>,
+    /// How many they are.
+    #[serde(default, deserialize_with = "length")]
+    pub calls: u64,
     #[serde(default)]
     pub steps: Vec<ToolStep>,
     #[serde(default)]
     pub errors: u64,
-    #[serde(default)]
-    pub llm_usage: LlmUsage,
     #[serde(default)]
     pub pid: u32,
     #[serde(default)]
     pub comm: Option<String>,
     #[serde(default)]
     pub container_id: Option<String>,
-    #[serde(default)]
-    pub parent_span_id: Option<String>,
     #[serde(default)]
     pub conversation_id: Option<String>,
 }
@@ -163,13 +128,10 @@ pub struct Trace {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[expect(missing_docs, reason = "as in what is written")]
 pub struct ToolStep {
-    pub span_id: String,
     #[serde(default)]
     pub parent_span_id: Option<String>,
     #[serde(default)]
     pub name: String,
-    #[serde(default)]
-    pub id: Option<String>,
     #[serde(deserialize_with = "time")]
     pub start_time: Utc,
     #[serde(default)]
@@ -180,21 +142,6 @@ pub struct ToolStep {
     pub result_bytes: Option<u64>,
     #[serde(default)]
     pub failed: bool,
-}
-
-/// What the calls of a trace of a file used together.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-#[expect(missing_docs, reason = "as in what is written")]
-pub struct LlmUsage {
-    pub model: Option<String>,
-    pub provider: Option<String>,
-    pub prompt_tokens: Option<u64>,
-    pub completion_tokens: Option<u64>,
-    pub total_tokens: Option<u64>,
-    pub cost_usd: Option<f64>,
-    pub api_calls_count: u64,
-    pub total_latency_ms: u64,
 }
 
 /// What was read.
@@ -208,10 +155,74 @@ pub struct Tally {
     pub bad: u64,
 }
 
-impl Call {
-    /// Whether it failed.
-    pub fn failed(&self) -> bool {
-        self.error_type.is_some()
+derived!(Call);
+
+impl From<&CallRecord> for Call {
+    fn from(call: &CallRecord) -> Self {
+        Self {
+            provider: call.provider.to_owned(),
+            operation: Some(call.operation.to_owned()),
+            model: call.model.clone(),
+            response_model: call.response_model.clone(),
+            prompt_tokens: call.prompt_tokens,
+            completion_tokens: call.completion_tokens,
+            cached_tokens: call.cached_tokens,
+            reasoning_tokens: call.reasoning_tokens,
+            input_tokens: call.input_tokens,
+            output_tokens: call.output_tokens,
+            cost_usd: call.cost_usd,
+            start_time: call.start_time,
+            latency_ns: call.latency_ns,
+            time_to_first_token_ns: call.time_to_first_token_ns,
+            status_code: call.status_code,
+            error_type: call.error_type.clone(),
+            error_message: call.error_message.clone(),
+            finish_reasons: call.finish_reasons.clone(),
+            tool_calls: call.tool_calls.clone(),
+            request_id: call.request_id.clone(),
+            input_preview: call.input_preview.clone(),
+            output_preview: call.output_preview.clone(),
+            trace_id: Some(call.trace_id.clone()),
+            span_id: Some(call.span_id.clone()),
+            attempts: call.attempts,
+            credential: call.credential.clone(),
+            pid: call.pid,
+            comm: call.comm.clone(),
+            exe: call.exe.clone(),
+            container_id: call.container_id.clone(),
+            uid: call.uid,
+            server_address: call.server_address.clone(),
+            incomplete: call.incomplete.map(str::to_owned),
+        }
+    }
+}
+
+impl From<&TraceRecord> for Trace {
+    fn from(trace: &TraceRecord) -> Self {
+        let steps = trace.steps.iter().map(|step| ToolStep {
+            parent_span_id: Some(step.parent_span_id.clone()),
+            name: step.name.clone(),
+            start_time: step.start_time,
+            duration_ns: step.duration_ns,
+            arguments_bytes: step.arguments_bytes,
+            result_bytes: step.result_bytes,
+            failed: step.failed,
+        });
+        let conversation = trace.conversation_id.as_ref();
+        Self {
+            trace_id: trace.trace_id.clone(),
+            name: trace.name.clone(),
+            source: Some(trace.source.to_owned()),
+            start_time: trace.start_time,
+            duration_ns: trace.duration_ns,
+            calls: trace.calls.len() as u64,
+            steps: steps.collect(),
+            errors: trace.errors,
+            pid: trace.pid,
+            comm: trace.comm.clone(),
+            container_id: trace.container_id.clone(),
+            conversation_id: conversation.map(|conversation| conversation.name.clone()),
+        }
     }
 }
 
@@ -276,26 +287,58 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Utc, D::Error> {
     text.parse().map_err(serde::de::Error::custom)
 }
 
-/// For what is of a kind that this version does not know.
-fn or_unknown<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: for<'any> Deserialize<'any>,
-{
-    let value = Value::deserialize(deserializer)?;
-    Ok(T::deserialize(value).ok())
+/// Of a list, whose elements are not held.
+fn length<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let elements = Vec::<IgnoredAny>::deserialize(deserializer)?;
+    Ok(elements.len() as u64)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::trace::{
-        CallRecord,
-        record::tests::{call, failed_call},
+    use crate::trace::record::{
+        ConversationId, LlmUsage,
+        tests::{call, failed_call},
     };
 
     fn line(record: &CallRecord) -> String {
         serde_json::to_string(record).unwrap()
+    }
+
+    fn trace() -> TraceRecord {
+        let conversation = ConversationId {
+            name: "a talk".to_owned(),
+            given: true,
+        };
+        TraceRecord {
+            trace_id: call().trace_id,
+            span_id: None,
+            name: Some("nightly".to_owned()),
+            source: "thread",
+            start_time: call().start_time,
+            duration_ns: 1_500_000_000,
+            calls: vec![call().span_id, "00f067aa0ba902b7".to_owned()],
+            steps: vec![crate::trace::record::ToolStep {
+                span_id: "00f067aa0ba902b8".to_owned(),
+                parent_span_id: call().span_id,
+                name: "get_weather".to_owned(),
+                id: None,
+                start_time: call().start_time,
+                duration_ns: Some(1),
+                arguments_bytes: 18,
+                result_bytes: Some(40),
+                failed: true,
+            }],
+            errors: 1,
+            llm_usage: LlmUsage::default(),
+            pid: 7,
+            comm: call().comm,
+            container_id: Some("bb".repeat(32)),
+            parent_span_id: None,
+            conversation_id: Some(conversation),
+        }
     }
 
     fn read_all(text: impl AsRef<[u8]>) -> (Vec<Record>, Tally) {
@@ -312,26 +355,37 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
-        let written = failed_call();
-        let read = only_call(line(&written));
-        assert_eq!(read.provider, written.provider);
-        assert_eq!(read.start_time, written.start_time);
-        assert_eq!(read.error_type, written.error_type);
-        assert_eq!(read.status_code, Some(429));
-        assert_eq!(read.completion_tokens, None);
-        assert_eq!(read.uid, Some(1000));
-        assert!(read.failed() && !only_call(line(&call())).failed());
+    fn what_is_read_from_a_file_is_what_is_seen_live() {
+        let full = CallRecord {
+            reasoning_tokens: Some(3),
+            cost_usd: Some(0.25),
+            input_preview: Some("Hi".to_owned()),
+            output_preview: Some("Ho".to_owned()),
+            attempts: Some(2),
+            credential: Some("aa".repeat(16)),
+            container_id: Some("bb".repeat(32)),
+            incomplete: Some("client_cancelled"),
+            ..call()
+        };
+        for written in [call(), failed_call(), full] {
+            assert_eq!(only_call(line(&written)), Call::from(&written));
+        }
+        let written = trace();
+        let text = serde_json::to_string(&written).unwrap();
+        let read = match read_all(text).0.as_slice() {
+            [Record::Trace(trace)] => (**trace).clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(read, Trace::from(&written));
+        assert_eq!((read.calls, read.steps.len()), (2, 1));
     }
 
     #[test]
-    fn unknown_fields_types_and_tasks_are_passed_over() {
+    fn fields_and_types_that_nobody_reads_are_passed_over() {
         let mut value: Value = serde_json::from_str(&line(&call())).unwrap();
-        value["invented"] = serde_json::json!({"a": [1.5]});
-        value["task"] = serde_json::json!({"kind": "fiber", "id": 1});
-        assert_eq!(only_call(value.to_string()).task, None);
-        value["task"] = serde_json::json!({"kind": "goroutine", "id": 7});
-        assert_eq!(only_call(value.to_string()).task.unwrap().id, 7);
+        value["invented"] = json!({"a": [1.5]});
+        value["task"] = json!({"kind": "fiber", "id": 1});
+        assert_eq!(only_call(value.to_string()), Call::from(&call()));
         let (records, tally) = read_all(r#"{"type":"weather"}"#);
         assert!(records.is_empty());
         assert_eq!((tally.others, tally.bad), (1, 0));

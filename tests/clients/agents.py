@@ -61,7 +61,10 @@ class Agent:
         self.ask(f"delay-ms={60 * pace:.0f}; token-ms={15 * pace:.0f}; events=30; cached=16", stream=True)
         if self.number % 4 == 3:
             self.ask("error=500")
-        print(json.dumps({"agent": self.number, "calls": self.calls, "errors": self.errors, "tools": self.tools}), flush=True)
+        # One piece: the lines of threads must not mix.
+        said = {"agent": self.number, "calls": self.calls, "errors": self.errors, "tools": self.tools}
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
 
 
 def main() -> None:

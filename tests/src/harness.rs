@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver},
     },
     thread::{self, JoinHandle},
@@ -448,7 +448,8 @@ pub fn summary(stderr: &str) -> Option<(u64, u64, u64)> {
 pub struct Observer {
     child: Child,
     output: PathBuf,
-    stderr: Option<JoinHandle<String>>,
+    said: Arc<Mutex<String>>,
+    stderr: Option<JoinHandle<()>>,
     stdout: Option<JoinHandle<String>>,
 }
 
@@ -469,6 +470,16 @@ impl Observer {
             .arg("--output")
             .arg(output)
             .args(options);
+        Self::run(command, output)
+    }
+
+    /// Starts an agent by this command, which has its records written to `output`, and waits until it is
+    /// ready.
+    ///
+    /// # Panics
+    ///
+    /// It does not get ready.
+    pub fn run(mut command: Command, output: &Path) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -477,17 +488,17 @@ impl Observer {
             .expect("the agent");
         let (ready, is_ready) = mpsc::channel();
         let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+        let said: Arc<Mutex<String>> = Arc::default();
+        let saying = Arc::clone(&said);
         let stderr = thread::spawn(move || {
-            let mut text = String::new();
             let mut line = String::new();
             while matches!(lines.read_line(&mut line), Ok(1..)) {
+                lock(&saying).push_str(&line);
                 if line == "ready\n" {
                     let _ = ready.send(());
                 }
-                text.push_str(&line);
                 line.clear();
             }
-            text
         });
         let mut out = child.stdout.take().expect("piped");
         let stdout = thread::spawn(move || {
@@ -498,6 +509,7 @@ impl Observer {
         let observer = Self {
             child,
             output: output.to_owned(),
+            said,
             stderr: Some(stderr),
             stdout: Some(stdout),
         };
@@ -533,14 +545,19 @@ impl Observer {
         self.child.id()
     }
 
+    /// What it has written to standard error so far.
+    pub fn said(&self) -> String {
+        lock(&self.said).clone()
+    }
+
     fn collect(&mut self) -> Run {
         let status = wait(&mut self.child);
-        let text = |handle: Option<JoinHandle<String>>| {
-            handle
-                .and_then(|handle| handle.join().ok())
-                .unwrap_or_default()
-        };
-        let (stdout, stderr) = (text(self.stdout.take()), text(self.stderr.take()));
+        let stdout = self.stdout.take().and_then(|handle| handle.join().ok());
+        let stdout = stdout.unwrap_or_default();
+        if let Some(stderr) = self.stderr.take() {
+            let _ = stderr.join();
+        }
+        let stderr = self.said();
         Run::new(
             status,
             &fs::read_to_string(&self.output).unwrap_or_default(),
@@ -727,6 +744,10 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn pid_of(child: &Child) -> Pid {

@@ -303,3 +303,36 @@ fn files_that_are_not_whole_are_read_as_far_as_they_can_be() {
     assert_eq!(inventory(&[]).0, 2);
     assert_eq!(inventory(&[&path("good"), "--all"]).0, 2);
 }
+
+#[test]
+fn nothing_in_records_steers_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("calls");
+    let file = path.to_str().unwrap();
+    let hostile = "\u{9b}31m\u{7f}\u{202e}\x1b]0;owned\x07é";
+    let call = serde_json::json!({
+        "type": "llm_call", "provider": "openai", "model": hostile, "comm": hostile,
+        "server_address": hostile, "start_time": "2026-01-01T00:00:00Z", "pid": 7,
+    });
+    fs::write(&path, format!("{call}\n")).unwrap();
+    for format in ["csv", "json", "table"] {
+        let command = format!(
+            "'{}' inventory '{file}' --format {format}",
+            binary().display()
+        );
+        // On a terminal that script makes, which turns line feeds into two characters.
+        let (code, screen, stderr) = output("script", &["-qec", &command, "/dev/null"]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(
+            screen.contains("é") && screen.contains("openai"),
+            "{screen:?}"
+        );
+        let steers = |c: char| c == '\u{202e}' || (c.is_control() && !"\r\n".contains(c));
+        assert!(!screen.contains(steers), "{format}: {screen:?}");
+    }
+    // A file has it as it was.
+    let (_, csv, _) = inventory(&[file, "--format", "csv"]);
+    assert!(csv.contains(hostile), "{csv:?}");
+    let listing = json(&[file]);
+    assert_eq!(listing["rows"][0]["model"], hostile);
+}

@@ -330,6 +330,53 @@ fn a_hundred_thousand_calls_are_summed_and_the_latest_listed() {
     assert!(few.metadata().unwrap().len() < 200_000);
 }
 
+/// However much traces hold, the latest are there, with their calls.
+#[test]
+fn many_large_traces_leave_room_for_calls() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps: Vec<Value> = (0..20)
+        .map(|step| {
+            json!({
+                "span_id": format!("{step:016x}"), "name": "a_tool_with_a_name_of_some_length",
+                "start_time": "2026-11-24T09:00:00Z", "duration_ns": 5,
+            })
+        })
+        .collect();
+    let records: String = (0..15_000)
+        .map(|number| {
+            let time = format!(
+                "2026-11-24T{:02}:{:02}:{:02}Z",
+                number / 3_600,
+                number / 60 % 60,
+                number % 60
+            );
+            let id = format!("{number:032x}");
+            let call = call(number, &json!({"trace_id": id, "start_time": time}));
+            let trace = json!({
+                "type": "trace", "trace_id": id, "start_time": time, "duration_ns": 5,
+                "calls": vec!["00f067aa0ba902b7"; 20], "steps": steps,
+            });
+            format!("{call}\n{trace}\n")
+        })
+        .collect();
+    let page = report(folder.path(), &records, &[]);
+    let text = fs::read_to_string(&page).unwrap();
+    let (_, data) = text.split_once("id=\"data\">").unwrap();
+    let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    let traces = data["traces"].as_array().unwrap();
+    assert_eq!(data["totals"]["calls"], 15_000);
+    assert!(traces.len() > 5_000, "{} traces", traces.len());
+    assert_eq!(traces.len(), data["calls"].as_array().unwrap().len());
+    let whole = traces
+        .iter()
+        .filter(|trace| trace[8].as_array().unwrap().len() == 20);
+    assert!(whole.count() + 1 >= traces.len());
+    assert_eq!(traces.last().unwrap()[0], format!("{:032x}", 14_999));
+    let shown = show(folder.path(), &page, &[]);
+    shown.assert_silent();
+    assert_eq!(shown.count("<details class=\"trace\""), 50);
+}
+
 #[test]
 fn files_that_are_empty_cut_or_broken_are_said_to_be() {
     let folder = tempfile::tempdir().unwrap();

@@ -120,7 +120,8 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = self.tmux().arg("kill-server").status();
+        // It may be gone.
+        let _ = self.tmux().arg("kill-server").output();
     }
 }
 
@@ -301,6 +302,89 @@ fn the_terminal_is_given_back_by_a_signal_and_when_nobody_is_left() {
     terminal.wait("echo", |screen| {
         screen.contains(" echo ") && !screen.contains("-echo ")
     });
+}
+
+#[test]
+fn without_its_terminal_it_ends_by_itself() {
+    let scene = Scene::new();
+    let client = agents(&scene, "1", "0.2");
+    let file = scene.folder.path().join("followed.jsonl");
+    fs::write(&file, "").unwrap();
+    let (pid, file) = (client.pid(), file.to_string_lossy().into_owned());
+    // Also where nobody tells it, as with nohup.
+    let deaf = ["sh", "-c", "trap \"\" HUP; exec \"$@\"", "sh"].map(OsString::from);
+    for (prefix, words) in [
+        (&[][..], &["--pid", &pid][..]),
+        (&deaf, &["--pid", &pid]),
+        (&[], &[&file]),
+        (&deaf, &[&file]),
+    ] {
+        let terminal = Terminal::new(100, 30, &[("TERM", "tmux-256color")]);
+        terminal.run(&[prefix, &top(words)].concat());
+        terminal.wait_for("PROCESSES");
+        let observer = pid_in(&terminal, &binary());
+        let before = cpu_time(observer).expect("observer runs");
+        let gone = terminal.tmux().arg("kill-server").status().unwrap();
+        assert!(gone.success());
+        let spent = await_end(observer).saturating_sub(before);
+        assert!(
+            spent < Duration::from_secs(1),
+            "{words:?}: {spent:?} of CPU time"
+        );
+    }
+}
+
+#[test]
+fn a_signal_ends_it_amid_the_bytes_of_a_key() {
+    let scene = Scene::new();
+    let client = agents(&scene, "1", "0.2");
+    let terminal = Terminal::new(100, 30, &[("TERM", "tmux-256color")]);
+    terminal.run(&top(&["--pid", &client.pid()]));
+    terminal.wait_for("PROCESSES");
+    let observer = pid_in(&terminal, &binary());
+    // An arrow's first two bytes of three.
+    terminal.press(&["-H", "1b", "5b"]);
+    thread::sleep(Duration::from_millis(500));
+    let process = rustix::process::Pid::from_raw(observer).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    await_end(observer);
+    let screen = terminal.wait_for("bytes captured");
+    assert!(!screen.contains("PROCESSES"), "{screen}");
+    terminal.press(&["-l", "stty -a | tr ';' '\\n' | grep -w echo"]);
+    terminal.press(&["Enter"]);
+    terminal.wait("echo", |screen| {
+        screen.contains(" echo ") && !screen.contains("-echo ")
+    });
+}
+
+/// The CPU time of a process and its threads, unless it is gone or a zombie.
+fn cpu_time(pid: i32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name: the state is the third field, the times are the 14th and the 15th.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+    (fields[0] != "Z").then(|| {
+        let ticks = ticks(11) + ticks(12);
+        // Linux tells programs of hundredths of a second, whatever its clock.
+        Duration::from_millis(ticks * 10)
+    })
+}
+
+/// Waits until a process is gone, which must be soon; returns the CPU time that it had taken then.
+fn await_end(pid: i32) -> Duration {
+    let begun = Instant::now();
+    let mut taken = Duration::ZERO;
+    while let Some(so_far) = cpu_time(pid) {
+        taken = so_far;
+        if begun.elapsed() > Duration::from_secs(5) {
+            let process = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+            panic!("observer is still there, after {taken:?} of CPU time");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    taken
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anstream::{AutoStream, ColorChoice, adapter::StripBytes};
 use tracing::warn;
 
 /// Bytes that are collected before they are written.
@@ -27,6 +28,12 @@ pub trait Sink: Write + Send {
 
 /// Standard output; without colours where it is no terminal.
 pub struct Stdout(anstream::Stdout);
+
+/// What is written without colours and other sequences for terminals.
+pub struct Plain<S> {
+    sink: S,
+    state: StripBytes,
+}
 
 /// When a file is full, and how many full ones are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +74,35 @@ impl Write for Stdout {
 
 impl Sink for Stdout {}
 
+impl<S: Sink> Plain<S> {
+    /// Writes to `sink`.
+    pub fn new(sink: S) -> Self {
+        Self {
+            sink,
+            state: StripBytes::new(),
+        }
+    }
+}
+
+impl<S: Sink> Write for Plain<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for plain in self.state.strip_next(bytes) {
+            self.sink.write_all(plain)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+impl<S: Sink> Sink for Plain<S> {
+    fn reopen(&mut self) -> io::Result<()> {
+        self.sink.reopen()
+    }
+}
+
 impl LineFile {
     /// Opens a file, or creates it. Previews may be in it, so nobody else may read it.
     ///
@@ -77,6 +113,13 @@ impl LineFile {
         let (file, size) = open(path).map_err(|error| {
             anyhow::anyhow!("cannot open {} for writing: {error}", path.display())
         })?;
+        if let Some(mode) = mode_for_others(&file) {
+            warn!(
+                file = %path.display(),
+                mode = format!("{mode:o}"),
+                "other users have access to the file that records are written to"
+            );
+        }
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -85,6 +128,11 @@ impl LineFile {
             buffer: Vec::new(),
             complained: false,
         })
+    }
+
+    /// Whether it is a terminal, and colours are wanted there.
+    pub fn takes_colours(&self) -> bool {
+        AutoStream::choice(&self.file) != ColorChoice::Never
     }
 
     /// Writes the lines that are complete.
@@ -163,20 +211,51 @@ impl Write for LineFile {
 impl Sink for LineFile {
     fn reopen(&mut self) -> io::Result<()> {
         self.write_lines()?;
-        (self.file, self.size) = open(&self.path)?;
+        match open(&self.path) {
+            Ok(opened) => (self.file, self.size) = opened,
+            Err(error) => warn!(
+                file = %self.path.display(),
+                %error,
+                "cannot open the file anew; records go on to where they went until the next signal"
+            ),
+        }
         Ok(())
     }
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(path)?;
-    let size = file.metadata()?.len();
+    let mut size = file.metadata()?.len();
+    if is_within_line(path, size) {
+        // Whoever wrote it was killed, or had no room. Only that line is to be lost.
+        file.write_all(b"\n")?;
+        size += 1;
+    }
     Ok((file, size))
+}
+
+/// Whether a file ends within a line, as far as it may be read.
+fn is_within_line(path: &Path, size: u64) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let Some(last) = size.checked_sub(1) else {
+        return false;
+    };
+    let mut byte = [b'\n'];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut byte, last));
+    read.is_ok() && byte != *b"\n"
+}
+
+/// The mode of a file that others than its owner may do something with.
+fn mode_for_others(file: &File) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = file.metadata().ok()?;
+    let mode = metadata.permissions().mode() & 0o777;
+    (metadata.is_file() && mode & 0o077 != 0).then_some(mode)
 }
 
 /// The length of the first line.
@@ -279,5 +358,61 @@ mod tests {
         file.flush().unwrap();
         assert_eq!(written(&directory, "moved"), "one\n");
         assert_eq!(written(&directory, "calls"), "two\n");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_ends_where_it_was() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("calls");
+        fs::write(&path, "one\ntw").unwrap();
+        let rotation = Rotation {
+            max_size: 11,
+            max_files: 1,
+        };
+        let mut file = LineFile::open(&path, Some(rotation)).unwrap();
+        file.write_all(b"two\n").unwrap();
+        file.flush().unwrap();
+        assert_eq!(written(&directory, "calls"), "one\ntw\ntwo\n");
+        // What was added counts.
+        file.write_all(b"\n").unwrap();
+        file.flush().unwrap();
+        assert_eq!(written(&directory, "calls.1"), "one\ntw\ntwo\n");
+        fs::write(&path, "thr").unwrap();
+        file.reopen().unwrap();
+        file.write_all(b"four\n").unwrap();
+        file.flush().unwrap();
+        assert_eq!(written(&directory, "calls"), "thr\nfour\n");
+        drop(LineFile::open(&path, None).unwrap());
+        assert_eq!(written(&directory, "calls"), "thr\nfour\n");
+    }
+
+    #[test]
+    fn it_is_noticed_who_else_may_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("calls");
+        let mode = || mode_for_others(&open(&path).unwrap().0);
+        assert_eq!(mode(), None);
+        for (set, said) in [(0o644, Some(0o644)), (0o640, Some(0o640)), (0o600, None)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(set)).unwrap();
+            assert_eq!(mode(), said);
+        }
+        let (null, _) = open(Path::new("/dev/null")).unwrap();
+        assert_eq!(mode_for_others(&null), None);
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("calls");
+        let file = LineFile::open(&path, None).unwrap();
+        assert!(!file.takes_colours());
+        let mut plain = Plain::new(file);
+        // However it comes.
+        for bytes in "\x1b[1;31mré\x1b[0md\n".as_bytes().chunks(1) {
+            plain.write_all(bytes).unwrap();
+        }
+        plain.flush().unwrap();
+        assert_eq!(written(&directory, "calls"), "réd\n");
     }
 }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     Exporter, Opened,
-    file::{LineFile, Rotation, Sink, Stdout},
+    file::{LineFile, Plain, Rotation, Sink, Stdout},
     infinium, jsonl, otlp, prometheus, terminal,
 };
 use crate::config;
@@ -117,23 +117,38 @@ impl Outputs {
     ///
     /// The file cannot be opened for writing.
     pub fn primary(&self) -> anyhow::Result<Option<Opened>> {
-        let (writer, terminal): (Box<dyn Sink>, bool) = match &self.output {
-            _ if self.format == Some(Format::None) => return Ok(None),
-            Some(path) => (Box::new(LineFile::open(path, self.rotation())?), false),
-            None => (Box::new(Stdout::default()), io::stdout().is_terminal()),
-        };
-        let exporter: Box<dyn Exporter> = match self.format {
-            Some(Format::Pretty) => Box::new(terminal::Pretty::new(writer)),
-            None if terminal => Box::new(terminal::Pretty::new(writer)),
-            _ => Box::new(jsonl::JsonLines::new(writer)),
-        };
         let place = self
             .output
             .as_ref()
             .map_or("standard output".to_owned(), |path| {
                 path.display().to_string()
             });
-        Ok(Some(Opened::primary(exporter, place)))
+        let exporter = self.open_primary()?;
+        Ok(exporter.map(|exporter| Opened::primary(exporter, place)))
+    }
+
+    fn open_primary(&self) -> anyhow::Result<Option<Box<dyn Exporter>>> {
+        let pretty = match self.format {
+            Some(Format::None) => return Ok(None),
+            Some(format) => format == Format::Pretty,
+            None => self.output.is_none() && io::stdout().is_terminal(),
+        };
+        let writer: Box<dyn Sink> = match &self.output {
+            Some(path) => {
+                let file = LineFile::open(path, self.rotation())?;
+                if pretty && !file.takes_colours() {
+                    Box::new(Plain::new(file))
+                } else {
+                    Box::new(file)
+                }
+            }
+            None => Box::new(Stdout::default()),
+        };
+        Ok(Some(if pretty {
+            Box::new(terminal::Pretty::new(writer))
+        } else {
+            Box::new(jsonl::JsonLines::new(writer))
+        }))
     }
 
     fn rotation(&self) -> Option<Rotation> {
@@ -172,7 +187,41 @@ fn size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
+    use clap::Parser;
+
     use super::*;
+    use crate::trace::record::tests::call;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        outputs: Outputs,
+    }
+
+    fn written(format: &[&str], path: &Path) -> String {
+        let output = format!("--output={}", path.display());
+        let arguments = ["observer", &output].into_iter().chain(format.to_vec());
+        let outputs = Cli::parse_from(arguments).outputs;
+        let mut exporter = outputs.open_primary().unwrap().unwrap();
+        exporter.call(&call()).unwrap();
+        exporter.finish().unwrap();
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn a_file_for_people_has_no_colours() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = written(&["--format=pretty"], &folder.path().join("pretty"));
+        assert!(
+            text.starts_with("TIME ") && text.contains(" openai/gpt-4o"),
+            "{text:?}"
+        );
+        assert!(!text.contains('\x1b'), "{text:?}");
+        let text = written(&[], &folder.path().join("default"));
+        assert!(text.starts_with("{\"type\":\"llm_call\""), "{text}");
+    }
 
     #[test]
     fn sizes_have_units() {

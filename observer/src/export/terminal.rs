@@ -9,16 +9,16 @@ use anstyle::{AnsiColor, Color, Style};
 use jiff::tz::TimeZone;
 
 use super::{Exporter, file::Sink};
-use crate::trace::{CallRecord, TraceRecord};
+use crate::{
+    text::{UNKNOWN, count, cut, dollars, duration, others_of, shown},
+    trace::{CallRecord, TraceRecord},
+};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const ERROR: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Red)));
 const MODEL: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Cyan)));
 const WARNING: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
-
-/// What a value that nobody knows looks like.
-const UNKNOWN: &str = "–";
 
 /// Writes calls as aligned lines, and a footer with totals.
 pub struct Pretty {
@@ -88,18 +88,13 @@ impl Exporter for Pretty {
         let model = format!(
             "{}/{}",
             call.provider,
-            shown(
-                call.response_model
-                    .as_deref()
-                    .or(call.model.as_deref())
-                    .unwrap_or("?")
-            )
+            shown(call.answered_by().unwrap_or("?"))
         );
         write!(
             self.writer,
             "{DIM}{time:<12}{DIM:#}  {process:<20}  {MODEL}{model:<36}{MODEL:#} {:>8} {:>8} {:>9} {:>9}",
-            number(call.prompt_tokens),
-            number(call.completion_tokens),
+            number(call.input()),
+            number(call.output()),
             duration(Duration::from_nanos(call.latency_ns)),
             call.time_to_first_token_ns
                 .map_or(UNKNOWN.to_owned(), |ns| duration(Duration::from_nanos(ns))),
@@ -114,12 +109,11 @@ impl Exporter for Pretty {
                 shown(&call.tool_calls.join(", "))
             )?;
         }
-        if let Some(error) = &call.error_type {
-            let status = call
-                .status_code
-                .map(|status| format!("{status} "))
-                .unwrap_or_default();
-            write!(self.writer, "  {ERROR}{status}{}", shown(error))?;
+        if call.failed() {
+            let status = call.status_code.map(|status| status.to_string());
+            let known = [status, call.error_type.as_deref().map(shown)];
+            let known: Vec<String> = known.into_iter().flatten().collect();
+            write!(self.writer, "  {ERROR}{}", known.join(" "))?;
             if let Some(message) = &call.error_message {
                 write!(self.writer, ": {}", cut(&shown(message), 80))?;
             }
@@ -188,11 +182,9 @@ impl Exporter for Pretty {
 impl Totals {
     fn add(&mut self, call: &CallRecord) {
         self.calls += 1;
-        self.errors += u64::from(call.error_type.is_some());
-        let input = call.prompt_tokens.unwrap_or(0);
-        self.input = self.input.saturating_add(input);
-        let output = call.completion_tokens.unwrap_or(0);
-        self.output = self.output.saturating_add(output);
+        self.errors += u64::from(call.failed());
+        self.input = self.input.saturating_add(call.input().unwrap_or(0));
+        self.output = self.output.saturating_add(call.output().unwrap_or(0));
         let latency = Duration::from_nanos(call.latency_ns);
         self.latency = self.latency.saturating_add(latency);
         self.priced += u64::from(call.cost_usd.is_some());
@@ -202,52 +194,6 @@ impl Totals {
 
 fn number(value: Option<u64>) -> String {
     value.map_or(UNKNOWN.to_owned(), |value| value.to_string())
-}
-
-/// To the millionth: a call may cost less than a cent by far.
-pub fn dollars(usd: f64) -> String {
-    let text = format!("{usd:.6}");
-    let cents = text.len().saturating_sub(4);
-    let (cents, rest) = text.split_at(cents);
-    format!("${cents}{}", rest.trim_end_matches('0'))
-}
-
-/// In milliseconds, or what fits better.
-pub fn duration(duration: Duration) -> String {
-    let milliseconds = duration.as_secs_f64() * 1e3;
-    if milliseconds < 1.0 {
-        format!("{} µs", duration.as_micros())
-    } else if milliseconds < 10_000.0 {
-        format!("{milliseconds:.0} ms")
-    } else {
-        format!("{:.1} s", milliseconds / 1e3)
-    }
-}
-
-/// A number with its noun, in the plural unless it is one.
-pub fn count(n: u64, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-/// What is said of requests to hosts of LLM providers that were no calls.
-pub fn others_of(n: u64) -> String {
-    format!("{} to LLM hosts", count(n, "other request"))
-}
-
-/// Strings come from other programs and from the net: no control character may reach the terminal, nor what turns
-/// the direction of the text around it.
-pub fn shown(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    text.chars()
-        .map(|c| if c.is_control() || turns(c) { ' ' } else { c })
-        .collect()
-}
-
-fn cut(text: &str, limit: usize) -> String {
-    match text.char_indices().nth(limit) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -297,6 +243,7 @@ mod tests {
         let cancelled = CallRecord {
             incomplete: Some("client_cancelled"),
             completion_tokens: None,
+            output_tokens: None,
             ..call()
         };
         let previews = CallRecord {
@@ -319,7 +266,6 @@ mod tests {
         assert!(screen.contains(" · $0.000345 for 1 of them"), "{screen}");
         let screen = shown(&[priced.clone(), priced]);
         assert!(screen.trim_end().ends_with(" · $0.00069"), "{screen}");
-        assert_eq!([0.0, 12.5, 1e-9].map(dollars), ["$0.00", "$12.50", "$0.00"]);
     }
 
     #[test]

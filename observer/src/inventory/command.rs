@@ -19,6 +19,9 @@ use crate::records::{self, Record, Tally};
 /// Largest inventory that is taken from an agent.
 const ANSWER_BYTES: usize = 64 << 20;
 
+/// How wide a terminal is of which nothing is known.
+const COLUMNS: usize = 80;
+
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -81,13 +84,13 @@ pub fn run(
         Options { files, .. } => read(files),
     };
     let stdout = io::stdout();
-    let width = if stdout.is_terminal() {
-        terminal::size().ok().map(|(columns, _)| columns.into())
-    } else {
-        None
-    };
+    let screen = stdout.is_terminal().then(|| match terminal::size() {
+        Ok((columns @ 1.., _)) => columns.into(),
+        // It does not say.
+        _ => COLUMNS,
+    });
     let mut to = io::BufWriter::new(stdout.lock());
-    let written = table::write(&listing, options.format, width, &mut to).and_then(|()| to.flush());
+    let written = table::write(&listing, options.format, screen, &mut to).and_then(|()| to.flush());
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
@@ -124,7 +127,7 @@ fn read_one(file: &Path, inventory: &mut Inventory) -> io::Result<Tally> {
     };
     records::read(lines, |record| {
         if let Record::Call(call) = record {
-            inventory.read(&call);
+            inventory.call(&call);
         }
     })
 }

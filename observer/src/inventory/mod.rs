@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     export::Exporter,
-    records,
+    records::Call,
     trace::{CallRecord, OtherRequest, TraceRecord},
 };
 
@@ -113,20 +113,6 @@ pub struct Listing {
     pub rows: Vec<Row>,
 }
 
-/// A call, wherever it comes from.
-struct Sighting<'a> {
-    who: Who,
-    pid: u32,
-    host: Option<&'a str>,
-    trace: &'a str,
-    failed: bool,
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    cost_usd: Option<f64>,
-    first: Utc,
-    last: Utc,
-}
-
 impl Inventory {
     /// An inventory of nothing, as of `since`.
     pub fn new(since: Option<Utc>) -> Self {
@@ -139,51 +125,37 @@ impl Inventory {
     }
 
     /// Takes a call.
-    pub fn call(&mut self, call: &CallRecord) {
-        self.take(&Sighting {
-            who: Who {
-                uid: call.uid,
-                container_id: name(call.container_id.as_deref()),
-                exe: name(call.exe.as_deref()),
-                comm: name(call.comm.as_deref()),
-                provider: Some(call.provider.to_owned()),
-                model: name(call.model.as_deref().or(call.response_model.as_deref())),
-                credential: name(call.credential.as_deref()),
-            },
-            pid: call.pid,
-            host: call.server_address.as_deref(),
-            trace: &call.trace_id,
-            failed: call.error_type.is_some(),
-            input_tokens: call.input_tokens.or(call.prompt_tokens),
-            output_tokens: call.output_tokens.or(call.completion_tokens),
-            cost_usd: call.cost_usd,
-            first: call.start_time,
-            last: end(call.start_time, call.latency_ns),
-        });
-    }
-
-    /// Takes a call of a file.
-    pub fn read(&mut self, call: &records::Call) {
-        self.take(&Sighting {
-            who: Who {
-                uid: call.uid,
-                container_id: name(call.container_id.as_deref()),
-                exe: name(call.exe.as_deref()),
-                comm: name(call.comm.as_deref()),
-                provider: name(Some(&call.provider)),
-                model: name(call.model.as_deref().or(call.response_model.as_deref())),
-                credential: name(call.credential.as_deref()),
-            },
-            pid: call.pid,
-            host: call.server_address.as_deref(),
-            trace: call.trace_id.as_deref().unwrap_or_default(),
-            failed: call.failed(),
-            input_tokens: call.input_tokens.or(call.prompt_tokens),
-            output_tokens: call.output_tokens.or(call.completion_tokens),
-            cost_usd: call.cost_usd,
-            first: call.start_time,
-            last: end(call.start_time, call.latency_ns),
-        });
+    pub fn call(&mut self, call: &Call) {
+        let who = Who {
+            uid: call.uid,
+            container_id: name(call.container_id.as_deref()),
+            exe: name(call.exe.as_deref()),
+            comm: name(call.comm.as_deref()),
+            provider: name(Some(&call.provider)),
+            model: name(call.asked_for()),
+            credential: name(call.credential.as_deref()),
+        };
+        let latency = Duration::from_nanos(call.latency_ns);
+        let end = call.start_time.checked_add(latency);
+        let (row, id) = self.row(who.clone(), call.start_time);
+        row.calls += 1;
+        row.errors += u64::from(call.failed());
+        add(&mut row.input_tokens, call.input());
+        add(&mut row.output_tokens, call.output());
+        if let Some(usd) = call.cost_usd.filter(|usd| usd.is_finite()) {
+            *row.cost_usd.get_or_insert(0.0) += usd;
+            row.cost_known_of += 1;
+        }
+        row.see(
+            call.pid,
+            call.server_address.as_deref(),
+            call.start_time,
+            end.unwrap_or(call.start_time),
+        );
+        let trace = call.trace_id.as_deref().unwrap_or_default();
+        if !trace.is_empty() && self.traces.is_new(&id, trace) {
+            self.row(who, call.start_time).0.traces += 1;
+        }
     }
 
     /// Takes a request that was no call, made at `at`.
@@ -222,22 +194,6 @@ impl Inventory {
         Listing {
             since: self.since,
             rows,
-        }
-    }
-
-    fn take(&mut self, call: &Sighting<'_>) {
-        let (row, id) = self.row(call.who.clone(), call.first);
-        row.calls += 1;
-        row.errors += u64::from(call.failed);
-        add(&mut row.input_tokens, call.input_tokens);
-        add(&mut row.output_tokens, call.output_tokens);
-        if let Some(usd) = call.cost_usd.filter(|usd| usd.is_finite()) {
-            *row.cost_usd.get_or_insert(0.0) += usd;
-            row.cost_known_of += 1;
-        }
-        row.see(call.pid, call.host, call.first, call.last);
-        if !call.trace.is_empty() && self.traces.is_new(&id, call.trace) {
-            self.row(call.who.clone(), call.first).0.traces += 1;
         }
     }
 
@@ -349,7 +305,8 @@ impl Exporter for Shared {
     }
 
     fn call(&mut self, call: &CallRecord) -> io::Result<()> {
-        self.with(|inventory| inventory.call(call));
+        let call = Call::from(call);
+        self.with(|inventory| inventory.call(&call));
         Ok(())
     }
 
@@ -386,11 +343,6 @@ fn add(sum: &mut Option<u64>, value: Option<u64>) {
         let sum = sum.get_or_insert(0);
         *sum = sum.saturating_add(value);
     }
-}
-
-fn end(start: Utc, latency_ns: u64) -> Utc {
-    let latency = Duration::from_nanos(latency_ns);
-    start.checked_add(latency).unwrap_or(start)
 }
 
 fn to_text<S: Serializer>(time: &Utc, serializer: S) -> Result<S::Ok, S::Error> {

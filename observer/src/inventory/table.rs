@@ -7,9 +7,7 @@ use jiff::{Timestamp as Utc, tz::TimeZone};
 use ratatui::text::Span;
 
 use super::{Listing, NAMED, Row, Totals};
-
-/// What a value that nobody knows looks like.
-const UNKNOWN: &str = "–";
+use crate::text::{UNKNOWN, count, dollars, shown, write_json};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -26,7 +24,8 @@ pub enum Format {
     Table,
 }
 
-/// Writes an inventory. A table is made to fit into `width` columns, if that is given.
+/// Writes an inventory: to a screen that has so many columns, if that is given. A table is made to fit there, and
+/// nothing steers it.
 ///
 /// # Errors
 ///
@@ -34,16 +33,16 @@ pub enum Format {
 pub fn write(
     listing: &Listing,
     format: Format,
-    width: Option<usize>,
+    screen: Option<usize>,
     to: &mut dyn Write,
 ) -> io::Result<()> {
     match format {
-        Format::Csv => csv(listing, to),
+        Format::Csv => csv(listing, screen.is_some(), to),
         Format::Json => {
-            serde_json::to_writer_pretty(&mut *to, listing)?;
+            write_json(&serde_json::to_vec_pretty(listing)?, |_| false, to)?;
             writeln!(to)
         }
-        Format::Table => table(listing, width, &TimeZone::system(), to),
+        Format::Table => table(listing, screen, &TimeZone::system(), to),
     }
 }
 
@@ -164,7 +163,7 @@ pub(super) fn table(
     let mut foot = vec![foot(&listing.totals())];
     if listing.rows.iter().any(|row| row.other_requests > 0) {
         let others: u64 = listing.rows.iter().map(|row| row.other_requests).sum();
-        foot.push(format!("{others} requests that were no calls"));
+        foot.push(format!("{} that were no calls", count(others, "request")));
     }
     if let Some(since) = listing.since {
         foot.push(format!("since {}", time(since, zone)));
@@ -249,11 +248,7 @@ fn foot(totals: &Totals) -> String {
     parts.join(" · ")
 }
 
-fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-fn csv(listing: &Listing, to: &mut dyn Write) -> io::Result<()> {
+fn csv(listing: &Listing, on_screen: bool, to: &mut dyn Write) -> io::Result<()> {
     const HEAD: &[&str] = &[
         "user",
         "uid",
@@ -306,7 +301,10 @@ fn csv(listing: &Listing, to: &mut dyn Write) -> io::Result<()> {
             hosts.join(" "),
             row.rest.to_string(),
         ];
-        let cells = cells.map(|cell| quoted(&cell));
+        let cells = cells.map(|cell| {
+            let cell = if on_screen { shown(&cell) } else { cell };
+            quoted(&cell)
+        });
         write!(to, "{}\r\n", cells.join(","))?;
     }
     Ok(())
@@ -375,14 +373,6 @@ fn cost(row: &Row) -> String {
     })
 }
 
-fn dollars(usd: f64) -> String {
-    if usd >= 1.0 {
-        format!("${usd:.2}")
-    } else {
-        format!("${usd:.4}")
-    }
-}
-
 fn time(time: Utc, zone: &TimeZone) -> String {
     let time = time.to_zoned(zone.clone());
     time.strftime("%Y-%m-%d %H:%M").to_string()
@@ -392,18 +382,6 @@ fn hosts(row: &Row) -> String {
     let hosts: Vec<String> = row.hosts.iter().map(|host| shown(host)).collect();
     let more = if row.more { " …" } else { "" };
     format!("{}{more}", hosts.join(" "))
-}
-
-/// Without what could steer a terminal.
-fn shown(text: &str) -> String {
-    let harmless = |c: char| if is_steering(c) { '\u{fffd}' } else { c };
-    text.chars().map(harmless).collect()
-}
-
-/// Control characters, and those that change the direction of text.
-fn is_steering(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 fn width_of(text: &str) -> usize {

@@ -1,7 +1,11 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::trace::record::tests::{call, failed_call};
+use crate::{
+    records,
+    text::is_steering,
+    trace::record::tests::{call, failed_call},
+};
 
 fn calls() -> Vec<CallRecord> {
     let second = |seconds: i64| Utc::from_second(1_790_000_000 + seconds).unwrap();
@@ -64,7 +68,7 @@ fn calls() -> Vec<CallRecord> {
 fn listing(calls: &[CallRecord]) -> Listing {
     let mut inventory = Inventory::new(None);
     for call in calls {
-        inventory.call(call);
+        inventory.call(&Call::from(call));
     }
     let mut listing = inventory.listing();
     for row in &mut listing.rows {
@@ -119,12 +123,12 @@ fn files_give_what_the_agent_gives() {
     let mut inventory = Inventory::new(None);
     records::read(lines.as_bytes(), |record| {
         if let records::Record::Call(call) = record {
-            inventory.read(&call);
+            inventory.call(&call);
         }
     })
     .unwrap();
     let mut live = Inventory::new(None);
-    calls().iter().for_each(|call| live.call(call));
+    calls().iter().for_each(|call| live.call(&Call::from(call)));
     assert_eq!(inventory.listing(), live.listing());
 }
 
@@ -133,11 +137,11 @@ fn interleaved_traces_are_counted_once() {
     let mut inventory = Inventory::new(None);
     for round in 0..3 {
         for trace in 0..1_000 {
-            inventory.call(&CallRecord {
+            inventory.call(&Call::from(&CallRecord {
                 trace_id: format!("{trace:032x}"),
                 span_id: format!("{round:08x}{trace:08x}"),
                 ..call()
-            });
+            }));
         }
     }
     let rows = inventory.listing().rows;
@@ -152,14 +156,14 @@ fn what_is_past_the_bounds_is_counted_together() {
     let mut inventory = Inventory::new(None);
     let made = ROWS as u64 + 1_000;
     for n in 0..made {
-        inventory.call(&CallRecord {
+        inventory.call(&Call::from(&CallRecord {
             model: Some(format!("model-{n}-{}", "x".repeat(1_000))),
             server_address: Some(format!("{n}.example")),
             pid: u32::try_from(n).unwrap(),
             trace_id: format!("{n:032x}"),
             input_tokens: Some(1),
             ..call()
-        });
+        }));
     }
     let listing = inventory.listing();
     assert_eq!(listing.rows.len(), ROWS + 1);
@@ -198,6 +202,17 @@ fn hostile_names_reach_neither_terminal_nor_spreadsheet() {
     table::write(&listing, table::Format::Csv, None, &mut csv).unwrap();
     let csv = String::from_utf8(csv).unwrap();
     assert!(csv.contains(",\"'=HYPERLINK(\"\"http://x\"\","), "{csv}");
+    // A file has what there was.
+    assert!(csv.contains("\x1b[31m\r\n\u{202e}"), "{csv}");
+    for format in [table::Format::Csv, table::Format::Json] {
+        let mut text = Vec::new();
+        table::write(&listing, format, Some(80), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let is_bad = |c| is_steering(c) && !matches!(c, '\r' | '\n');
+        assert!(!text.contains(is_bad), "{text:?}");
+        let lines = text.lines().count();
+        assert!(format == table::Format::Json || lines == 2, "{text:?}");
+    }
 }
 
 #[test]

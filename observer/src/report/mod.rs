@@ -7,9 +7,11 @@
 mod page;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    fs::File,
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
     io::{self, BufWriter, Read as _, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,9 +22,10 @@ use serde::Serialize;
 
 use crate::{
     clock::nanoseconds_of,
-    records::{Call, Record, ToolStep, Trace},
+    records::{Call, Record, Trace},
     spread::Spread,
     tail::Lines,
+    text::cut,
 };
 
 /// Models, processes and kinds of errors that have a line of their own; the rest share one.
@@ -36,15 +39,15 @@ const NAME: usize = 200;
 /// Steps that are kept of a trace.
 const STEPS: usize = 1_000;
 
-/// What a call costs beside its texts, in bytes of the page.
-const CALL_BYTES: usize = 160;
+/// Finish reasons, and tools, that are kept of a call.
+const LIST: usize = 32;
 
 /// How much of what is listed.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Calls.
     pub calls: usize,
-    /// Bytes of calls and traces, about.
+    /// Bytes that calls and traces take while they are held; they take less on the page.
     pub bytes: usize,
 }
 
@@ -158,6 +161,25 @@ struct ShownCall(
     /* previews of input and output */ [Option<String>; 2],
 );
 
+/// A call as it is held: names have no places yet, and times are not yet since the first call.
+struct HeldCall {
+    start: Utc,
+    trace_id: Option<String>,
+    /// As calls are summed up.
+    model: String,
+    process: String,
+    operation: String,
+    shown: ShownCall,
+}
+
+/// A trace as it is held.
+struct HeldTrace {
+    start: Utc,
+    /// Of the steps.
+    starts: Vec<Utc>,
+    shown: ShownTrace,
+}
+
 /// Failures of one kind: error type, status and model.
 type FailureKey = (String, Option<u16>, String);
 
@@ -170,8 +192,8 @@ struct Builder {
     errors: BTreeMap<FailureKey, (u64, Option<String>)>,
     first: Option<Utc>,
     last: Option<Utc>,
-    calls: VecDeque<Box<Call>>,
-    traces: VecDeque<Box<Trace>>,
+    calls: VecDeque<Box<HeldCall>>,
+    traces: VecDeque<Box<HeldTrace>>,
     bytes: usize,
     calls_left_out: u64,
     traces_seen: u64,
@@ -201,23 +223,56 @@ pub fn report(files: &[PathBuf], output: &Path, limits: Limits) -> anyhow::Resul
             result => result.context("cannot write to standard output"),
         };
     }
-    let name = output.display();
-    let file = create(output).with_context(|| format!("cannot open {name} for writing"))?;
-    let mut writer = BufWriter::new(file);
-    write(&mut writer)
-        .and_then(|()| writer.flush())
-        .with_context(|| format!("cannot write to {name}"))
+    write_file(output, &report).with_context(|| format!("cannot write to {}", output.display()))
 }
 
-/// Previews may be in it, so nobody else may read it.
-fn create(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
+/// The page is there as a whole or not at all. Previews may be in it, so nobody else may read it, whoever might read
+/// a file that it replaces.
+fn write_file(path: &Path, report: &Report) -> io::Result<()> {
+    let write = |file: &File| -> io::Result<()> {
+        let mut writer = BufWriter::new(file);
+        page::write(report, &mut writer)?;
+        writer.flush()
+    };
+    // A link goes on leading to the page.
+    let replaced = match path.metadata() {
+        Ok(metadata) if metadata.is_file() => path.canonicalize().ok(),
+        Err(_) if !path.is_symlink() => Some(path.to_owned()),
+        _ => None,
+    };
+    let mut options = File::options();
+    options.write(true).mode(0o600);
+    let Some(path) = replaced else {
+        // A pipe or a device is there to be written to, and `/dev/stdout` may be a link to either.
+        return write(&options.create(true).truncate(true).open(path)?);
+    };
+    let (draft, file) = Draft::create(&path, &options)?;
+    write(&file)?;
+    file.sync_all()?;
+    fs::rename(&draft.0, path)
+}
+
+/// A file that is gone in the end, unless it has got another name.
+struct Draft(PathBuf);
+
+impl Draft {
+    /// Beside `path`, so that it can take its place.
+    fn create(path: &Path, options: &OpenOptions) -> io::Result<(Self, File)> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{:016x}", fastrand::u64(..)));
+        let draft = path.with_file_name(hidden);
+        let file = options.clone().create_new(true).open(&draft)?;
+        Ok((Self(draft), file))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // It has another name, or the folder does not let go of it.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 fn read(files: &[PathBuf], limits: Limits) -> anyhow::Result<Report> {
@@ -239,13 +294,13 @@ fn read(files: &[PathBuf], limits: Limits) -> anyhow::Result<Report> {
                 read => lines.push(&block[..read], &mut |record| builder.take(record)),
             }
         }
-        let (tally, cut) = lines.finish(&mut |record| builder.take(record));
+        let (tally, is_cut) = lines.finish(&mut |record| builder.take(record));
         sources.push(Source {
-            name: bounded(&name, NAME),
+            name: cut(&name, NAME),
             records: tally.records,
             others: tally.others,
             bad: tally.bad,
-            cut,
+            cut: is_cut,
         });
     }
     Ok(builder.finish(sources))
@@ -271,18 +326,17 @@ impl Builder {
 
     fn take(&mut self, record: Record) {
         match record {
-            Record::Call(call) => self.call(call),
-            Record::Trace(trace) => self.trace(trace),
+            Record::Call(call) => self.call(*call),
+            Record::Trace(trace) => self.trace(*trace),
         }
     }
 
-    fn call(&mut self, mut call: Box<Call>) {
-        bound_call(&mut call);
+    fn call(&mut self, call: Call) {
         self.totals.add(&call);
-        self.models.add(&model_of(&call), &call);
+        self.models.add(&model_of(&call, call.asked_for()), &call);
         self.processes.add(&process_of(&call), &call);
-        if call.failed() {
-            self.failure(&call);
+        if let Some(kind) = call.error() {
+            self.failure(&call, cut(&kind, NAME));
         }
         let end = later(call.start_time, call.latency_ns);
         self.first = Some(
@@ -290,56 +344,53 @@ impl Builder {
                 .map_or(call.start_time, |first| first.min(call.start_time)),
         );
         self.last = Some(self.last.map_or(end, |last| last.max(end)));
-        self.bytes += bytes_of_call(&call);
-        self.calls.push_back(call);
+        let held = Box::new(HeldCall::from(call));
+        self.bytes += held.bytes();
+        self.calls.push_back(held);
         self.let_go();
     }
 
-    fn failure(&mut self, call: &Call) {
-        let kind = call.error_type.clone().unwrap_or_default();
-        let mut key = (kind, call.status_code, model_of(call));
+    fn failure(&mut self, call: &Call, kind: String) {
+        let mut key = (kind, call.status_code, model_of(call, call.asked_for()));
         if self.errors.len() >= GROUPS && !self.errors.contains_key(&key) {
             key = ("others".to_owned(), None, String::new());
         }
         let failure = self.errors.entry(key).or_default();
         failure.0 += 1;
-        failure.1.clone_from(&call.error_message);
+        failure.1 = bounded(&call.error_message, MESSAGE);
     }
 
-    fn trace(&mut self, mut trace: Box<Trace>) {
+    fn trace(&mut self, trace: Trace) {
         self.traces_seen += 1;
-        trace.steps.truncate(STEPS);
-        for step in &mut trace.steps {
-            bound(&mut step.name, NAME);
-        }
-        bound(&mut trace.trace_id, NAME);
-        for text in [
-            &mut trace.name,
-            &mut trace.comm,
-            &mut trace.source,
-            &mut trace.conversation_id,
-            &mut trace.container_id,
-        ] {
-            bound_some(text, NAME);
-        }
-        self.bytes += bytes_of_trace(&trace);
-        self.traces.push_back(trace);
+        let held = Box::new(HeldTrace::from(trace));
+        self.bytes += held.bytes();
+        self.traces.push_back(held);
         self.let_go();
     }
 
+    /// Lets go what is oldest, be it a call or a trace: each is of little use without the other.
     fn let_go(&mut self) {
-        while self.calls.len() > self.limits.calls || self.bytes > self.limits.bytes {
-            let Some(call) = self.calls.pop_front() else {
-                break;
+        let limit = self.limits.calls;
+        loop {
+            let (calls, traces) = (self.calls.len(), self.traces.len());
+            if calls <= limit && traces <= limit && self.bytes <= self.limits.bytes {
+                return;
+            }
+            let is_trace = match (self.calls.front(), self.traces.front()) {
+                (Some(call), Some(trace)) => {
+                    traces > limit || (calls <= limit && trace.start <= call.start)
+                }
+                (call, _) => call.is_none(),
             };
-            self.bytes -= bytes_of_call(&call);
-            self.calls_left_out += 1;
-        }
-        while self.traces.len() > self.limits.calls || self.bytes > self.limits.bytes {
-            let Some(trace) = self.traces.pop_front() else {
-                break;
-            };
-            self.bytes -= bytes_of_trace(&trace);
+            if is_trace {
+                let Some(trace) = self.traces.pop_front() else {
+                    return;
+                };
+                self.bytes -= trace.bytes();
+            } else if let Some(call) = self.calls.pop_front() {
+                self.bytes -= call.bytes();
+                self.calls_left_out += 1;
+            }
         }
     }
 
@@ -348,24 +399,41 @@ impl Builder {
         let mut names = Names::default();
         let mut traces = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
-        let mut records: HashMap<String, Box<Trace>> = HashMap::new();
+        let mut records = HashMap::new();
         for trace in self.traces {
-            records.insert(trace.trace_id.clone(), trace);
+            records.insert(trace.shown.0.clone(), trace);
         }
         let mut calls = Vec::new();
         for call in self.calls {
-            let trace = call.trace_id.as_ref().map(|trace_id| {
-                *places.entry(trace_id.clone()).or_insert_with(|| {
-                    let record = records.remove(trace_id);
-                    let process = names.place(process_of(&call));
-                    traces.push(ShownTrace::new(trace_id, process, record, first));
-                    traces.len() - 1
-                })
+            let HeldCall {
+                start,
+                trace_id,
+                model,
+                process,
+                operation,
+                shown: mut call,
+            } = *call;
+            let process = names.place(process);
+            call.0 = trace_id.map(|trace_id| match places.entry(trace_id) {
+                Entry::Occupied(place) => *place.get(),
+                Entry::Vacant(place) => {
+                    let record = records.remove(place.key());
+                    let trace = match record {
+                        Some(record) => record.since(first, process),
+                        None => ShownTrace::open(place.key().clone(), process),
+                    };
+                    traces.push(trace);
+                    *place.insert(traces.len() - 1)
+                }
             });
-            if let Some(trace) = trace {
-                traces[trace].count(&call, first);
+            call.1 = offset(first, start);
+            call.4 = names.place(model);
+            call.5 = process;
+            call.6 = names.place(operation);
+            if let Some(trace) = call.0 {
+                traces[trace].count(&call);
             }
-            calls.push(ShownCall::new(call, trace, first, &mut names));
+            calls.push(call);
         }
         let errors = self.errors.into_iter();
         let errors = errors.map(|((kind, status, model), (calls, message))| Failure {
@@ -414,8 +482,8 @@ impl Sums {
         self.calls += 1;
         self.errors += u64::from(call.failed());
         self.incomplete += u64::from(call.incomplete.is_some());
-        plus(&mut self.input, input_of(call));
-        plus(&mut self.output, output_of(call));
+        plus(&mut self.input, call.input());
+        plus(&mut self.output, call.output());
         plus(&mut self.cached, call.cached_tokens);
         plus(&mut self.reasoning, call.reasoning_tokens);
         if let Some(usd) = call.cost_usd {
@@ -483,94 +551,168 @@ impl Serialize for Sums {
 }
 
 impl ShownTrace {
-    fn new(trace_id: &str, process: usize, record: Option<Box<Trace>>, first: Utc) -> Self {
-        let Some(record) = record else {
-            // It has not ended, or its record is in no file.
-            return Self(
-                trace_id.to_owned(),
-                None,
-                process,
-                None,
-                i64::MAX,
-                0,
-                0,
-                0,
-                Vec::new(),
-                false,
-                None,
-            );
-        };
-        let step = |step: ToolStep| {
-            ShownStep(
-                step.name,
-                offset(first, step.start_time),
-                step.duration_ns,
-                step.arguments_bytes,
-                step.result_bytes,
-                step.failed,
-            )
-        };
+    /// It has not ended, or its record is in no file.
+    fn open(trace_id: String, process: usize) -> Self {
         Self(
-            trace_id.to_owned(),
-            record.name,
+            trace_id,
+            None,
             process,
-            record.source,
-            offset(first, record.start_time),
-            record.duration_ns,
-            record.calls.len() as u64,
-            record.errors,
-            record.steps.into_iter().map(step).collect(),
-            true,
-            record.conversation_id,
+            None,
+            i64::MAX,
+            0,
+            0,
+            0,
+            Vec::new(),
+            false,
+            None,
         )
     }
 
     /// What has no record is summed up.
-    fn count(&mut self, call: &Call, first: Utc) {
+    fn count(&mut self, call: &ShownCall) {
         let Self(_, _, _, _, start, duration, calls, errors, _, ended, _) = self;
         if *ended {
             return;
         }
-        let begun = offset(first, call.start_time);
-        let end = begun.saturating_add_unsigned(call.latency_ns);
+        let ShownCall(_, begun, latency, _, _, _, _, _, _, _, failed, ..) = call;
+        let end = begun.saturating_add_unsigned(*latency);
         let known_end = start.saturating_add_unsigned(*duration);
         let latest = if *start == i64::MAX {
             end
         } else {
             end.max(known_end)
         };
-        *start = begun.min(*start);
+        *start = (*begun).min(*start);
         *duration = u64::try_from(latest.saturating_sub(*start)).unwrap_or(0);
         *calls += 1;
-        *errors += u64::from(call.failed());
+        *errors += u64::from(*failed);
     }
 }
 
-impl ShownCall {
-    fn new(call: Box<Call>, trace: Option<usize>, first: Utc, names: &mut Names) -> Self {
-        let (model, process) = (model_of(&call), process_of(&call));
-        let (input, output, failed) = (input_of(&call), output_of(&call), call.failed());
-        Self(
-            trace,
-            offset(first, call.start_time),
-            call.latency_ns,
-            call.time_to_first_token_ns,
-            names.place(model),
-            names.place(process),
-            names.place(call.operation.unwrap_or_default()),
-            call.status_code,
-            [input, output, call.cached_tokens, call.reasoning_tokens],
-            call.cost_usd,
-            failed,
-            call.error_type,
-            call.error_message,
-            call.finish_reasons.join(", "),
-            call.tool_calls.join(", "),
-            call.attempts,
-            call.incomplete,
-            [call.span_id, call.request_id],
-            [call.input_preview, call.output_preview],
-        )
+impl From<Trace> for HeldTrace {
+    /// Takes what the page has, cut to what is read to its end.
+    fn from(mut trace: Trace) -> Self {
+        trace.steps.truncate(STEPS);
+        let steps = trace.steps.iter().map(|step| {
+            ShownStep(
+                cut(&step.name, NAME),
+                0,
+                step.duration_ns,
+                step.arguments_bytes,
+                step.result_bytes,
+                step.failed,
+            )
+        });
+        let shown = ShownTrace(
+            cut(&trace.trace_id, NAME),
+            bounded(&trace.name, NAME),
+            0,
+            bounded(&trace.source, NAME),
+            0,
+            trace.duration_ns,
+            trace.calls,
+            trace.errors,
+            steps.collect(),
+            true,
+            bounded(&trace.conversation_id, NAME),
+        );
+        Self {
+            start: trace.start_time,
+            starts: trace.steps.iter().map(|step| step.start_time).collect(),
+            shown,
+        }
+    }
+}
+
+impl HeldTrace {
+    /// Memory that it takes.
+    fn bytes(&self) -> usize {
+        let ShownTrace(id, name, _, source, _, _, _, _, steps, _, conversation) = &self.shown;
+        let texts = [
+            Some(id),
+            name.as_ref(),
+            source.as_ref(),
+            conversation.as_ref(),
+        ];
+        let names = steps.iter().map(|step| step.0.len());
+        size_of::<Self>()
+            + length(texts)
+            + steps.len() * (size_of::<ShownStep>() + size_of::<Utc>())
+            + names.sum::<usize>()
+    }
+
+    /// As it is shown, with all times since the first call.
+    fn since(self, first: Utc, process: usize) -> ShownTrace {
+        let mut shown = self.shown;
+        shown.2 = process;
+        shown.4 = offset(first, self.start);
+        for (step, start) in shown.8.iter_mut().zip(self.starts) {
+            step.1 = offset(first, start);
+        }
+        shown
+    }
+}
+
+impl From<Call> for HeldCall {
+    /// Takes what the page has, cut to what is read to its end.
+    fn from(call: Call) -> Self {
+        let list = |texts: &[String]| {
+            let texts = texts.iter().take(LIST).map(|text| cut(text, NAME));
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        Self {
+            start: call.start_time,
+            trace_id: bounded(&call.trace_id, NAME),
+            model: model_of(&call, call.answered_by()),
+            process: process_of(&call),
+            operation: bounded(&call.operation, NAME).unwrap_or_default(),
+            shown: ShownCall(
+                None,
+                0,
+                call.latency_ns,
+                call.time_to_first_token_ns,
+                0,
+                0,
+                0,
+                call.status_code,
+                [
+                    call.input(),
+                    call.output(),
+                    call.cached_tokens,
+                    call.reasoning_tokens,
+                ],
+                call.cost_usd,
+                call.failed(),
+                bounded(&call.error_type, NAME),
+                bounded(&call.error_message, MESSAGE),
+                list(&call.finish_reasons),
+                list(&call.tool_calls),
+                call.attempts,
+                bounded(&call.incomplete, NAME),
+                [&call.span_id, &call.request_id].map(|id| bounded(id, NAME)),
+                [&call.input_preview, &call.output_preview].map(|text| bounded(text, PREVIEW)),
+            ),
+        }
+    }
+}
+
+impl HeldCall {
+    /// Memory that it takes.
+    fn bytes(&self) -> usize {
+        let Self {
+            start: _,
+            trace_id,
+            model,
+            process,
+            operation,
+            shown,
+        } = self;
+        let ShownCall(.., error, message, finish, tools, _, incomplete, ids, previews) = shown;
+        let texts = [trace_id, error, message, incomplete].into_iter();
+        let texts = texts.chain(ids).chain(previews).map(Option::as_ref);
+        size_of::<Self>()
+            + length(texts)
+            + length([model, process, operation, finish, tools].map(Some))
     }
 }
 
@@ -598,23 +740,13 @@ fn histogram(spread: &Spread) -> Vec<(u64, u64)> {
         .collect()
 }
 
-/// Tokens with those of caches.
-fn input_of(call: &Call) -> Option<u64> {
-    call.input_tokens.or(call.prompt_tokens)
-}
-
-/// Tokens with those of reasoning.
-fn output_of(call: &Call) -> Option<u64> {
-    call.output_tokens.or(call.completion_tokens)
-}
-
-fn model_of(call: &Call) -> String {
-    let model = call.response_model.as_deref().or(call.model.as_deref());
-    format!("{}/{}", call.provider, model.unwrap_or("?"))
+fn model_of(call: &Call, model: Option<&str>) -> String {
+    let model = model.unwrap_or("?");
+    format!("{}/{}", cut(&call.provider, NAME), cut(model, NAME))
 }
 
 fn process_of(call: &Call) -> String {
-    let comm = call.comm.as_deref().unwrap_or("?");
+    let comm = cut(call.comm.as_deref().unwrap_or("?"), NAME);
     let container = call.container_id.as_deref().map(|container| {
         let short: String = container.chars().take(12).collect();
         format!(" in {short}")
@@ -622,80 +754,13 @@ fn process_of(call: &Call) -> String {
     format!("{comm}[{}]{}", call.pid, container.unwrap_or_default())
 }
 
-/// Cuts what nobody reads to its end.
-fn bound_call(call: &mut Call) {
-    bound(&mut call.provider, NAME);
-    let names = [
-        &mut call.operation,
-        &mut call.model,
-        &mut call.response_model,
-        &mut call.trace_id,
-        &mut call.span_id,
-        &mut call.request_id,
-        &mut call.comm,
-        &mut call.container_id,
-        &mut call.error_type,
-        &mut call.incomplete,
-    ];
-    for text in names {
-        bound_some(text, NAME);
-    }
-    bound_some(&mut call.error_message, MESSAGE);
-    bound_some(&mut call.input_preview, PREVIEW);
-    bound_some(&mut call.output_preview, PREVIEW);
-    for texts in [&mut call.finish_reasons, &mut call.tool_calls] {
-        texts.truncate(32);
-        for text in texts {
-            bound(text, NAME);
-        }
-    }
-    // What is not shown need not be held.
-    call.response_id = None;
-    call.parent_span_id = None;
-    call.conversation_id = None;
-    call.exe = None;
-    call.url_path = None;
-    call.credential = None;
+fn bounded(text: &Option<String>, limit: usize) -> Option<String> {
+    text.as_deref().map(|text| cut(text, limit))
 }
 
-fn bytes_of_call(call: &Call) -> usize {
-    let texts = [
-        &call.span_id,
-        &call.request_id,
-        &call.error_type,
-        &call.error_message,
-        &call.input_preview,
-        &call.output_preview,
-    ];
-    let texts = texts.into_iter().flatten().map(String::len);
-    let lists = call.finish_reasons.iter().chain(&call.tool_calls);
-    CALL_BYTES + texts.sum::<usize>() + lists.map(String::len).sum::<usize>()
-}
-
-fn bytes_of_trace(trace: &Trace) -> usize {
-    let steps = trace.steps.iter().map(|step| 80 + step.name.len());
-    // The ids of the calls are not on the page, but they are held.
-    CALL_BYTES + 24 * trace.calls.len() + steps.sum::<usize>()
-}
-
-fn bound_some(text: &mut Option<String>, limit: usize) {
-    if let Some(text) = text {
-        bound(text, limit);
-    }
-}
-
-fn bound(text: &mut String, limit: usize) {
-    if let Some((end, _)) = text.char_indices().nth(limit) {
-        text.truncate(end);
-        text.push('…');
-        text.shrink_to_fit();
-    }
-}
-
-fn bounded(text: &str, limit: usize) -> String {
-    let mut text = text.to_owned();
-    bound(&mut text, limit);
-    text
+/// Of all of them together, in bytes.
+fn length<'a>(texts: impl IntoIterator<Item = Option<&'a String>>) -> usize {
+    texts.into_iter().flatten().map(String::len).sum()
 }
 
 fn later(time: Utc, nanoseconds: u64) -> Utc {
@@ -711,8 +776,11 @@ fn offset(from: Utc, to: Utc) -> i64 {
 mod tests {
     use super::*;
     use crate::trace::{
-        CallRecord,
-        record::tests::{call, failed_call},
+        CallRecord, TraceRecord,
+        record::{
+            LlmUsage, ToolStep,
+            tests::{call, failed_call},
+        },
     };
 
     const LIMITS: Limits = Limits {
@@ -720,10 +788,45 @@ mod tests {
         bytes: 1 << 20,
     };
 
+    fn trace_line(number: u64, start: Utc, steps: Vec<ToolStep>) -> String {
+        let trace = TraceRecord {
+            trace_id: format!("{number:032x}"),
+            span_id: None,
+            name: None,
+            source: "thread",
+            start_time: start,
+            duration_ns: 5,
+            calls: vec![call().span_id],
+            steps,
+            errors: 0,
+            llm_usage: LlmUsage::default(),
+            pid: 7,
+            comm: None,
+            container_id: None,
+            parent_span_id: None,
+            conversation_id: None,
+        };
+        serde_json::to_string(&trace).unwrap() + "\n"
+    }
+
+    fn step(start: Utc) -> ToolStep {
+        ToolStep {
+            span_id: "00f067aa0ba902b8".to_owned(),
+            parent_span_id: call().span_id,
+            name: "get_weather".to_owned(),
+            id: Some("call_1".to_owned()),
+            start_time: start,
+            duration_ns: Some(1),
+            arguments_bytes: 18,
+            result_bytes: Some(40),
+            failed: false,
+        }
+    }
+
     fn report_of(text: &str, limits: Limits) -> Report {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("calls.jsonl");
-        std::fs::write(&path, text).unwrap();
+        fs::write(&path, text).unwrap();
         read(&[path], limits).unwrap()
     }
 
@@ -787,6 +890,157 @@ mod tests {
     }
 
     #[test]
+    fn calls_and_traces_are_let_go_together() {
+        let text: String = (0..400)
+            .map(|number| {
+                let start = later(call().start_time, number * 1_000_000_000);
+                let record = CallRecord {
+                    trace_id: format!("{number:032x}"),
+                    start_time: start,
+                    ..call()
+                };
+                line(&record) + &trace_line(number, start, vec![step(start); 20])
+            })
+            .collect();
+        let limits = Limits {
+            calls: 1_000,
+            bytes: 100_000,
+        };
+        let report = report_of(&text, limits);
+        assert_eq!((report.totals.calls, report.traces_seen), (400, 400));
+        let (calls, traces) = (report.calls.len(), report.traces.len());
+        assert!((20..40).contains(&calls), "{calls}");
+        assert_eq!(report.calls_left_out, 400 - calls as u64);
+        // The latest, each with its steps; of the first the record may be gone already.
+        let whole = report.traces.iter().filter(|trace| trace.8.len() == 20);
+        assert!(whole.count() + 1 >= calls && traces == calls, "{traces}");
+        assert_eq!(report.traces[traces - 1].0, format!("{:032x}", 399));
+    }
+
+    #[test]
+    fn what_is_held_is_cut_and_counted() {
+        let long = "x".repeat(100_000);
+        let hostile = CallRecord {
+            model: Some(long.clone()),
+            response_model: Some(long.clone()),
+            service_tier: Some(long.clone()),
+            cost_source: Some("prices"),
+            response_id: Some(long.clone()),
+            error_type: Some(long.clone()),
+            error_message: Some(long.clone()),
+            finish_reasons: vec![long.clone(); 40],
+            tool_calls: vec![long.clone(); 40],
+            request_id: Some(long.clone()),
+            parent_span_id: Some(long.clone()),
+            comm: Some(long.clone()),
+            exe: Some(long.clone()),
+            container_id: Some(long.clone()),
+            server_address: Some(long.clone()),
+            url_path: Some(long.clone()),
+            trace_id: long.clone(),
+            span_id: long.clone(),
+            ..call()
+        };
+        let held = HeldCall::from(Call::from(&hostile));
+        // 64 names of lists, eleven others and a message.
+        let most = size_of::<HeldCall>() + (64 + 11) * (NAME + 3) + MESSAGE + 3;
+        assert!(held.bytes() <= most, "{} of {most}", held.bytes());
+        let mut trace: Trace = match records_of(&trace_line(1, call().start_time, Vec::new())) {
+            Record::Trace(trace) => *trace,
+            Record::Call(_) => panic!("a call"),
+        };
+        let small = HeldTrace::from(trace.clone()).bytes();
+        for text in [
+            &mut trace.name,
+            &mut trace.source,
+            &mut trace.comm,
+            &mut trace.container_id,
+            &mut trace.conversation_id,
+        ] {
+            *text = Some(long.clone());
+        }
+        trace.trace_id = long.clone();
+        let large = HeldTrace::from(trace.clone()).bytes();
+        assert!(large > small && large < small + 4 * (NAME + 3), "{large}");
+        // Every step counts, of as many as are kept.
+        let one = crate::records::ToolStep {
+            parent_span_id: Some(long.clone()),
+            name: long,
+            start_time: trace.start_time,
+            duration_ns: None,
+            arguments_bytes: 0,
+            result_bytes: None,
+            failed: false,
+        };
+        trace.steps = vec![one; STEPS + 5];
+        let stepped = HeldTrace::from(trace).bytes() - large;
+        let each = size_of::<ShownStep>() + size_of::<Utc>() + NAME + 3;
+        assert_eq!(stepped, STEPS * each);
+    }
+
+    fn records_of(line: &str) -> Record {
+        let mut found = Vec::new();
+        crate::records::read(line.as_bytes(), |record| found.push(record)).unwrap();
+        found.remove(0)
+    }
+
+    #[test]
+    fn a_page_is_whole_and_nobody_elses() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mode = |name: &str| at(name).metadata().unwrap().permissions().mode() & 0o777;
+        fs::write(at("calls"), line(&call())).unwrap();
+        fs::write(at("page"), "old").unwrap();
+        fs::set_permissions(at("page"), fs::Permissions::from_mode(0o644)).unwrap();
+        symlink("page", at("link")).unwrap();
+        let old = File::open(at("page")).unwrap();
+        report(&[at("calls")], &at("link"), LIMITS).unwrap();
+        let page = fs::read_to_string(at("page")).unwrap();
+        assert!(page.ends_with("</html>\n"), "{page}");
+        assert_eq!(mode("page"), 0o600);
+        assert!(at("link").symlink_metadata().unwrap().is_symlink());
+        // Whoever has the other one open goes on reading that.
+        assert_eq!(io::read_to_string(old).unwrap(), "old");
+        report(&[at("calls")], &at("new"), LIMITS).unwrap();
+        assert_eq!(mode("new"), 0o600);
+        for (link, target) in [("null", "/dev/null"), ("dangling", "later")] {
+            symlink(target, at(link)).unwrap();
+            report(&[at("calls")], &at(link), LIMITS).unwrap();
+            assert!(at(link).symlink_metadata().unwrap().is_symlink());
+        }
+        assert_eq!((mode("later"), mode("null") & 0o600), (0o600, 0o600));
+        assert_eq!(fs::read_to_string(at("later")).unwrap().len(), page.len());
+        assert!(report(&[at("calls")], folder.path(), LIMITS).is_err());
+        assert!(report(&[at("calls")], &at("no/page"), LIMITS).is_err());
+        // Nothing is left lying about.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 7);
+    }
+
+    #[test]
+    fn what_failed_is_with_the_model_that_was_asked() {
+        let unnamed = CallRecord {
+            error_type: None,
+            status_code: Some(503),
+            ..failed_call()
+        };
+        let report = report_of(
+            &[call(), failed_call(), unnamed].map(|c| line(&c)).concat(),
+            LIMITS,
+        );
+        let models: Vec<(&str, u64, u64)> = report
+            .models
+            .iter()
+            .map(|(name, sums)| (name.as_str(), sums.calls, sums.errors))
+            .collect();
+        assert_eq!(models, [("openai/gpt-4o", 3, 2)]);
+        let kinds: Vec<&str> = report.errors.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!(kinds, ["503", "RateLimitError"]);
+        // Of a call it is said who answered.
+        assert_eq!(report.names[report.calls[0].4], "openai/gpt-4o-2024-08-06");
+    }
+
+    #[test]
     fn what_is_no_record_is_counted() {
         let good = line(&call());
         let text = format!(
@@ -809,8 +1063,8 @@ mod tests {
     fn the_file_that_is_read_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("calls.jsonl");
-        std::fs::write(&path, line(&call())).unwrap();
+        fs::write(&path, line(&call())).unwrap();
         assert!(report(std::slice::from_ref(&path), &path, LIMITS).is_err());
-        assert_eq!(std::fs::read_to_string(path).unwrap(), line(&call()));
+        assert_eq!(fs::read_to_string(path).unwrap(), line(&call()));
     }
 }

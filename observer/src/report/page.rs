@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::Report;
+use crate::text::write_json;
 
 const TEMPLATE: &str = include_str!("template.html");
 const STYLE: &str = include_str!("template.css");
@@ -35,27 +36,8 @@ struct Inert<'a>(&'a mut dyn Write);
 
 impl Write for Inert<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // All of these occur in strings only.
-        let mut written = 0;
-        for (at, byte) in bytes.iter().enumerate() {
-            let (escape, length) = match (byte, &bytes[at..]) {
-                (b'<', _) => (0x3c, 1),
-                (b'>', _) => (0x3e, 1),
-                (b'&', _) => (0x26, 1),
-                // What ends lines of older JavaScript, turns text, or cannot be seen.
-                (0xe2, [_, block @ (0x80 | 0x81), low @ 0x80..=0xbf, ..]) => {
-                    match 0x2000 | u32::from(block & 1) << 6 | u32::from(low & 0x3f) {
-                        code @ (0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f) => (code, 3),
-                        _ => continue,
-                    }
-                }
-                _ => continue,
-            };
-            self.0.write_all(&bytes[written..at])?;
-            write!(self.0, "\\u{escape:04x}")?;
-            written = at + length;
-        }
-        self.0.write_all(&bytes[written..])?;
+        // All of these occur in strings only, and serde writes those in parts that end between two characters.
+        write_json(bytes, |byte| matches!(byte, b'<' | b'>' | b'&'), self.0)?;
         Ok(bytes.len())
     }
 
@@ -67,6 +49,7 @@ impl Write for Inert<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::is_steering;
 
     #[test]
     fn no_html_is_in_the_data() {
@@ -82,6 +65,30 @@ mod tests {
         );
         let back: Vec<String> = serde_json::from_str(&text).unwrap();
         assert_eq!(back, [hostile]);
+    }
+
+    /// Tabs and ends of lines are shown as they are.
+    #[test]
+    fn the_script_shows_nothing_that_steers() {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for c in (char::MIN..=char::MAX).filter(|c| is_steering(*c) && !matches!(c, '\t' | '\n')) {
+            let code = u32::from(c);
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == code => *last = code,
+                _ => ranges.push((code, code)),
+            }
+        }
+        let class: String = ranges
+            .into_iter()
+            .map(|(first, last)| match first == last {
+                true => format!("\\u{{{first:x}}}"),
+                false => format!("\\u{{{first:x}}}-\\u{{{last:x}}}"),
+            })
+            .collect();
+        assert!(
+            SCRIPT.contains(&format!("replace(/[{class}]/gu,")),
+            "{class}"
+        );
     }
 
     #[test]

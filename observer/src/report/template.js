@@ -26,7 +26,7 @@
   }
   function visible(text) {
     // What turns the direction of text, or cannot be seen, must not change what is read.
-    return String(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, "\ufffd");
+    return String(text).replace(/[\u{0}-\u{8}\u{b}-\u{1f}\u{7f}-\u{9f}\u{61c}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2060}-\u{206f}\u{feff}\u{fff9}-\u{fffb}\u{e0000}-\u{e007f}]/gu, "\ufffd");
   }
 
   const number = (value) => value === null || value === undefined ? "–" : value.toLocaleString("en");

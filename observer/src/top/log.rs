@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::export::terminal::shown;
+use crate::text::shown;
 
 /// Lines that are held.
 const LINES: usize = 100;

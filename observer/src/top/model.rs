@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     time::Duration,
 };
 
@@ -12,9 +13,10 @@ use jiff::Timestamp as Utc;
 
 use crate::{
     capture::loss::Losses,
-    export::{Health, terminal::shown},
+    export::Health,
     records,
     spread::Spread,
+    text::{cut, shown},
     trace::{CallRecord, CallStarted, TraceRecord},
 };
 
@@ -30,10 +32,10 @@ pub(super) const IN_FLIGHT: usize = 4_096;
 /// Traces that are held, the latest.
 pub(super) const TRACES: usize = 500;
 
-/// Calls that are held in the traces together.
+/// Calls and steps that are held in the traces together.
 pub(super) const CALLS: usize = 20_000;
 
-/// Calls, and steps, that are held of one trace; others are counted.
+/// Calls, and steps, that are held of one trace; other calls are counted.
 pub(super) const CALLS_OF_TRACE: usize = 1_000;
 
 /// Models that are remembered of one process.
@@ -59,8 +61,10 @@ pub(super) struct Call {
     pub(super) container: Option<String>,
     pub(super) provider: String,
     pub(super) operation: String,
-    /// The model that answered, else the one that was asked for.
+    /// [`records::Call::answered_by`].
     pub(super) model: Option<String>,
+    /// [`records::Call::asked_for`], by which calls are summed up.
+    pub(super) asked: Option<String>,
     pub(super) start: Utc,
     pub(super) latency: Duration,
     pub(super) first_token: Option<Duration>,
@@ -72,6 +76,7 @@ pub(super) struct Call {
     pub(super) reasoning: Option<u64>,
     pub(super) cost: Option<f64>,
     pub(super) status: Option<u16>,
+    /// [`records::Call::error`].
     pub(super) error: Option<String>,
     pub(super) message: Option<String>,
     pub(super) finish: Vec<String>,
@@ -131,7 +136,7 @@ pub(super) struct Process {
     pub(super) stats: Stats,
     /// The model of its last call, with the provider.
     pub(super) model: Option<String>,
-    /// The models that it called, with their providers.
+    /// The models that it asked for, and that answered, with their providers.
     pub(super) models: BTreeSet<String>,
     pub(super) latest: Utc,
 }
@@ -193,7 +198,8 @@ pub(super) struct Model {
     traces: BTreeMap<u64, Trace>,
     places: HashMap<String, u64>,
     next_place: u64,
-    calls_held: usize,
+    /// Calls and steps in the traces.
+    held: usize,
     changes: u64,
 }
 
@@ -213,7 +219,7 @@ impl Model {
             traces: BTreeMap::new(),
             places: HashMap::new(),
             next_place: 0,
-            calls_held: 0,
+            held: 0,
             changes: 0,
         }
     }
@@ -281,7 +287,7 @@ impl Model {
         self.add_to_process(&call);
         let known = (
             call.provider.clone(),
-            call.model.clone().unwrap_or_else(|| "?".to_owned()),
+            call.asked.clone().unwrap_or_else(|| "?".to_owned()),
         );
         let model = if self.models.len() < MODELS || self.models.contains_key(&known) {
             known
@@ -327,7 +333,8 @@ impl Model {
         trace.end = trace.end.max(end);
         trace.total = trace.total.max(calls);
         trace.errors = trace.errors.max(errors);
-        trace.steps = steps;
+        self.held += steps.len();
+        self.held -= mem::replace(&mut trace.steps, steps).len();
         trace.ended = true;
         self.let_traces_go();
     }
@@ -373,11 +380,12 @@ impl Model {
         // It may have become another program.
         process.comm.clone_from(&call.comm);
         process.container.clone_from(&call.container);
-        let model = call.label();
-        if process.models.len() < MODELS_OF_PROCESS {
-            process.models.insert(model.clone());
+        for model in [call.group(), call.label()] {
+            if process.models.len() < MODELS_OF_PROCESS {
+                process.models.insert(model);
+            }
         }
-        process.model = Some(model);
+        process.model = Some(call.label());
     }
 
     /// Many at once, so that each costs little.
@@ -401,7 +409,7 @@ impl Model {
             trace.container.clone_from(&call.container);
             trace
         });
-        trace.add(call, &mut self.calls_held);
+        trace.add(call, &mut self.held);
         self.let_traces_go();
     }
 
@@ -412,11 +420,11 @@ impl Model {
     }
 
     fn let_traces_go(&mut self) {
-        while self.traces.len() > TRACES || (self.calls_held > CALLS && self.traces.len() > 1) {
+        while self.traces.len() > TRACES || (self.held > CALLS && self.traces.len() > 1) {
             let Some((_, trace)) = self.traces.pop_first() else {
                 return;
             };
-            self.calls_held -= trace.calls.len();
+            self.held -= trace.calls.len() + trace.steps.len();
             self.places.remove(&trace.trace_id);
         }
     }
@@ -481,12 +489,17 @@ impl Trace {
 impl Call {
     /// Whether it failed.
     pub(super) fn failed(&self) -> bool {
-        self.error.is_some() || self.status.is_some_and(|status| status >= 400)
+        self.error.is_some()
     }
 
     /// Provider and model.
     pub(super) fn label(&self) -> String {
         model_label(&self.provider, self.model.as_deref())
+    }
+
+    /// Provider and model under which it is summed up.
+    pub(super) fn group(&self) -> String {
+        model_label(&self.provider, self.asked.as_deref())
     }
 }
 
@@ -544,31 +557,7 @@ impl Rate {
 
 impl From<&CallRecord> for Call {
     fn from(call: &CallRecord) -> Self {
-        Self {
-            span_id: call.span_id.clone(),
-            trace_id: Some(call.trace_id.clone()),
-            pid: call.pid,
-            comm: name(call.comm.as_deref()),
-            container: name(call.container_id.as_deref()),
-            provider: call.provider.to_owned(),
-            operation: call.operation.to_owned(),
-            model: name(call.response_model.as_deref().or(call.model.as_deref())),
-            start: call.start_time,
-            latency: Duration::from_nanos(call.latency_ns),
-            first_token: call.time_to_first_token_ns.map(Duration::from_nanos),
-            input: call.input_tokens.or(call.prompt_tokens),
-            output: call.output_tokens.or(call.completion_tokens),
-            cached: call.cached_tokens,
-            reasoning: call.reasoning_tokens,
-            cost: call.cost_usd,
-            status: call.status_code,
-            error: name(call.error_type.as_deref()),
-            message: text(call.error_message.as_deref()),
-            finish: names(&call.finish_reasons),
-            tools: names(&call.tool_calls),
-            attempts: call.attempts,
-            incomplete: name(call.incomplete),
-        }
+        Self::from(&records::Call::from(call))
     }
 }
 
@@ -582,17 +571,18 @@ impl From<&records::Call> for Call {
             container: name(call.container_id.as_deref()),
             provider: name(Some(&call.provider)).unwrap_or_default(),
             operation: name(call.operation.as_deref()).unwrap_or_default(),
-            model: name(call.response_model.as_deref().or(call.model.as_deref())),
+            model: name(call.answered_by()),
+            asked: name(call.asked_for()),
             start: call.start_time,
             latency: Duration::from_nanos(call.latency_ns),
             first_token: call.time_to_first_token_ns.map(Duration::from_nanos),
-            input: call.input_tokens.or(call.prompt_tokens),
-            output: call.output_tokens.or(call.completion_tokens),
+            input: call.input(),
+            output: call.output(),
             cached: call.cached_tokens,
             reasoning: call.reasoning_tokens,
             cost: call.cost_usd.filter(|cost| cost.is_finite()),
             status: call.status_code,
-            error: name(call.error_type.as_deref()),
+            error: name(call.error().as_deref()),
             message: text(call.error_message.as_deref()),
             finish: names(&call.finish_reasons),
             tools: names(&call.tool_calls),
@@ -604,28 +594,7 @@ impl From<&records::Call> for Call {
 
 impl From<&TraceRecord> for Ended {
     fn from(trace: &TraceRecord) -> Self {
-        let steps = trace.steps.iter().take(CALLS_OF_TRACE).map(|step| Step {
-            name: name(Some(&step.name)).unwrap_or_default(),
-            parent: Some(step.parent_span_id.clone()),
-            start: step.start_time,
-            duration: step.duration_ns.map(Duration::from_nanos),
-            arguments_bytes: step.arguments_bytes,
-            result_bytes: step.result_bytes,
-            failed: step.failed,
-        });
-        Self {
-            trace_id: trace.trace_id.clone(),
-            name: name(trace.name.as_deref()),
-            source: trace.source.to_owned(),
-            pid: trace.pid,
-            comm: name(trace.comm.as_deref()),
-            container: name(trace.container_id.as_deref()),
-            start: trace.start_time,
-            duration: Duration::from_nanos(trace.duration_ns),
-            calls: trace.calls.len() as u64,
-            errors: trace.errors,
-            steps: steps.collect(),
-        }
+        Self::from(&records::Trace::from(trace))
     }
 }
 
@@ -649,7 +618,7 @@ impl From<&records::Trace> for Ended {
             container: name(trace.container_id.as_deref()),
             start: trace.start_time,
             duration: Duration::from_nanos(trace.duration_ns),
-            calls: trace.calls.len() as u64,
+            calls: trace.calls,
             errors: trace.errors,
             steps: steps.collect(),
         }
@@ -689,10 +658,7 @@ fn names(texts: &[String]) -> Vec<String> {
 }
 
 fn bounded(text: &str, limit: usize) -> String {
-    match text.char_indices().nth(limit) {
-        Some((end, _)) => format!("{}…", shown(&text[..end])),
-        None => shown(text),
-    }
+    shown(&cut(text, limit))
 }
 
 #[cfg(test)]
@@ -781,7 +747,8 @@ pub(crate) mod tests {
             .models()
             .map(|(name, stats)| (name.1.as_str(), stats.calls))
             .collect();
-        assert_eq!(models, [("gpt-4o", 1), ("gpt-4o-2024-08-06", 1)]);
+        // A call that failed is counted with those that did not.
+        assert_eq!(models, [("gpt-4o", 2)]);
         let trace = model.trace(&call.trace_id).unwrap();
         assert_eq!((trace.calls.len(), trace.total, trace.errors), (2, 2, 1));
         assert!(!trace.ended);
@@ -853,8 +820,40 @@ pub(crate) mod tests {
         let is_hostile = |c: char| c.is_control() || c == '\u{202e}';
         assert!(!call.model.as_ref().unwrap().contains(is_hostile), "{text}");
         assert_eq!(call.model.unwrap().chars().count(), NAME + 1);
-        assert_eq!(call.comm.as_deref(), Some("a b"));
-        assert_eq!(call.message.as_deref(), Some(" 31m"));
+        assert_eq!(call.comm.as_deref(), Some("a\u{fffd}b"));
+        assert_eq!(call.message.as_deref(), Some("\u{fffd}31m"));
+    }
+
+    fn held_of(trace: &Trace) -> usize {
+        trace.calls.len() + trace.steps.len()
+    }
+
+    #[test]
+    fn steps_are_bounded_with_the_calls() {
+        let mut model = Model::new(start());
+        for number in 0..100 {
+            let call = numbered(number, number);
+            let step = ToolStep {
+                span_id: String::new(),
+                parent_span_id: call.span_id.clone(),
+                name: "get_weather".to_owned(),
+                id: None,
+                start_time: call.start_time,
+                duration_ns: None,
+                arguments_bytes: 0,
+                result_bytes: None,
+                failed: false,
+            };
+            let steps = vec![step; 2 * CALLS_OF_TRACE];
+            model.call_ended(Call::from(&call));
+            let ended = Ended::from(&trace(number, &[call], steps));
+            // It may be told twice.
+            model.trace_ended(ended.clone());
+            model.trace_ended(ended);
+        }
+        let held: usize = model.traces().map(held_of).sum();
+        assert!(held <= CALLS && held == model.held, "{held}");
+        assert!(held > CALLS / 2 && model.trace(&format!("{:032x}", 99)).is_some());
     }
 
     #[test]
@@ -886,8 +885,8 @@ pub(crate) mod tests {
         assert_eq!(model.models().count(), MODELS + 1);
         assert_eq!(model.in_flight().len(), IN_FLIGHT);
         assert!(model.traces().count() <= TRACES);
-        let held: usize = model.traces().map(|trace| trace.calls.len()).sum();
-        assert!(held <= CALLS && held == model.calls_held);
+        let held: usize = model.traces().map(held_of).sum();
+        assert!(held <= CALLS && held == model.held);
         assert_eq!(model.places.len(), model.traces.len());
         let of_models: u64 = model.models().map(|(_, stats)| stats.calls).sum();
         assert_eq!(of_models, model.totals.calls);

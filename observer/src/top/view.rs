@@ -15,10 +15,7 @@ use ratatui::{
 };
 
 use super::model::{Call, Model, Step, Trace, between, model_label, process_label};
-use crate::export::terminal::{count, dollars, duration};
-
-/// What nobody knows.
-const UNKNOWN: &str = "–";
+use crate::text::{UNKNOWN, count, dollars, duration};
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const PLAIN: Style = Style::new();
@@ -449,7 +446,7 @@ impl Screen {
         if model.others > 0 {
             line.add(
                 buffer,
-                &format!("  {} other requests", amount(model.others)),
+                &format!("  {}", count(model.others, "other request")),
                 DIM,
             );
         }
@@ -686,7 +683,10 @@ impl Screen {
             let models: Vec<String> = if self.filter.is_empty() {
                 Vec::new()
             } else {
-                trace.calls.iter().map(Call::label).collect()
+                let calls = trace.calls.iter();
+                calls
+                    .flat_map(|call| [call.label(), call.group()])
+                    .collect()
             };
             let mut texts = vec![label.as_str(), container, trace.trace_id.as_str()];
             texts.extend(models.iter().map(String::as_str));
@@ -1500,7 +1500,8 @@ mod tests {
         model.trace_ended(Ended::from(&trace(2, &[refused], Vec::new())));
         let other = CallRecord {
             provider: "anthropic",
-            response_model: Some("claude-sonnet-5".to_owned()),
+            model: Some("claude-sonnet-5".to_owned()),
+            response_model: Some("claude-sonnet-5-20260101".to_owned()),
             pid: 77,
             comm: Some("node".to_owned()),
             container_id: Some("4f1c0e8a9b7d6c5e".to_owned()),
@@ -1638,6 +1639,15 @@ mod tests {
         assert!(text(&mut screen, &model, 120, 24).contains("only: claude"));
         press(&mut screen, "\x1b");
         assert!(text(&mut screen, &model, 120, 24).contains("PROCESSES 2"));
+        // So is the version that answered.
+        press(&mut screen, "/20260101\n");
+        let drawn = text(&mut screen, &model, 120, 24);
+        assert!(
+            drawn.contains("PROCESSES 1") && drawn.contains("TRACES 1"),
+            "{drawn}"
+        );
+        press(&mut screen, "\x1b");
+        text(&mut screen, &model, 120, 24);
         // A process alone.
         press(&mut screen, "1v");
         text(&mut screen, &model, 120, 24);
@@ -1708,7 +1718,7 @@ mod tests {
         press(&mut screen, "f\t");
         let drawn = text(&mut screen, &model, 100, 30);
         assert!(
-            drawn.contains("MODELS 3") && !drawn.contains("PROCESSES"),
+            drawn.contains("MODELS 2") && !drawn.contains("PROCESSES"),
             "{drawn}"
         );
         assert_eq!(press(&mut screen, "q"), Action::Quit);

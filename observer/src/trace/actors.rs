@@ -83,7 +83,7 @@ impl Actors {
     }
 
     /// How many are known.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         let processes = self.processes.values();
         processes.map(|process| process.actors.len()).sum()
     }

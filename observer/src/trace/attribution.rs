@@ -752,7 +752,7 @@ impl Traces {
 impl Traces {
     /// How many actors are known, and how many requests are being answered.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (self.actors.len(), self.inbounds.len())
+        (self.actors.count(), self.inbounds.count())
     }
 }
 

@@ -99,7 +99,7 @@ impl Inbounds {
     }
 
     /// How many are being answered.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.open.len()
     }
 
