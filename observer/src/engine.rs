@@ -918,9 +918,7 @@ fn one_call(last: &mut LlmCall, earlier: &Held) -> u32 {
     }
     let before = last.start.since(first.call.start);
     last.start = first.call.start.min(last.start);
-    last.time_to_headers = last
-        .time_to_headers
-        .map(|time| time.saturating_add(before));
+    last.time_to_headers = last.time_to_headers.map(|time| time.saturating_add(before));
     last.latency = last.latency.saturating_add(before);
     last.time_to_first_token = last
         .time_to_first_token

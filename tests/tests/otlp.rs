@@ -324,6 +324,56 @@ fn a_collector_takes_spans_and_metrics() {
 }
 
 #[test]
+fn deltas_add_up_to_the_records() {
+    const COUNT: u64 = 5;
+    let mut scene = Scene::new();
+    let folder = scene.folder.path().to_owned();
+    let endpoint = Endpoint::start();
+    let ports @ [grpc, _] = free_ports();
+    let _collector = BackEnd::collector(&folder, ports, &endpoint, None);
+    let endpoint_url = format!("http://127.0.0.1:{grpc}");
+    scene.environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint_url.as_str()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Delta"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "300"),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
+    .into();
+    let count = COUNT.to_string();
+    let script = scene.script("calls.py", ["--count", count.as_str(), "--every", "0.5"]);
+    let run = scene.exec(&[], &script);
+    run.assert_clean();
+    assert_eq!(run.calls.len() as u64, COUNT);
+    let sums = |name: &str, field: &str| -> Vec<u64> {
+        let documents = endpoint.documents("/v1/metrics");
+        let mut sums = Vec::new();
+        for document in &documents {
+            for resource in array(document, "resourceMetrics") {
+                let scopes = array(resource, "scopeMetrics");
+                let metrics = scopes.flat_map(|scope| array(scope, "metrics"));
+                for metric in metrics.filter(|metric| metric["name"] == name) {
+                    let data = [&metric["histogram"], &metric["sum"]];
+                    let data = data.into_iter().find(|data| !data.is_null()).unwrap();
+                    assert_eq!(data["aggregationTemporality"], 1, "{metric:#}");
+                    let points = array(data, "dataPoints");
+                    sums.push(points.map(|point| integer(&point[field])).sum());
+                }
+            }
+        }
+        sums
+    };
+    let counts = sums("gen_ai.client.operation.duration", "count");
+    assert_eq!(counts.iter().sum::<u64>(), COUNT, "{counts:?}");
+    assert!(counts.len() > 1, "{counts:?}");
+    let bytes = sums("observer.capture.bytes", "asInt");
+    assert!(
+        bytes.iter().filter(|bytes| **bytes > 0).count() > 1,
+        "{bytes:?}"
+    );
+}
+
+#[test]
 fn jaeger_shows_the_tree() {
     let scene = Scene::new();
     let (_jaeger, [api, grpc, http]) = BackEnd::jaeger(scene.folder.path());

@@ -1,10 +1,12 @@
 //! Calls as metrics, and how the agent does.
 //!
 //! Names, units and bounds: OpenTelemetry GenAI semantic conventions 1.41 (`docs/gen-ai/gen-ai-metrics.md`), and those
-//! of semantic-conventions-genai as of November 2026 for [`Semconv::Latest`]. All are cumulative.
+//! of semantic-conventions-genai as of November 2026 for [`Semconv::Latest`].
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
+    mem,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -18,11 +20,13 @@ use opentelemetry_proto::tonic::{
         ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point,
     },
 };
+use prost::Message as _;
 
 use super::{
     resource::{Origin, bool, int, scope, string},
-    settings::Semconv,
-    spans::{error, provider, schema_url, seconds},
+    settings::{Semconv, Temporality},
+    spans::{provider, schema_url, seconds},
+    worker::BATCH_BYTES,
 };
 use crate::{
     export::Health,
@@ -34,6 +38,9 @@ const SERIES: usize = 2_000;
 
 /// Series that nothing is added to for so long are not told of any longer: processes come and go.
 const FORGOTTEN: Duration = Duration::from_secs(900);
+
+/// Of what frames a metric or a resource in a request, at most: tags and lengths, the scope, the schema's URLs.
+const FRAME: usize = 256;
 
 /// For durations, in seconds.
 const DURATIONS: &[f64] = &[
@@ -203,6 +210,9 @@ struct Labels {
     overflow: bool,
 }
 
+/// The number of the origin, the instrument, and what tells series of it apart.
+type Key = (u64, Instrument, Labels);
+
 #[derive(Debug)]
 struct Series {
     origin: Arc<Origin>,
@@ -223,6 +233,40 @@ enum Numbers {
     Sum(u64),
 }
 
+impl Numbers {
+    fn add(&mut self, other: Self) {
+        match (self, other) {
+            (
+                Self::Histogram {
+                    count,
+                    sum,
+                    min,
+                    max,
+                    buckets,
+                },
+                Self::Histogram {
+                    count: other_count,
+                    sum: other_sum,
+                    min: other_min,
+                    max: other_max,
+                    buckets: other_buckets,
+                },
+            ) => {
+                *count += other_count;
+                *sum += other_sum;
+                *min = min.min(other_min);
+                *max = max.max(other_max);
+                for (bucket, other) in buckets.iter_mut().zip(other_buckets) {
+                    *bucket += other;
+                }
+            }
+            (Self::Sum(sum), Self::Sum(other)) => *sum = sum.saturating_add(other),
+            // An instrument is of one kind.
+            _ => {}
+        }
+    }
+}
+
 /// What is known of the delivery of spans.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Delivery {
@@ -231,26 +275,48 @@ pub(super) struct Delivery {
     pub(super) dropped: u64,
 }
 
+/// A request of metrics.
+pub(super) struct Part {
+    pub(super) request: ExportMetricsServiceRequest,
+    pub(super) told: Told,
+}
+
+/// What a request tells of: to be given back once it is known whether the request was taken.
+pub(super) struct Told {
+    at: Instant,
+    /// Series that are told of as a whole.
+    whole: Vec<Key>,
+    /// What was added to series, and is no longer kept.
+    taken: Vec<(Key, Series)>,
+    /// How the agent does, since its start.
+    own: Vec<Metric>,
+}
+
 /// All that is counted.
 pub(super) struct Metrics {
     semconv: Semconv,
+    temporality: Temporality,
     agent: Arc<Origin>,
     start: u64,
-    series: HashMap<(u64, Instrument, Labels), Series>,
+    series: HashMap<Key, Series>,
     /// Number of series of each instrument.
     counts: BTreeMap<Instrument, usize>,
     health: Option<Health>,
+    /// How the agent did when that was last delivered, by the names of the metrics.
+    delivered: HashMap<String, Metric>,
 }
 
 impl Metrics {
-    pub(super) fn new(semconv: Semconv, agent: Arc<Origin>) -> Self {
+    pub(super) fn new(semconv: Semconv, temporality: Temporality, agent: Arc<Origin>) -> Self {
         Self {
             semconv,
+            temporality,
             agent,
             start: now(),
             series: HashMap::new(),
             counts: BTreeMap::new(),
             health: None,
+            delivered: HashMap::new(),
         }
     }
 
@@ -281,7 +347,7 @@ impl Metrics {
             )
         };
         let timed = Labels {
-            error: error(call),
+            error: call.error().map(Cow::into_owned),
             ..labels.clone()
         };
         self.observe(origin, duration, timed, seconds(call.latency_ns));
@@ -291,7 +357,7 @@ impl Metrics {
             self.observe(origin, first_chunk, labels.clone(), seconds(time));
         }
         if !latest {
-            for (kind, tokens) in [("input", call.input_tokens), ("output", call.output_tokens)] {
+            for (kind, tokens) in [("input", call.input()), ("output", call.output())] {
                 if let Some(tokens) = tokens {
                     let labels = Labels {
                         kind: Some(("gen_ai.token.type", kind.to_owned())),
@@ -454,62 +520,93 @@ impl Metrics {
         series
     }
 
-    /// All as a request; and what has not changed for long is forgotten.
-    pub(super) fn collect(&mut self, delivery: Delivery) -> ExportMetricsServiceRequest {
+    /// All, as requests that are small enough for every server.
+    pub(super) fn collect(&mut self, delivery: Delivery) -> Vec<Part> {
         let time = now();
-        let mut ordered: Vec<_> = self.series.iter().collect();
-        ordered.sort_unstable_by_key(|(key, _)| *key);
-        let mut resources: Vec<(Arc<Origin>, Vec<Metric>)> = Vec::new();
-        let mut last = None;
-        for ((origin, instrument, labels), series) in ordered {
-            if resources
-                .last()
-                .is_none_or(|(last, _)| last.number != *origin)
-            {
-                resources.push((Arc::clone(&series.origin), Vec::new()));
+        let mut parts = Parts::new(schema_url(self.semconv));
+        if self.temporality.is_delta() {
+            self.counts.clear();
+            let mut ordered: Vec<_> = mem::take(&mut self.series).into_iter().collect();
+            ordered.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+            for (key, series) in ordered {
+                let metric = metric(&key, &series, time, AggregationTemporality::Delta);
+                let told = parts.add(&series.origin, metric);
+                told.taken.push((key, series));
             }
-            let Some((_, metrics)) = resources.last_mut() else {
-                continue;
+        } else {
+            let mut ordered: Vec<_> = self.series.iter().collect();
+            ordered.sort_unstable_by_key(|(key, _)| *key);
+            for (key, series) in ordered {
+                let metric = metric(key, series, time, AggregationTemporality::Cumulative);
+                let told = parts.add(&series.origin, metric);
+                told.whole.push(key.clone());
+            }
+        }
+        for metric in self.own(delivery, time) {
+            let sent = match self.temporality {
+                Temporality::Delta => self.since_delivered(metric.clone()),
+                Temporality::Cumulative | Temporality::LowMemory => metric.clone(),
             };
-            if last != Some((*origin, *instrument)) {
-                last = Some((*origin, *instrument));
-                metrics.push(metric(*instrument));
-            }
-            if let Some(data) = metrics.last_mut().and_then(|metric| metric.data.as_mut()) {
-                push(data, *instrument, labels, series, time);
-            }
+            parts.add(&self.agent, sent).own.push(metric);
         }
-        let own = self.own(delivery, time);
-        match resources
-            .iter_mut()
-            .find(|(origin, _)| origin.number == self.agent.number)
-        {
-            Some((_, metrics)) => metrics.extend(own),
-            None => resources.push((Arc::clone(&self.agent), own)),
+        parts.finish()
+    }
+
+    /// A request was taken. What it tells of series that have ended is the last that is to be said of them.
+    pub(super) fn taken(&mut self, told: Told) {
+        for key in told.whole {
+            self.forget(&key, told.at);
         }
-        let counts = &mut self.counts;
-        self.series.retain(|(_, instrument, _), series| {
-            let kept = series.updated.elapsed() < FORGOTTEN;
-            if !kept && let Some(count) = counts.get_mut(instrument) {
+        let own = told.own.into_iter();
+        self.delivered
+            .extend(own.map(|metric| (metric.name.clone(), metric)));
+    }
+
+    /// A request was not taken: what it tells of is to be told again.
+    pub(super) fn lost(&mut self, told: Told) {
+        for ((_, instrument, labels), before) in told.taken {
+            let series = self.series(&before.origin, instrument, labels);
+            series.start = series.start.min(before.start);
+            series.data.add(before.data);
+        }
+    }
+
+    /// Ends a series of which all was told at that time, if nothing has been added to it for long.
+    fn forget(&mut self, key: &Key, told: Instant) {
+        let has_ended =
+            |series: &Series| series.updated < told && series.updated.elapsed() >= FORGOTTEN;
+        if self.series.get(key).is_some_and(has_ended) {
+            self.series.remove(key);
+            if let Some(count) = self.counts.get_mut(&key.1) {
                 *count -= 1;
             }
-            kept
-        });
-        let schema_url = schema_url(self.semconv);
-        ExportMetricsServiceRequest {
-            resource_metrics: resources
-                .into_iter()
-                .map(|(origin, metrics)| ResourceMetrics {
-                    resource: Some(origin.resource.clone()),
-                    scope_metrics: vec![ScopeMetrics {
-                        scope: Some(scope()),
-                        metrics,
-                        schema_url: schema_url.to_owned(),
-                    }],
-                    schema_url: schema_url.to_owned(),
-                })
-                .collect(),
         }
+    }
+
+    /// What a counter of the agent's has come to since it was last delivered.
+    fn since_delivered(&self, mut metric: Metric) -> Metric {
+        let Some(Data::Sum(sum)) = &mut metric.data else {
+            return metric;
+        };
+        sum.aggregation_temporality = AggregationTemporality::Delta.into();
+        let before = self.delivered.get(&metric.name);
+        let Some(Data::Sum(before)) = before.and_then(|before| before.data.as_ref()) else {
+            return metric;
+        };
+        for point in &mut sum.data_points {
+            let mut points = before.data_points.iter();
+            let before = points.find(|before| before.attributes == point.attributes);
+            if let Some(before) = before
+                && let (
+                    Some(number_data_point::Value::AsInt(value)),
+                    Some(number_data_point::Value::AsInt(told)),
+                ) = (&mut point.value, &before.value)
+            {
+                *value = value.saturating_sub(*told).max(0);
+                point.start_time_unix_nano = before.time_unix_nano;
+            }
+        }
+        metric
     }
 
     /// How the agent does.
@@ -653,19 +750,153 @@ impl Labels {
     }
 }
 
-fn metric(instrument: Instrument) -> Metric {
-    let (name, unit, description, bounds) = instrument.about();
-    if bounds.is_empty() {
-        return sum(name, unit, description, Vec::new());
+/// Puts metrics together to requests.
+struct Parts {
+    schema_url: &'static str,
+    done: Vec<Part>,
+    open: Part,
+    /// Where the resources are in the open request.
+    places: HashMap<u64, usize>,
+    /// Length of the open request, at most.
+    bytes: usize,
+}
+
+impl Parts {
+    fn new(schema_url: &'static str) -> Self {
+        Self {
+            schema_url,
+            done: Vec::new(),
+            open: Part::new(Instant::now()),
+            places: HashMap::new(),
+            bytes: 0,
+        }
     }
+
+    /// Adds a metric, with what is there of the same if that is the last one.
+    fn add(&mut self, origin: &Origin, metric: Metric) -> &mut Told {
+        let resource = origin.resource.encoded_len() + FRAME;
+        let length = metric.encoded_len() + FRAME;
+        let is_there = self.places.contains_key(&origin.number);
+        let more = if is_there { length } else { length + resource };
+        if self.bytes > 0 && self.bytes + more > BATCH_BYTES {
+            self.cut();
+        }
+        let all = &mut self.open.request.resource_metrics;
+        let at = *self.places.entry(origin.number).or_insert_with(|| {
+            self.bytes += resource;
+            all.push(ResourceMetrics {
+                resource: Some(origin.resource.clone()),
+                scope_metrics: vec![ScopeMetrics {
+                    scope: Some(scope()),
+                    metrics: Vec::new(),
+                    schema_url: self.schema_url.to_owned(),
+                }],
+                schema_url: self.schema_url.to_owned(),
+            });
+            all.len() - 1
+        });
+        self.bytes += length;
+        let scope = all
+            .get_mut(at)
+            .and_then(|resource| resource.scope_metrics.first_mut());
+        if let Some(ScopeMetrics { metrics, .. }) = scope {
+            match metrics.last_mut() {
+                Some(last) if last.name == metric.name => join(last, metric),
+                _ => metrics.push(metric),
+            }
+        }
+        &mut self.open.told
+    }
+
+    fn cut(&mut self) {
+        let next = Part::new(self.open.told.at);
+        self.done.push(mem::replace(&mut self.open, next));
+        self.places.clear();
+        self.bytes = 0;
+    }
+
+    fn finish(mut self) -> Vec<Part> {
+        if self.bytes > 0 {
+            self.cut();
+        }
+        self.done
+    }
+}
+
+impl Part {
+    fn new(at: Instant) -> Self {
+        Self {
+            request: ExportMetricsServiceRequest::default(),
+            told: Told {
+                at,
+                whole: Vec::new(),
+                taken: Vec::new(),
+                own: Vec::new(),
+            },
+        }
+    }
+}
+
+/// Adds the points of the same metric.
+fn join(metric: &mut Metric, more: Metric) {
+    match (&mut metric.data, more.data) {
+        (Some(Data::Histogram(all)), Some(Data::Histogram(more))) => {
+            all.data_points.extend(more.data_points);
+        }
+        (Some(Data::Sum(all)), Some(Data::Sum(more))) => all.data_points.extend(more.data_points),
+        _ => {}
+    }
+}
+
+/// A series, as a metric of one point.
+fn metric(
+    (_, instrument, labels): &Key,
+    series: &Series,
+    time: u64,
+    temporality: AggregationTemporality,
+) -> Metric {
+    let (name, unit, description, bounds) = instrument.about();
+    let data = match &series.data {
+        Numbers::Histogram {
+            count,
+            sum,
+            min,
+            max,
+            buckets,
+        } => Data::Histogram(Histogram {
+            data_points: vec![HistogramDataPoint {
+                attributes: labels.attributes(),
+                start_time_unix_nano: series.start,
+                time_unix_nano: time,
+                count: *count,
+                sum: Some(*sum),
+                min: Some(*min),
+                max: Some(*max),
+                bucket_counts: buckets.clone(),
+                explicit_bounds: bounds.to_vec(),
+                ..HistogramDataPoint::default()
+            }],
+            aggregation_temporality: temporality.into(),
+        }),
+        Numbers::Sum(value) => Data::Sum(Sum {
+            data_points: vec![NumberDataPoint {
+                attributes: labels.attributes(),
+                start_time_unix_nano: series.start,
+                time_unix_nano: time,
+                value: Some(number_data_point::Value::AsInt(
+                    i64::try_from(*value).unwrap_or(i64::MAX),
+                )),
+                ..NumberDataPoint::default()
+            }],
+            aggregation_temporality: temporality.into(),
+            is_monotonic: true,
+        }),
+    };
     Metric {
         name: name.to_owned(),
         unit: unit.to_owned(),
         description: description.to_owned(),
-        data: Some(Data::Histogram(Histogram {
-            data_points: Vec::new(),
-            aggregation_temporality: AggregationTemporality::Cumulative.into(),
-        })),
+        data: Some(data),
         ..Metric::default()
     }
 }
@@ -691,43 +922,6 @@ fn gauge(name: &str, unit: &str, description: &str, data_points: Vec<NumberDataP
         description: description.to_owned(),
         data: Some(Data::Gauge(Gauge { data_points })),
         ..Metric::default()
-    }
-}
-
-fn push(data: &mut Data, instrument: Instrument, labels: &Labels, series: &Series, time: u64) {
-    let (_, _, _, bounds) = instrument.about();
-    match (data, &series.data) {
-        (
-            Data::Histogram(histogram),
-            Numbers::Histogram {
-                count,
-                sum,
-                min,
-                max,
-                buckets,
-            },
-        ) => histogram.data_points.push(HistogramDataPoint {
-            attributes: labels.attributes(),
-            start_time_unix_nano: series.start,
-            time_unix_nano: time,
-            count: *count,
-            sum: Some(*sum),
-            min: Some(*min),
-            max: Some(*max),
-            bucket_counts: buckets.clone(),
-            explicit_bounds: bounds.to_vec(),
-            ..HistogramDataPoint::default()
-        }),
-        (Data::Sum(sum), Numbers::Sum(value)) => sum.data_points.push(NumberDataPoint {
-            attributes: labels.attributes(),
-            start_time_unix_nano: series.start,
-            time_unix_nano: time,
-            value: Some(number_data_point::Value::AsInt(
-                i64::try_from(*value).unwrap_or(i64::MAX),
-            )),
-            ..NumberDataPoint::default()
-        }),
-        _ => {}
     }
 }
 
@@ -763,9 +957,10 @@ mod tests {
 
     /// Name, attributes and value of each point.
     fn points(metrics: &mut Metrics) -> Vec<String> {
-        let request = metrics.collect(Delivery::default());
+        let parts = metrics.collect(Delivery::default());
         let mut all = Vec::new();
-        for resource in request.resource_metrics {
+        let requests = parts.into_iter().map(|part| part.request);
+        for resource in requests.flat_map(|request| request.resource_metrics) {
             for metric in resource
                 .scope_metrics
                 .into_iter()
@@ -810,7 +1005,7 @@ mod tests {
     }
 
     fn after_calls(semconv: Semconv) -> String {
-        let mut metrics = Metrics::new(semconv, origin(0));
+        let mut metrics = Metrics::new(semconv, Temporality::Cumulative, origin(0));
         metrics.call(&call(), &origin(1));
         metrics.call(&call(), &origin(1));
         metrics.call(&failed_call(), &origin(2));
@@ -829,7 +1024,7 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_the_bucket_below() {
-        let mut metrics = Metrics::new(Semconv::V1_41, origin(0));
+        let mut metrics = Metrics::new(Semconv::V1_41, Temporality::Cumulative, origin(0));
         let tokens = CallRecord {
             input_tokens: Some(16),
             output_tokens: Some(17),
@@ -843,7 +1038,7 @@ mod tests {
 
     #[test]
     fn series_have_a_bound() {
-        let mut metrics = Metrics::new(Semconv::V1_41, origin(0));
+        let mut metrics = Metrics::new(Semconv::V1_41, Temporality::Cumulative, origin(0));
         for number in 0..3 * SERIES {
             let call = CallRecord {
                 model: Some(format!("model-{number}")),
@@ -867,5 +1062,186 @@ mod tests {
             rest.contains(&format!("count {} ", 2 * SERIES + 1)),
             "{rest}"
         );
+    }
+
+    /// The sums of the durations' counts by their metric, and those of the agent's spans that were delivered.
+    fn counted(parts: &[Part]) -> (u64, i64) {
+        let (mut calls, mut spans) = (0, 0);
+        let resources = parts.iter().flat_map(|part| &part.request.resource_metrics);
+        let scopes = resources.flat_map(|resource| &resource.scope_metrics);
+        for metric in scopes.flat_map(|scope| &scope.metrics) {
+            match (metric.name.as_str(), metric.data.as_ref().unwrap()) {
+                ("gen_ai.client.operation.duration", Data::Histogram(data)) => {
+                    calls += data
+                        .data_points
+                        .iter()
+                        .map(|point| point.count)
+                        .sum::<u64>();
+                }
+                ("observer.otlp.spans", Data::Sum(data)) => {
+                    let Some(number_data_point::Value::AsInt(value)) = data.data_points[0].value
+                    else {
+                        panic!("{data:?}");
+                    };
+                    spans += value;
+                }
+                _ => {}
+            }
+        }
+        (calls, spans)
+    }
+
+    fn delivered(delivered: u64) -> Delivery {
+        Delivery {
+            delivered,
+            ..Delivery::default()
+        }
+    }
+
+    #[test]
+    fn a_series_ends_once_its_last_value_is_delivered() {
+        let mut metrics = Metrics::new(Semconv::V1_41, Temporality::Cumulative, origin(0));
+        let age = |metrics: &mut Metrics| {
+            let long_ago = Instant::now().checked_sub(FORGOTTEN).unwrap();
+            for series in metrics.series.values_mut() {
+                series.updated = long_ago;
+            }
+        };
+        let collect = |metrics: &mut Metrics| {
+            let parts = metrics.collect(Delivery::default());
+            (counted(&parts).0, parts)
+        };
+        let taken = |metrics: &mut Metrics, parts: Vec<Part>| {
+            for part in parts {
+                metrics.taken(part.told);
+            }
+        };
+        metrics.call(&call(), &origin(1));
+        age(&mut metrics);
+        // Not delivered.
+        let (calls, parts) = collect(&mut metrics);
+        assert_eq!(calls, 1);
+        for part in parts {
+            metrics.lost(part.told);
+        }
+        // Delivered, but without what has come meanwhile.
+        let (calls, parts) = collect(&mut metrics);
+        assert_eq!(calls, 1);
+        metrics.call(&call(), &origin(1));
+        taken(&mut metrics, parts);
+        let (calls, parts) = collect(&mut metrics);
+        assert_eq!(calls, 2);
+        taken(&mut metrics, parts);
+        // Delivered, and nothing has come for long.
+        age(&mut metrics);
+        let (calls, parts) = collect(&mut metrics);
+        assert_eq!(calls, 2);
+        taken(&mut metrics, parts);
+        assert_eq!(collect(&mut metrics).0, 0);
+        assert!(metrics.series.is_empty() && metrics.counts.values().all(|count| *count == 0));
+    }
+
+    #[test]
+    fn deltas_tell_of_all_once() {
+        for (temporality, spans) in [
+            (Temporality::Delta, [7, 9, 2]),
+            (Temporality::LowMemory, [7, 9, 11]),
+        ] {
+            let mut metrics = Metrics::new(Semconv::V1_41, temporality, origin(0));
+            let slow = CallRecord {
+                latency_ns: 10_000_000_000,
+                ..call()
+            };
+            metrics.call(&call(), &origin(1));
+            let parts = metrics.collect(delivered(7));
+            assert_eq!(counted(&parts), (1, spans[0]));
+            metrics.call(&slow, &origin(1));
+            for part in parts {
+                metrics.lost(part.told);
+            }
+            // What was lost, with what has come meanwhile.
+            let parts = metrics.collect(delivered(9));
+            assert_eq!(counted(&parts), (2, spans[1]));
+            let durations =
+                parts[0].request.resource_metrics[0].scope_metrics[0].metrics[0].clone();
+            let Some(Data::Histogram(data)) = durations.data else {
+                panic!("{durations:?}");
+            };
+            assert_eq!(
+                data.aggregation_temporality(),
+                AggregationTemporality::Delta
+            );
+            let [point] = &data.data_points[..] else {
+                panic!("{data:?}");
+            };
+            let first = seconds(call().latency_ns);
+            assert_eq!(point.sum, Some(first + 10.0));
+            assert_eq!((point.min, point.max), (Some(first), Some(10.0)));
+            assert_eq!(point.bucket_counts.iter().sum::<u64>(), 2);
+            for part in parts {
+                metrics.taken(part.told);
+            }
+            metrics.call(&call(), &origin(1));
+            let parts = metrics.collect(delivered(11));
+            assert_eq!(counted(&parts), (1, spans[2]));
+            for part in parts {
+                metrics.taken(part.told);
+            }
+            assert_eq!(counted(&metrics.collect(delivered(11))).0, 0);
+        }
+    }
+
+    #[test]
+    fn requests_have_a_bound_and_nothing_is_in_two() {
+        for (temporality, origins) in [
+            (Temporality::Cumulative, 1),
+            (Temporality::Cumulative, 400),
+            (Temporality::Delta, 3),
+        ] {
+            let mut metrics = Metrics::new(Semconv::V1_41, temporality, origin(0));
+            for number in 0..1_900 {
+                let call = CallRecord {
+                    model: Some(format!("{number}-{}", "m".repeat(700))),
+                    ..call()
+                };
+                metrics.call(&call, &large_origin(1 + number % origins));
+            }
+            let series = metrics.series.len();
+            assert!(series > 3_000, "{series}");
+            let parts = metrics.collect(Delivery::default());
+            assert!(parts.len() > 1);
+            for part in &parts {
+                let length = part.request.encoded_len();
+                assert!(length <= BATCH_BYTES, "{length}");
+            }
+            assert_eq!(counted(&parts).0, 1_900);
+            // A part that is lost is told again, and no other.
+            let mut before = 0;
+            for (at, part) in parts.into_iter().enumerate() {
+                if at == 1 {
+                    before = part.told.taken.len();
+                    metrics.lost(part.told);
+                } else {
+                    metrics.taken(part.told);
+                }
+            }
+            let again = if temporality.is_delta() {
+                before
+            } else {
+                series
+            };
+            assert_eq!(metrics.series.len(), again);
+        }
+    }
+
+    fn large_origin(number: u64) -> Arc<Origin> {
+        let attributes = vec![string("process.executable.path", &"p".repeat(3_000))];
+        Arc::new(Origin {
+            number,
+            resource: Resource {
+                attributes,
+                ..Resource::default()
+            },
+        })
     }
 }

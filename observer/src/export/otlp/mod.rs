@@ -18,11 +18,10 @@ mod worker;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use serde::Deserialize;
 use tokio::runtime::{self, Runtime};
 use tracing::warn;
 
-pub use self::settings::{Compression, Header, Protocol, Semconv};
+pub use self::settings::{Compression, Fields, Protocol, Semconv};
 use self::{
     metrics::Metrics,
     resource::Resources,
@@ -30,13 +29,14 @@ use self::{
     transport::Transport,
     worker::{Shared, Worker},
 };
-use super::{Exporter, Health};
+use super::{Exporter, Health, Losing};
 use crate::trace::{CallRecord, TraceRecord};
 
+/// For the end of what nothing hurries: each batch has its own patience.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Where OTLP goes. What is not given here is taken from OpenTelemetry's variables (`OTEL_EXPORTER_OTLP_…`).
-#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
-#[group(id = "otlp")]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "OTLP")]
 #[group(skip)]
 pub struct Options {
@@ -57,8 +57,8 @@ pub struct Options {
         env = "OBSERVER_OTLP_PROTOCOL"
     )]
     pub protocol: Option<Protocol>,
-    /// A header field of each request (can be repeated). Other users see the command line: keys are better in
-    /// OTEL_EXPORTER_OTLP_HEADERS
+    /// Header fields of each request: percent-encoded, several with commas between them (can be repeated). Other
+    /// users see the command line: keys are better in OTEL_EXPORTER_OTLP_HEADERS
     #[arg(
         id = "otlp_header",
         long = "otlp-header",
@@ -66,7 +66,7 @@ pub struct Options {
         env = "OBSERVER_OTLP_HEADER",
         hide_env_values = true
     )]
-    pub header: Vec<Header>,
+    pub header: Vec<Fields>,
     /// Compress requests [default: none]
     #[arg(
         id = "otlp_compression",
@@ -80,6 +80,7 @@ pub struct Options {
         id = "otlp_timeout",
         long = "otlp-timeout",
         value_name = "SECONDS",
+        value_parser = settings::positive_seconds,
         env = "OBSERVER_OTLP_TIMEOUT"
     )]
     pub timeout: Option<f64>,
@@ -128,6 +129,7 @@ pub struct Options {
         id = "otlp_flush_timeout",
         long = "otlp-flush-timeout",
         value_name = "SECONDS",
+        value_parser = settings::seconds,
         env = "OBSERVER_OTLP_FLUSH_TIMEOUT"
     )]
     pub flush_timeout: Option<f64>,
@@ -184,7 +186,7 @@ impl Otlp {
             )
         };
         let mut resources = Resources::new(&settings);
-        let counts = Metrics::new(settings.semconv, resources.agent());
+        let counts = Metrics::new(settings.semconv, settings.temporality, resources.agent());
         Ok(Self {
             shared: Arc::new(Shared::new(
                 settings.batch,
@@ -275,11 +277,23 @@ impl Exporter for Otlp {
         Ok(())
     }
 
+    fn take_time(&mut self) {
+        self.shared.take_time();
+    }
+
+    fn losses(&self) -> Option<Losing> {
+        let shared = Arc::clone(&self.shared);
+        Some(Arc::new(move || shared.lost()))
+    }
+
     fn finish(&mut self) -> io::Result<()> {
         let State::Running(worker) = std::mem::replace(&mut self.state, State::Over) else {
             return Ok(());
         };
-        worker.finish(self.flush);
+        worker.finish(match self.shared.is_unhurried() {
+            true => FOREVER,
+            false => self.flush,
+        });
         let (delivery, trouble) = self.shared.result();
         if delivery.dropped > 0 || delivery.rejected > 0 {
             warn!(

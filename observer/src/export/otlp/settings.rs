@@ -8,7 +8,6 @@ use std::{fmt, fs, path::Path, path::PathBuf, time::Duration};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use reqwest::Url;
-use serde::Deserialize;
 use tracing::warn;
 
 use super::Options;
@@ -18,24 +17,24 @@ use crate::export::queue;
 /// moves to another node is away for minutes.
 const LONGEST: Duration = Duration::from_secs(300);
 
+/// In seconds: the longest of the times that are options.
+const DAY: f64 = 86_400.0;
+
 /// After [`queue::FINISH`] nobody waits for the exporter, which has to say what it has not delivered.
 const LONGEST_FLUSH: Duration = queue::FINISH.saturating_sub(Duration::from_secs(1));
 
 /// What carries OTLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     /// gRPC, usually at port 4317.
-    #[serde(rename = "grpc")]
     Grpc,
     /// Protobuf over HTTP, usually at port 4318.
-    #[serde(rename = "http/protobuf")]
     #[value(name = "http/protobuf")]
     HttpProtobuf,
 }
 
 /// How requests are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Compression {
     /// By gzip.
     Gzip,
@@ -44,22 +43,36 @@ pub enum Compression {
 }
 
 /// Which names attributes and metrics have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Semconv {
     /// Those of the semantic conventions 1.41.
     #[default]
-    #[serde(rename = "1.41")]
     #[value(name = "1.41")]
     V1_41,
     /// Those of the GenAI conventions after they got a repository of their own.
-    #[serde(rename = "latest")]
     Latest,
 }
 
-/// A header field, such as one with a key. Its value is not printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Header {
+/// Whether metrics tell of all since their begin, or of what has been added since they were last delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Temporality {
+    /// All.
+    #[default]
+    Cumulative,
+    /// What has been added.
+    Delta,
+    /// What has been added, but for counters that are kept elsewhere anyway: those of the agent itself.
+    LowMemory,
+}
+
+/// Header fields as they are given. They may be keys, so they are not printed: neither as they are, nor in what
+/// the command line's parser says of those that are none. They are checked later.
+#[derive(Clone)]
+pub struct Fields(String);
+
+/// A header field. Its value is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Header {
     pub(super) name: String,
     pub(super) value: String,
 }
@@ -100,6 +113,7 @@ pub(super) struct Settings {
     /// How often metrics are sent.
     pub(super) interval: Duration,
     pub(super) semconv: Semconv,
+    pub(super) temporality: Temporality,
     /// For all that is left at the end.
     pub(super) flush: Duration,
     /// `OTEL_SERVICE_NAME`, or what `OTEL_RESOURCE_ATTRIBUTES` says.
@@ -131,6 +145,27 @@ impl Default for Batch {
     }
 }
 
+impl Temporality {
+    /// Of what is counted here.
+    pub(super) const fn is_delta(self) -> bool {
+        matches!(self, Self::Delta | Self::LowMemory)
+    }
+
+    fn read(variables: &Variables<'_>) -> Self {
+        const NAME: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        let given = variables.get(NAME).unwrap_or_default();
+        match given.trim().to_ascii_lowercase().as_str() {
+            "" | "cumulative" => Self::Cumulative,
+            "delta" => Self::Delta,
+            "lowmemory" => Self::LowMemory,
+            _ => {
+                warn!("{NAME} is none of cumulative, delta and lowmemory, and is ignored");
+                Self::Cumulative
+            }
+        }
+    }
+}
+
 impl Signal {
     const fn variable(self) -> &'static str {
         match self {
@@ -147,22 +182,15 @@ impl Signal {
     }
 }
 
-impl std::str::FromStr for Header {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text
-            .split_once('=')
-            .ok_or("a header field is written NAME=VALUE")?;
-        Self::new(name, value)
+impl From<String> for Fields {
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 
-impl TryFrom<String> for Header {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
     }
 }
 
@@ -223,6 +251,14 @@ impl Settings {
         if traces.is_none() && metrics.is_none() {
             return Ok(None);
         }
+        if metrics.is_some() {
+            const NAME: &str = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
+            const ONLY: &str = "explicit_bucket_histogram";
+            let given = variables.get(NAME);
+            if given.is_some_and(|given| !given.trim().eq_ignore_ascii_case(ONLY)) {
+                warn!("{NAME} is ignored: histograms are sent as {ONLY}");
+            }
+        }
         if let Some(tls) = [&traces, &metrics]
             .into_iter()
             .flatten()
@@ -234,7 +270,9 @@ impl Settings {
             );
         }
         let defaults = Batch::default();
-        let mut attributes = variables.pairs("OTEL_RESOURCE_ATTRIBUTES")?;
+        const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+        let attributes = variables.get(ATTRIBUTES).unwrap_or_default();
+        let mut attributes = pairs(ATTRIBUTES, &attributes)?;
         let named = attributes
             .iter()
             .position(|(name, _)| name == "service.name")
@@ -263,7 +301,8 @@ impl Settings {
                 .unwrap_or(Duration::from_secs(60))
                 .max(Duration::from_millis(10)),
             semconv: options.semconv,
-            flush: seconds(options.flush_timeout.unwrap_or(5.0))?.min(LONGEST_FLUSH),
+            temporality: Temporality::read(&variables),
+            flush: Duration::from_secs_f64(options.flush_timeout.unwrap_or(5.0)).min(LONGEST_FLUSH),
             service_name: variables.get("OTEL_SERVICE_NAME").or(named),
             attributes,
         }))
@@ -275,16 +314,14 @@ fn target(
     options: &Options,
     variables: &Variables<'_>,
 ) -> anyhow::Result<Option<Target>> {
-    let exporter = variables.get(&format!("OTEL_{}_EXPORTER", signal.variable()));
-    let asked = exporter.is_some_and(|names| {
-        names
-            .split(',')
-            .any(|name| name.trim().eq_ignore_ascii_case("otlp"))
-    });
-    let exporter = variables.get(&format!("OTEL_{}_EXPORTER", signal.variable()));
-    if exporter.is_some_and(|name| name.trim().eq_ignore_ascii_case("none")) {
+    let exporters = variables.get(&format!("OTEL_{}_EXPORTER", signal.variable()));
+    let exporters = exporters.unwrap_or_default();
+    if exporters.trim().eq_ignore_ascii_case("none") {
         return Ok(None);
     }
+    let asked = exporters
+        .split(',')
+        .any(|name| name.trim().eq_ignore_ascii_case("otlp"));
     let own = variables.get(&name_of(signal, "ENDPOINT"));
     let general = variables.get("OTEL_EXPORTER_OTLP_ENDPOINT");
     if options.endpoint.is_none() && own.is_none() && general.is_none() && !asked {
@@ -326,24 +363,19 @@ fn target(
             Some(other) => bail!("OTLP is compressed by gzip or none, not by {other:?}"),
         },
     };
-    let own_headers = name_of(signal, "HEADERS");
     let mut headers = Vec::new();
-    let pairs = if variables.get(&own_headers).is_some() {
-        variables.pairs(&own_headers)?
-    } else {
-        variables.pairs("OTEL_EXPORTER_OTLP_HEADERS")?
-    };
-    for (name, value) in pairs {
-        let header = Header::new(&name, &value)
-            .map_err(anyhow::Error::msg)
-            .context("OTEL_EXPORTER_OTLP_HEADERS")?;
-        set(&mut headers, header);
+    let names = [&*name_of(signal, "HEADERS"), "OTEL_EXPORTER_OTLP_HEADERS"];
+    let mut given = names
+        .into_iter()
+        .filter_map(|name| Some((name, variables.get(name)?)));
+    if let Some((name, text)) = given.next() {
+        set(&mut headers, name, &text)?;
     }
-    for header in &options.header {
-        set(&mut headers, header.clone());
+    for Fields(text) in &options.header {
+        set(&mut headers, "--otlp-header or OBSERVER_OTLP_HEADER", text)?;
     }
     let timeout = match options.timeout {
-        Some(given) => seconds(given)?,
+        Some(given) => Duration::from_secs_f64(given),
         None => variables
             .of(signal, "TIMEOUT")
             .and_then(|text| number("OTEL_EXPORTER_OTLP_TIMEOUT", &text))
@@ -415,20 +447,36 @@ fn name_of(signal: Signal, name: &str) -> String {
     format!("OTEL_EXPORTER_OTLP_{}_{name}", signal.variable())
 }
 
-fn set(headers: &mut Vec<Header>, header: Header) {
-    headers.retain(|other| other.name != header.name);
-    headers.push(header);
+/// Adds the header fields that are given as `name`.
+fn set(headers: &mut Vec<Header>, name: &str, text: &str) -> anyhow::Result<()> {
+    for (field, value) in pairs(name, text)? {
+        let header = Header::new(&field, &value)
+            .map_err(anyhow::Error::msg)
+            .with_context(|| name.to_owned())?;
+        headers.retain(|other| other.name != header.name);
+        headers.push(header);
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("OTLP: cannot read {}", path.display()))
 }
 
-fn seconds(seconds: f64) -> anyhow::Result<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|time| *time <= Duration::from_secs(86_400))
-        .context("OTLP: a time is a number of seconds, at most a day")
+/// A time that is waited for, in seconds.
+pub(super) fn positive_seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.001..=DAY).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds, at least 0.001 and at most a day".to_owned()),
+    }
+}
+
+/// A time that may be none, in seconds.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=DAY).contains(&seconds) => Ok(seconds),
+        _ => Err("a number of seconds, not negative and at most a day".to_owned()),
+    }
 }
 
 /// Invalid numbers are ignored with a warning, as the specification has it.
@@ -471,22 +519,19 @@ impl Variables<'_> {
             .and_then(|text| number(name, &text))
             .map(|milliseconds| Duration::from_millis(milliseconds.min(86_400_000)))
     }
+}
 
-    /// `a=b,c=d`, percent-encoded, as W3C Baggage has it without properties.
-    fn pairs(&self, name: &str) -> anyhow::Result<Vec<(String, String)>> {
-        let Some(text) = self.get(name) else {
-            return Ok(Vec::new());
-        };
-        text.split(',')
-            .filter(|pair| !pair.trim().is_empty())
-            .map(|pair| {
-                let (key, value) = pair
-                    .split_once('=')
-                    .with_context(|| format!("{name} has a part that is not NAME=VALUE"))?;
-                Ok((decoded(key.trim()), decoded(value.trim())))
-            })
-            .collect()
-    }
+/// `a=b,c=d`, percent-encoded, as W3C Baggage has it without properties. Messages show nothing of it.
+fn pairs(name: &str, text: &str) -> anyhow::Result<Vec<(String, String)>> {
+    text.split(',')
+        .filter(|pair| !pair.trim().is_empty())
+        .map(|pair| {
+            let (key, value) = pair
+                .split_once('=')
+                .with_context(|| format!("{name} has a part that is not NAME=VALUE"))?;
+            Ok((decoded(key.trim()), decoded(value.trim())))
+        })
+        .collect()
 }
 
 fn decoded(text: &str) -> String {
@@ -515,6 +560,8 @@ fn decoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     fn settings(options: &Options, variables: &[(&str, &str)]) -> anyhow::Result<Option<Settings>> {
@@ -620,7 +667,10 @@ mod tests {
     #[test]
     fn headers_are_decoded_and_replaced_by_name() {
         let options = Options {
-            header: vec!["X-Key=of=option".parse().unwrap()],
+            header: vec![
+                "X-Key=of=option, x-second=2%2C".to_owned().into(),
+                "x-third=3".to_owned().into(),
+            ],
             ..Options::default()
         };
         let read = settings(
@@ -643,13 +693,19 @@ mod tests {
                 .map(|header| format!("{}={}", header.name, header.value))
                 .collect()
         };
-        assert_eq!(fields(&read.traces), ["other=b c,", "x-key=of=option"]);
-        assert_eq!(fields(&read.metrics), ["m=1", "x-key=of=option"]);
+        assert_eq!(
+            fields(&read.traces),
+            ["other=b c,", "x-key=of=option", "x-second=2,", "x-third=3"]
+        );
+        assert_eq!(
+            fields(&read.metrics),
+            ["m=1", "x-key=of=option", "x-second=2,", "x-third=3"]
+        );
         assert_eq!(read.service_name.as_deref(), Some("s"));
         assert_eq!(read.attributes, [("k".to_owned(), "v=".to_owned())]);
         assert_eq!((read.batch.queue, read.batch.size), (10, 10));
         assert_eq!(read.batch.delay, Duration::from_secs(5));
-        assert!(!format!("{read:?}").contains("option\""));
+        assert!(!format!("{read:?}{options:?}").contains("=option"));
     }
 
     #[test]
@@ -665,5 +721,67 @@ mod tests {
         assert!(with(("OTEL_EXPORTER_OTLP_COMPRESSION", "zip")).contains("zip"));
         let secret = with(("OTEL_EXPORTER_OTLP_HEADERS", "key=secret\u{1}"));
         assert!(!secret.contains("secret"), "{secret}");
+    }
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parsed(arguments: &[&str]) -> Result<Options, clap::Error> {
+        let arguments = ["x"].iter().chain(arguments);
+        Command::try_parse_from(arguments).map(|command| command.options)
+    }
+
+    #[test]
+    fn no_message_shows_a_key() {
+        for header in ["x-api-key: SECRET", "x-api-key=SECRET\u{1}", "SECRET key=v"] {
+            let arguments = ["--otlp-endpoint", "http://c", "--otlp-header", header];
+            let options = parsed(&arguments).unwrap();
+            let error = settings(&options, &[]).unwrap_err();
+            let text = format!("{error:#} {error:?} {options:?}");
+            assert!(
+                text.contains("--otlp-header") && !text.contains("SECRET"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_and_the_end_need_not_be() {
+        let refused = |option: &str, value| {
+            let error = parsed(&[option, value]).err();
+            error.is_some_and(|error| error.to_string().contains("a number of seconds"))
+        };
+        for value in ["0", "0.0", "1e-9", "nan", "inf", "86401", "soon"] {
+            assert!(refused("--otlp-timeout", value), "{value}");
+        }
+        for value in ["nan", "inf", "86401"] {
+            assert!(refused("--otlp-flush-timeout", value), "{value}");
+        }
+        let options = parsed(&["--otlp-timeout", "0.5", "--otlp-flush-timeout", "0"]).unwrap();
+        let asked = [("OTEL_TRACES_EXPORTER", "otlp")];
+        let read = settings(&options, &asked).unwrap().unwrap();
+        assert_eq!(read.traces.unwrap().timeout, Duration::from_millis(500));
+        assert_eq!(read.flush, Duration::ZERO);
+    }
+
+    #[test]
+    fn temporality_is_as_asked_for() {
+        for (given, expected) in [
+            ("", Temporality::Cumulative),
+            ("Delta", Temporality::Delta),
+            ("LOWMEMORY", Temporality::LowMemory),
+            ("cumulative", Temporality::Cumulative),
+            ("sometimes", Temporality::Cumulative),
+        ] {
+            let variables = [
+                ("OTEL_METRICS_EXPORTER", "otlp"),
+                ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", given),
+            ];
+            let read = settings(&Options::default(), &variables).unwrap().unwrap();
+            assert_eq!(read.temporality, expected, "{given}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! Names and types: OpenTelemetry GenAI semantic conventions 1.41 (semantic-conventions, `docs/gen-ai`), and those of
 //! semantic-conventions-genai as of November 2026 for [`Semconv::Latest`]. What has no name there is `observer.…`.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp as Utc;
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
@@ -48,7 +50,7 @@ pub(super) fn call(call: &CallRecord, semconv: Semconv) -> Span {
         name: name(call),
         kind: SpanKind::Client.into(),
         attributes: attributes(call, semconv),
-        status: error(call).map(|_| Status {
+        status: call.failed().then(|| Status {
             message: call.error_message.clone().unwrap_or_default(),
             code: StatusCode::Error.into(),
         }),
@@ -208,7 +210,7 @@ fn attributes(call: &CallRecord, semconv: Semconv) -> Vec<KeyValue> {
         all.extend(value.as_deref().map(|value| string(name, value)));
     };
     text("server.address", &call.server_address);
-    text("error.type", &error(call));
+    text("error.type", &call.error().map(Cow::into_owned));
     if call.provider == "openai" {
         text("openai.response.service_tier", &call.service_tier);
     } else {
@@ -352,15 +354,6 @@ fn parameter(name: &str, value: &Value, vendor: &str, semconv: Semconv) -> KeyVa
         },
         (_, other) => string(key, &other.to_string()),
     }
-}
-
-/// `error.type`: of few values.
-pub(super) fn error(call: &CallRecord) -> Option<String> {
-    call.error_type.clone().or_else(|| {
-        call.status_code
-            .filter(|status| *status >= 400)
-            .map(|status| status.to_string())
-    })
 }
 
 /// A provider's name as `gen_ai.provider.name` has it.
@@ -565,6 +558,35 @@ mod tests {
             panic!("the step alone");
         };
         assert_eq!(step.parent_span_id, hex(&a_call().span_id, 8));
+    }
+
+    #[test]
+    fn a_conversation_that_nobody_has_named_has_no_name_of_the_conventions() {
+        for (given, attribute) in [
+            (true, "gen_ai.conversation.id"),
+            (false, "observer.conversation_id"),
+        ] {
+            let conversation_id = Some(ConversationId {
+                name: "c".to_owned(),
+                given,
+            });
+            let of_call = call(
+                &CallRecord {
+                    conversation_id: conversation_id.clone(),
+                    ..a_call()
+                },
+                Semconv::V1_41,
+            );
+            let of_trace = trace(&TraceRecord {
+                conversation_id,
+                ..a_trace()
+            });
+            for span in [&of_call, &of_trace[0]] {
+                let names = span.attributes.iter().map(|attribute| &*attribute.key);
+                let found: Vec<_> = names.filter(|name| name.contains("conversation")).collect();
+                assert_eq!(found, [attribute], "{}", span.name);
+            }
+        }
     }
 
     #[test]

@@ -295,6 +295,10 @@ fn judged(status: &tonic::Status) -> Outcome {
         | Code::Unavailable => Outcome::Again(pause, why),
         // Only then it is known that there will be room.
         Code::ResourceExhausted if pause.is_some() => Outcome::Again(pause, why),
+        // Not the server's word: the connection broke before there was an answer, or the stream was reset.
+        Code::Internal | Code::ResourceExhausted | Code::Unknown if status.source().is_some() => {
+            Outcome::Again(pause, why)
+        }
         _ => Outcome::Refused(why),
     }
 }
@@ -385,7 +389,111 @@ struct RpcDuration {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Read as _,
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
+    use tokio::runtime;
+
     use super::*;
+
+    /// A frame of HTTP/2.
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
+        [&head[..], payload].concat()
+    }
+
+    /// Waits for the end of the first request.
+    fn take_request(stream: &mut TcpStream) {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).unwrap();
+        stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).unwrap();
+            let [_, high, low, kind, flags, ..] = head;
+            let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
+            stream.read_exact(&mut payload).unwrap();
+            let is_end_of_data = kind == 0 && flags & 1 == 1;
+            if is_end_of_data {
+                return;
+            }
+        }
+    }
+
+    fn target(port: u16, protocol: Protocol) -> Target {
+        Target {
+            url: format!("http://127.0.0.1:{port}").parse().unwrap(),
+            protocol,
+            headers: Vec::new(),
+            gzip: false,
+            timeout: Duration::from_secs(10),
+            tls: Tls::default(),
+        }
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_no_refusal() {
+        let go_away = |reason| frame(7, 0, 0, &[0, 0, 0, 0, 0, 0, 0, reason]);
+        let reset = |reason| frame(3, 0, 1, &[0, 0, 0, reason]);
+        // A head (status 200), an empty message, and `grpc-status` in the trailer.
+        let status = |status| {
+            [
+                frame(1, 4, 1, b"\x88\x00\x0ccontent-type\x10application/grpc"),
+                frame(0, 0, 1, &[0; 5]),
+                frame(1, 5, 1, &[&b"\x00\x0bgrpc-status"[..], status].concat()),
+            ]
+            .concat()
+        };
+        let answers = [
+            // Not a word: killed, say.
+            Vec::new(),
+            // NO_ERROR, ENHANCE_YOUR_CALM.
+            go_away(0x0),
+            go_away(0xb),
+            // INTERNAL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM.
+            reset(0x2),
+            reset(0x7),
+            reset(0xb),
+            status(&b"\x010"[..]),
+            // INTERNAL, by the server's word.
+            status(&b"\x0213"[..]),
+        ];
+        let tries = answers.len();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                take_request(&mut stream);
+                stream.write_all(&answer).unwrap();
+            }
+        });
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let payload = Payload::Traces(ExportTraceServiceRequest::default());
+        let outcomes: Vec<Outcome> = runtime.block_on(async {
+            let mut outcomes = Vec::new();
+            for _ in 0..tries {
+                // Each with a connection of its own.
+                let transport = Transport::new(target(port, Protocol::Grpc)).unwrap();
+                outcomes.push(transport.send(&payload).await);
+            }
+            outcomes
+        });
+        server.join().unwrap();
+        let (broken, answered) = outcomes.split_at(tries - 2);
+        for outcome in broken {
+            assert!(matches!(outcome, Outcome::Again(None, _)), "{outcome:?}");
+        }
+        assert_eq!(answered[0], Outcome::Taken(0, String::new()));
+        assert!(matches!(answered[1], Outcome::Refused(_)), "{answered:?}");
+    }
 
     fn details(seconds: i64, nanos: i32) -> Vec<u8> {
         let info = RetryInfo {

@@ -3,8 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     future::Future,
+    mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, Receiver},
     },
     thread,
@@ -25,14 +27,14 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    metrics::{Delivery, Metrics},
+    metrics::{Delivery, Metrics, Part},
     resource::{Origin, scope},
     settings::Batch,
     transport::{Outcome, Payload, Transport},
 };
 
 /// Of a request, before it is compressed: servers of gRPC take 4 MiB by default.
-const BATCH_BYTES: usize = 2 << 20;
+pub(super) const BATCH_BYTES: usize = 2 << 20;
 
 /// How long the exporter waits for room while spans are taken: a burst is no reason to drop any.
 const ROOM: Duration = Duration::from_secs(1);
@@ -51,6 +53,10 @@ pub(super) struct Shared {
     room: Condvar,
     some: Notify,
     metrics: Mutex<Metrics>,
+    /// Spans that were dropped or rejected, for who must not wait for the lock.
+    lost: AtomicU64,
+    /// There is time for every span.
+    unhurried: AtomicBool,
 }
 
 #[derive(Default)]
@@ -94,18 +100,39 @@ impl Shared {
             room: Condvar::new(),
             some: Notify::new(),
             metrics: Mutex::new(metrics),
+            lost: AtomicU64::new(0),
+            unhurried: AtomicBool::new(false),
         }
+    }
+
+    /// Spans that will not be delivered.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_time(&self) {
+        self.unhurried.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_unhurried(&self) -> bool {
+        self.unhurried.load(Ordering::Relaxed)
     }
 
     /// Puts a span in line. What there is no room for is counted.
     pub(super) fn push(&self, origin: &Arc<Origin>, span: Span) {
         let mut spans = self.spans();
         let is_full = |spans: &mut Spans| spans.waiting.len() + spans.sending >= self.batch.queue;
-        if is_full(&mut spans) && !spans.failing {
-            let full = |spans: &mut Spans| is_full(spans) && !spans.failing;
+        let unhurried = self.is_unhurried();
+        // As long as a batch may take.
+        let patience = match unhurried {
+            true => self.batch.patience.saturating_mul(2),
+            false => ROOM,
+        };
+        if is_full(&mut spans) && (!spans.failing || unhurried) {
+            let full = |spans: &mut Spans| is_full(spans) && (!spans.failing || unhurried);
             spans = self
                 .room
-                .wait_timeout_while(spans, ROOM, full)
+                .wait_timeout_while(spans, patience, full)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
             if is_full(&mut spans) {
@@ -115,6 +142,7 @@ impl Shared {
         }
         if is_full(&mut spans) {
             spans.delivery.dropped += 1;
+            self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let was_empty = spans.waiting.is_empty();
@@ -133,12 +161,13 @@ impl Shared {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What became of the spans, with those that still wait as dropped; and why.
+    /// What became of the spans, and why: those that still wait are dropped.
     pub(super) fn result(&self) -> (Delivery, Option<String>) {
-        let spans = self.spans();
-        let mut delivery = spans.delivery;
-        delivery.dropped += (spans.waiting.len() + spans.sending) as u64;
-        (delivery, spans.trouble.clone())
+        let mut spans = self.spans();
+        let left = (mem::take(&mut spans.waiting).len() + mem::take(&mut spans.sending)) as u64;
+        spans.delivery.dropped += left;
+        self.lost.fetch_add(left, Ordering::Relaxed);
+        (spans.delivery, spans.trouble.clone())
     }
 
     fn spans(&self) -> MutexGuard<'_, Spans> {
@@ -172,12 +201,13 @@ impl Shared {
 
     fn settle(&self, end: End) {
         let mut spans = self.spans();
-        let sent = std::mem::take(&mut spans.sending) as u64;
+        let sent = mem::take(&mut spans.sending) as u64;
         match end {
             End::Taken(rejected, says) => {
                 let rejected = rejected.min(sent);
                 spans.delivery.delivered += sent - rejected;
                 spans.delivery.rejected += rejected;
+                self.lost.fetch_add(rejected, Ordering::Relaxed);
                 if rejected > 0 {
                     warn!(rejected, says, "OTLP: spans were rejected");
                     spans.trouble = Some(says);
@@ -187,6 +217,7 @@ impl Shared {
             }
             End::Dropped(why) => {
                 spans.delivery.dropped += sent;
+                self.lost.fetch_add(sent, Ordering::Relaxed);
                 spans.trouble = Some(why);
             }
         }
@@ -266,7 +297,12 @@ async fn send_traces(
                 tokio::select! {
                     () = shared.some.notified() => {}
                     () = due => {}
-                    _ = closing.changed() => {}
+                    changed = closing.changed() => {
+                        // The exporter is gone without a word, and would be at every turn.
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
                 }
                 continue;
             }
@@ -280,10 +316,7 @@ async fn send_traces(
             |why| shared.fails(why),
         )
         .await;
-        let expired = matches!(&end, End::Dropped(_))
-            && closing
-                .borrow()
-                .is_some_and(|closes| Instant::now() >= closes);
+        let expired = matches!(&end, End::Dropped(_)) && is_over(&closing);
         shared.settle(end);
         if expired {
             return;
@@ -303,25 +336,32 @@ async fn send_metrics(
             () = closed(closing.clone()) => true,
         };
         let delivery = shared.spans().delivery;
-        let payload = Payload::Metrics(shared.metrics().collect(delivery));
-        // They are cumulative: the next ones say all that these do.
+        let parts = shared.metrics().collect(delivery);
+        // What is not delivered is told by the next ones, too.
         let patience = if last { Duration::MAX } else { interval };
-        match deliver(transport, &payload, patience, &mut closing, |_| ()).await {
-            End::Taken(0, says) if says.is_empty() => {}
-            End::Taken(rejected, says) => {
-                warn!(rejected, says, "OTLP: data points were rejected");
-            }
-            End::Dropped(why) => {
-                if last {
-                    warn!(why, "OTLP: the last metrics were not delivered");
+        let begun = Instant::now();
+        for Part { request, told } in parts {
+            let payload = Payload::Metrics(request);
+            let patience = patience.saturating_sub(begun.elapsed());
+            match deliver(transport, &payload, patience, &mut closing, |_| ()).await {
+                End::Taken(rejected, says) => {
+                    if rejected > 0 || !says.is_empty() {
+                        warn!(rejected, says, "OTLP: data points were rejected");
+                    }
+                    shared.metrics().taken(told);
+                }
+                End::Dropped(why) => {
+                    if last {
+                        warn!(why, "OTLP: the last metrics were not delivered");
+                    }
+                    shared.metrics().lost(told);
+                    if is_over(&closing) {
+                        return;
+                    }
                 }
             }
         }
-        if last
-            || closing
-                .borrow()
-                .is_some_and(|closes| Instant::now() >= closes)
-        {
+        if last || is_over(&closing) {
             return;
         }
     }
@@ -375,8 +415,10 @@ async fn deliver(
         if closes.is_some() {
             pause = pause.min(LAST_PAUSE);
         }
+        // Who asks for no pause is not asked without one.
+        let asked = asked.filter(|asked| !asked.is_zero());
         if let Some(asked) = asked {
-            pause = asked;
+            pause = pause.max(asked);
         } else if closes.is_none() && begun.elapsed() + pause > patience {
             return End::Dropped(last);
         }
@@ -414,6 +456,13 @@ async fn before_end<T>(
     }
 }
 
+/// Whether there is no more time.
+fn is_over(closing: &watch::Receiver<Option<Instant>>) -> bool {
+    closing
+        .borrow()
+        .is_some_and(|closes| Instant::now() >= closes)
+}
+
 /// Waits for the begin of the end.
 async fn closed(mut closing: watch::Receiver<Option<Instant>>) {
     let _ = closing.wait_for(Option::is_some).await;
@@ -444,4 +493,162 @@ fn request(batch: Vec<Waiting>, schema_url: &str) -> ExportTraceServiceRequest {
         }
     }
     ExportTraceServiceRequest { resource_spans }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use opentelemetry_proto::tonic::{
+        collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::metric::Data,
+        resource::v1::Resource,
+    };
+    use tokio::runtime::Builder;
+
+    use super::{
+        super::settings::{Protocol, Semconv, Target, Temporality, Tls},
+        *,
+    };
+    use crate::trace::{CallRecord, record::tests::call};
+
+    const NAME: usize = 900;
+
+    fn transport(port: u16) -> Transport {
+        Transport::new(Target {
+            url: format!("http://127.0.0.1:{port}").parse().unwrap(),
+            protocol: Protocol::HttpProtobuf,
+            headers: Vec::new(),
+            gzip: false,
+            timeout: Duration::from_secs(10),
+            tls: Tls::default(),
+        })
+        .unwrap()
+    }
+
+    /// A server that answers each request so, and gives the bodies.
+    fn server(answer: &'static str) -> (u16, Receiver<Vec<u8>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (sender, bodies) = mpsc::channel();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut bytes = Vec::new();
+                let begin = loop {
+                    let mut part = [0; 4_096];
+                    let length = stream.read(&mut part).unwrap();
+                    bytes.extend_from_slice(&part[..length]);
+                    if let Some(at) = bytes.windows(4).position(|end| end == b"\r\n\r\n") {
+                        break at + 4;
+                    }
+                };
+                let head = String::from_utf8_lossy(&bytes[..begin]).to_lowercase();
+                let (_, length) = head.split_once("content-length: ").unwrap();
+                let length: usize = length.split('\r').next().unwrap().parse().unwrap();
+                let mut rest = vec![0; begin + length - bytes.len()];
+                stream.read_exact(&mut rest).unwrap();
+                bytes.extend_from_slice(&rest);
+                let _ = sender.send(bytes.split_off(begin));
+                let fields = "content-length: 0\r\nconnection: close";
+                write!(stream, "HTTP/1.1 {answer}\r\n{fields}\r\n\r\n").unwrap();
+            }
+        });
+        (port, bodies)
+    }
+
+    fn shared() -> Arc<Shared> {
+        let agent = Arc::new(Origin {
+            number: 0,
+            resource: Resource::default(),
+        });
+        let metrics = Metrics::new(Semconv::V1_41, Temporality::Cumulative, agent);
+        Arc::new(Shared::new(Batch::default(), "", metrics))
+    }
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn who_asks_for_no_pause_is_asked_no_more_often() {
+        for answer in [
+            "503 Busy\r\nretry-after: 0",
+            "429 Busy\r\nretry-after: Sun, 06 Nov 1994 08:49:37 GMT",
+        ] {
+            let (port, bodies) = server(answer);
+            let (_sender, mut closing) = watch::channel(None);
+            let end = runtime().block_on(async {
+                let payload = Payload::Traces(ExportTraceServiceRequest {
+                    resource_spans: vec![ResourceSpans::default()],
+                });
+                let patience = Duration::from_secs(2);
+                deliver(&transport(port), &payload, patience, &mut closing, |_| ()).await
+            });
+            assert!(matches!(end, End::Dropped(_)));
+            let tries = bodies.try_iter().count();
+            assert!((2..=4).contains(&tries), "{tries}");
+        }
+    }
+
+    #[test]
+    fn an_exporter_that_is_gone_takes_the_thread_with_it() {
+        let runtime = runtime();
+        let traces = {
+            let _context = runtime.enter();
+            transport(9)
+        };
+        let hour = Duration::from_secs(3_600);
+        let worker = Worker::start(runtime, Some(traces), None, hour, &shared()).unwrap();
+        let Worker { closing, done } = worker;
+        drop(closing);
+        assert_eq!(done.recv_timeout(Duration::from_secs(10)), Ok(()));
+    }
+
+    #[test]
+    fn metrics_that_are_too_many_for_one_request_are_sent_by_several() {
+        const MODELS: usize = 1_500;
+        let shared = shared();
+        let origin = Arc::new(Origin {
+            number: 1,
+            resource: Resource::default(),
+        });
+        for number in 0..MODELS {
+            let call = CallRecord {
+                model: Some(format!("{number}-{}", "x".repeat(NAME))),
+                ..call()
+            };
+            shared.metrics().call(&call, &origin);
+        }
+        let (port, bodies) = server("200 OK");
+        let (closing, closes) = watch::channel(Some(Instant::now() + Duration::from_secs(30)));
+        runtime().block_on(send_metrics(
+            &shared,
+            &transport(port),
+            Duration::from_secs(3_600),
+            closes,
+        ));
+        drop(closing);
+        let requests: Vec<_> = bodies
+            .try_iter()
+            .map(|body| {
+                assert!(body.len() <= BATCH_BYTES, "{}", body.len());
+                ExportMetricsServiceRequest::decode(&*body).unwrap()
+            })
+            .collect();
+        assert!(requests.len() > 1);
+        let metrics = requests
+            .iter()
+            .flat_map(|request| &request.resource_metrics)
+            .flat_map(|resource| &resource.scope_metrics)
+            .flat_map(|scope| &scope.metrics);
+        let durations = metrics.filter_map(|metric| match &metric.data {
+            Some(Data::Histogram(data)) if metric.name == "gen_ai.client.operation.duration" => {
+                Some(data.data_points.len())
+            }
+            _ => None,
+        });
+        assert_eq!(durations.sum::<usize>(), MODELS);
+    }
 }

@@ -235,8 +235,8 @@ impl Metrics {
         };
         *self.calls.entry(plain.clone()).or_default() += 1;
         for (kind, tokens) in [
-            ("input", call.input_tokens.or(call.prompt_tokens)),
-            ("output", call.output_tokens.or(call.completion_tokens)),
+            ("input", call.input()),
+            ("output", call.output()),
             ("cached", call.cached_tokens),
             ("cache_write", call.cache_write_tokens),
             ("reasoning", call.reasoning_tokens),
@@ -262,10 +262,10 @@ impl Metrics {
         if let Some(time) = call.time_to_first_token_ns {
             self.first_token.entry(plain).or_default().observe(time);
         }
-        if let Some(error) = &call.error_type {
+        if let Some(error) = call.error() {
             let labels = Labels {
                 common: Arc::clone(&common),
-                own: Some(("error_type", value(error).into())),
+                own: Some(("error_type", value(&error).into())),
             };
             self.errors(labels);
         }
@@ -379,7 +379,7 @@ impl Metrics {
 
     /// The labels that all metrics of a call have.
     fn common(&mut self, call: &CallRecord) -> Arc<[Pair]> {
-        let model = call.model.as_ref().or(call.response_model.as_ref());
+        let model = call.asked_for();
         let model = model.map_or(Cow::Borrowed(UNKNOWN), |model| value(model).into());
         let mut labels: Vec<Pair> = vec![
             ("gen_ai_provider_name", call.provider.into()),

@@ -21,7 +21,6 @@ use prometheus_client::{
     encoding::{prometheus_text, text},
     registry::Registry,
 };
-use serde::Deserialize;
 
 use super::{Exporter, Health, http::Server, queue};
 use crate::{
@@ -40,9 +39,7 @@ const START: Duration = Duration::from_secs(60);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Where Prometheus finds the agent, and what it finds there.
-#[derive(Clone, Debug, PartialEq, Eq, Args, Deserialize)]
-#[group(id = "prometheus")]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Prometheus")]
 #[group(skip)]
 pub struct Options {
@@ -76,8 +73,7 @@ pub struct Options {
 }
 
 /// What calls can be told apart by, beside provider, operation and model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Label {
     /// Name of the process
     Comm,
@@ -95,6 +91,16 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Each label once: Prometheus takes no page on which a series has one twice.
+    fn labels(&self) -> Vec<Label> {
+        let mut labels = self.labels.clone();
+        labels.sort_unstable();
+        labels.dedup();
+        labels
+    }
+}
+
 /// Starts the server, if one is asked for.
 ///
 /// # Errors
@@ -104,10 +110,8 @@ pub fn open(options: &Options) -> anyhow::Result<Option<Box<dyn Exporter>>> {
     let Some(address) = options.listen else {
         return Ok(None);
     };
-    let mut by = options.labels.clone();
-    by.dedup();
     let shared = Arc::new(Shared {
-        metrics: Mutex::new(Metrics::new(options.max_series, by)),
+        metrics: Mutex::new(Metrics::new(options.max_series, options.labels())),
         inventory: inventory::Shared::new(),
         start: Instant::now(),
     });
