@@ -4,11 +4,12 @@
 
 use std::{
     fs,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use observer_e2e::{
-    harness::{Run, Scene, slack},
+    harness::{Run, Scene, binary, slack},
     infinium::{Answer, Infinium, Received},
 };
 use serde_json::{Map, Value};
@@ -414,6 +415,29 @@ fn keys_go_nowhere_else() {
     }
     assert_eq!(sending.server.received().len(), 4);
     assert_eq!(elsewhere.received().len(), 0);
+}
+
+#[test]
+fn a_replay_waits_for_the_rate() {
+    let sending = Sending::new();
+    let recording = sending.scene.folder.path().join("recording");
+    // More than burst and rate let pass in the time that there is at the end of a live run.
+    let options = ["--capture-content", "--record", recording.to_str().unwrap()];
+    let script = sending.scene.script("calls.py", ["--threads", "130"]);
+    let run = sending.scene.exec(&options, &script);
+    run.assert_clean();
+    assert_eq!(run.traces.len(), 130);
+    let output = Command::new(binary())
+        .arg("replay")
+        .arg(&recording)
+        .args(["--format", "none", "--infinium-agent-id", OURS])
+        .args(["--infinium-url", &sending.server.url("")])
+        .env("INFINIUM_AGENT_SECRET", SECRET)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(sending.server.received().len(), 130, "{said}");
 }
 
 #[test]
