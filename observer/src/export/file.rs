@@ -145,7 +145,7 @@ impl LineFile {
         let mut left = lines.as_slice();
         while !left.is_empty() {
             let mut now = self.that_fit(left);
-            if now == 0 && self.size > 0 && self.rotate()? {
+            if now == 0 && self.size > 0 && self.rotate() {
                 now = self.that_fit(left);
             }
             if now == 0 {
@@ -173,22 +173,22 @@ impl LineFile {
     }
 
     /// Gives the file another name and begins one anew. Returns whether that went well.
-    fn rotate(&mut self) -> io::Result<bool> {
+    fn rotate(&mut self) -> bool {
         let max_files = self.rotation.map_or(0, |rotation| rotation.max_files);
-        match make_room(&self.path, max_files) {
-            Ok(()) => {
-                (self.file, self.size) = open(&self.path)?;
-                Ok(true)
+        match make_room(&self.path, max_files).and_then(|()| open(&self.path)) {
+            Ok(opened) => {
+                (self.file, self.size) = opened;
+                true
             }
             Err(error) => {
                 if !mem::replace(&mut self.complained, true) {
                     warn!(
                         file = %self.path.display(),
                         %error,
-                        "cannot rename a full file; it grows on"
+                        "cannot begin a full file anew; it grows on"
                     );
                 }
-                Ok(false)
+                false
             }
         }
     }
@@ -276,6 +276,11 @@ fn make_room(path: &Path, max_files: usize) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     };
+    // There may have been more, once.
+    let mut beyond = max_files + 1;
+    while fs::remove_file(numbered(beyond)).is_ok() {
+        beyond += 1;
+    }
     if max_files == 0 {
         return moved(fs::remove_file(path));
     }
@@ -335,6 +340,10 @@ mod tests {
             max_files: 2,
         };
         let path = directory.path().join("calls");
+        // There were more, once.
+        for number in 1..5 {
+            fs::write(directory.path().join(format!("calls.{number}")), "old\n").unwrap();
+        }
         let mut file = LineFile::open(&path, Some(rotation)).unwrap();
         for line in ["one\n", "two\n", "a long line\n", "three\n", "four\n"] {
             file.write_all(line.as_bytes()).unwrap();
@@ -343,7 +352,29 @@ mod tests {
         assert_eq!(written(&directory, "calls"), "four\n");
         assert_eq!(written(&directory, "calls.1"), "three\n");
         assert_eq!(written(&directory, "calls.2"), "a long line\n");
-        assert!(!directory.path().join("calls.3").exists());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_begun_anew_grows_on() {
+        let directory = TempDir::new().unwrap();
+        let folder = directory.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let rotation = Rotation {
+            max_size: 4,
+            max_files: 2,
+        };
+        let mut file = LineFile::open(&folder.join("calls"), Some(rotation)).unwrap();
+        let moved = directory.path().join("moved");
+        fs::rename(&folder, &moved).unwrap();
+        for line in ["one\n", "two\n", "six\n"] {
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        file.flush().unwrap();
+        assert_eq!(
+            fs::read_to_string(moved.join("calls")).unwrap(),
+            "one\ntwo\nsix\n"
+        );
     }
 
     #[test]
