@@ -29,7 +29,7 @@ use crate::{
     trace::{
         self, CallContext, CallRecord, CallStarted, Caller, OtherRequest, Prices, TraceBy,
         TraceRecord, Traces,
-        attempts::Attempts,
+        attempts::{self, Attempts},
         attribution::{Ended, OpenCall},
         ends::{EndId, Ends, Side},
         lineage::Actor,
@@ -250,6 +250,8 @@ struct Tracked {
 struct Open {
     call: OpenCall,
     end: EndId,
+    /// Hash of the request's head.
+    head: u64,
     /// The attempt at it that failed before.
     earlier: Option<Box<Held>>,
 }
@@ -259,6 +261,7 @@ struct Held {
     role: Role,
     identity: Identity,
     open: OpenCall,
+    head: u64,
     call: Box<LlmCall>,
     /// The attempt at it that failed before.
     earlier: Option<Box<Held>>,
@@ -643,6 +646,7 @@ impl Engine {
                 let open = Open {
                     call: open,
                     end,
+                    head: fingerprint,
                     earlier: None,
                 };
                 tracked.calls.insert(call, open);
@@ -665,6 +669,7 @@ impl Engine {
                     role,
                     identity: identity.clone(),
                     open: open.call,
+                    head: open.head,
                     call: record,
                     earlier: open.earlier,
                 };
@@ -684,13 +689,13 @@ impl Engine {
         };
         let pid = place.0;
         if role == Role::Client {
-            let actor = open.call.caller().actor();
-            let (earlier, over) = self.attempts.requested(
-                actor,
-                request.evidence.body,
-                request.attempts,
-                open.call.started_at(),
-            );
+            let (earlier, over) = self.attempts.requested(attempts::Request {
+                actor: open.call.caller().actor(),
+                head: open.head,
+                body: request.evidence.body,
+                attempt: request.attempts,
+                at: open.call.started_at(),
+            });
             self.record_calls(over);
             if let Some(earlier) = earlier {
                 self.traces.call_retried(&mut open.call, &earlier.open);
@@ -745,7 +750,7 @@ impl Engine {
         }
         let actor = held.open.caller().actor();
         let call = held.call.clone();
-        if let Some(held) = self.attempts.ended(actor, &call, held) {
+        if let Some(held) = self.attempts.ended(actor, held.head, &call, held) {
             self.record_call(held);
         }
     }

@@ -396,13 +396,21 @@ pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
         .map(|id| id.chars().take(NAME_CHARS).collect())
 }
 
-/// A hash of a request's head, without its credentials.
+/// What differs between attempts at one call, and on the two sides of a proxy that is part of a trace (W3C Trace
+/// Context, W3C Baggage).
+const OF_TRACE: [&str; 3] = ["baggage", "traceparent", "tracestate"];
+
+/// A hash of a request's head, without its credentials and its place in a trace.
 pub(super) fn fingerprint(head: &RequestHead) -> u64 {
     let mut hasher = DefaultHasher::new();
     (head.method.as_str(), &head.path, &head.query).hash(&mut hasher);
     (&head.host, head.port).hash(&mut hasher);
-    for (name, value) in &head.headers {
-        (name.as_str(), value.as_bytes()).hash(&mut hasher);
+    let fields = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value));
+    for (name, value) in fields.filter(|(name, _)| !OF_TRACE.contains(name)) {
+        (name, value.as_bytes()).hash(&mut hasher);
     }
     hasher.finish()
 }

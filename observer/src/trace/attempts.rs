@@ -29,9 +29,25 @@ pub struct Attempts<T> {
     failed: Vec<Failed<T>>,
 }
 
+/// A request that may be an attempt at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What makes it.
+    pub actor: Actor,
+    /// Hash of its head.
+    pub head: u64,
+    /// Hash of its body; 0 if there is none.
+    pub body: u64,
+    /// Which attempt it is by the library's account.
+    pub attempt: Option<u32>,
+    /// When it was begun.
+    pub at: Timestamp,
+}
+
 #[derive(Debug)]
 struct Failed<T> {
     actor: Actor,
+    head: u64,
     body: u64,
     /// The same request is sent elsewhere, by whatever follows redirects below the library.
     redirected: bool,
@@ -49,7 +65,7 @@ impl<T> Default for Attempts<T> {
 
 impl<T> Attempts<T> {
     /// Keeps a call back that may be tried again; returns it if it will not be.
-    pub fn ended(&mut self, actor: Actor, call: &LlmCall, kept: T) -> Option<T> {
+    pub fn ended(&mut self, actor: Actor, head: u64, call: &LlmCall, kept: T) -> Option<T> {
         let body = call.evidence.body;
         if body == 0 || self.failed.len() >= KEPT || !may_be_tried_again(call) {
             return Some(kept);
@@ -65,6 +81,7 @@ impl<T> Attempts<T> {
         let after = |time| Timestamp(call.ended().0.saturating_add(nanoseconds_of(time)));
         self.failed.push(Failed {
             actor,
+            head,
             body,
             redirected,
             from: after(pause),
@@ -74,18 +91,14 @@ impl<T> Attempts<T> {
         None
     }
 
-    /// A request has been read that was begun at `at`, which is this attempt by the library's account. Returns the call of which it is
-    /// another attempt, and those of the same actor that have found an end, since it does something else.
-    pub fn requested(
-        &mut self,
-        actor: Actor,
-        body: u64,
-        attempt: Option<u32>,
-        at: Timestamp,
-    ) -> (Option<T>, Vec<T>) {
-        let again = |one: &Failed<T>| match attempt {
+    /// A request has been read. Returns the call of which it is another attempt, and those of the same actor that have
+    /// found an end, since it does something else.
+    pub fn requested(&mut self, request: Request) -> (Option<T>, Vec<T>) {
+        let Request { actor, body, .. } = request;
+        let again = |one: &Failed<T>| match request.attempt {
             Some(attempt) => attempt > 1 || one.redirected,
-            None => one.from <= at,
+            // A redirect leads elsewhere.
+            None => one.redirected || one.head == request.head && one.from <= request.at,
         };
         let same = |one: &Failed<T>| body != 0 && one.body == body && again(one);
         let own = self

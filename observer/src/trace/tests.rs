@@ -9,7 +9,7 @@ use observer_wire::{
 
 use super::{
     Caller, Settings, TraceBy, TraceRecord, Traces,
-    attempts::Attempts,
+    attempts::{Attempts, Request},
     attribution::{Ended, OpenCall},
 };
 use crate::{
@@ -406,7 +406,7 @@ fn an_address_that_comes_again_is_another_task() {
 fn what_is_asked_again_at_once_was_asked_twice() {
     let actor = thread(1).actor();
     // Whether it is an attempt at the call that has failed so, if it begins so much later.
-    let again = |status: Option<u16>, asked: Option<&str>, attempt: Option<u32>, later: u64| {
+    let tried = |status: Option<u16>, asked: Option<&str>, attempt, later: u64, head| {
         let mut failed = call(0);
         failed.evidence.body = 5;
         failed.status_code = status;
@@ -419,10 +419,17 @@ fn what_is_asked_again_at_once_was_asked_twice() {
             failed.rate_limit.extend([field]);
         }
         let mut attempts = Attempts::default();
-        assert!(attempts.ended(actor, &failed, ()).is_none());
-        let at = Timestamp(failed.ended().0 + later);
-        attempts.requested(actor, 5, attempt, at).0.is_some()
+        assert!(attempts.ended(actor, 1, &failed, ()).is_none());
+        let request = Request {
+            actor,
+            head,
+            body: 5,
+            attempt,
+            at: Timestamp(failed.ended().0 + later),
+        };
+        attempts.requested(request).0.is_some()
     };
+    let again = |status, asked, attempt, later| tried(status, asked, attempt, later, 1);
     assert!(again(Some(503), None, None, SECOND));
     assert!(!again(Some(503), None, None, MILLISECOND));
     // Its library says which it is, its provider when it may come, or there was no answer.
@@ -431,6 +438,10 @@ fn what_is_asked_again_at_once_was_asked_twice() {
     assert!(again(Some(429), Some("0"), None, MILLISECOND));
     assert!(again(None, None, None, MILLISECOND));
     assert!(again(Some(307), None, Some(1), MILLISECOND));
+    // By another library, or with other options; its own account is better evidence.
+    assert!(!tried(Some(503), None, None, SECOND, 2));
+    assert!(tried(Some(503), None, Some(2), SECOND, 2));
+    assert!(tried(Some(307), None, None, MILLISECOND, 2));
 }
 
 #[test]
