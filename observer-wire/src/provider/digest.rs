@@ -11,9 +11,8 @@
 
 use std::collections::VecDeque;
 
-use memchr::memchr2;
-
 use crate::{
+    body::json::string_end,
     evidence::{MessageList, ToolResult},
     hash::{Hasher, hash, mix},
 };
@@ -346,28 +345,11 @@ impl Digest {
         let Some(text) = &mut self.string else {
             return 0;
         };
-        let mut end = 0;
-        let mut closed = false;
-        if text.escaped {
-            text.escaped = false;
-            end = 1;
-        }
-        while let Some(found) = memchr2(b'"', b'\\', &bytes[end..]) {
-            end += found;
-            if bytes[end] == b'"' {
-                closed = true;
-                break;
-            }
-            // What is escaped is passed over with its backslash.
-            end += 2;
-            if end > bytes.len() {
-                text.escaped = true;
-                break;
-            }
-        }
-        if !closed {
-            end = bytes.len();
-        }
+        let start = usize::from(text.escaped);
+        let end = string_end(&bytes[start..]);
+        let closed = end.is_ok();
+        text.escaped = end == Err(true);
+        let end = end.map_or(bytes.len(), |end| start + end);
         let piece = &bytes[..end];
         text.length += piece.len() as u64;
         if let Some(hasher) = &mut text.hasher {

@@ -9,7 +9,7 @@ mod template;
 
 use std::fmt;
 
-use memchr::memchr2;
+use memchr::{memchr_iter, memchr2};
 use serde_json::{Number, Value};
 
 use self::{
@@ -669,26 +669,16 @@ impl Parser {
                 escaped = false;
                 at += 1;
             } else if string {
-                let mut rest = &bytes[at..];
-                loop {
-                    let Some(end) = memchr2(b'"', b'\\', rest) else {
-                        rest = &[];
-                        break;
-                    };
-                    if rest[end] == b'"' {
+                match string_end(&bytes[at..]) {
+                    Ok(end) => {
                         string = false;
-                        rest = &rest[end + 1..];
-                        break;
+                        at += end + 1;
                     }
-                    // What is escaped is passed over with its backslash.
-                    let Some(behind) = rest.get(end + 2..) else {
-                        escaped = true;
-                        rest = &[];
-                        break;
-                    };
-                    rest = behind;
+                    Err(within) => {
+                        escaped = within;
+                        at = bytes.len();
+                    }
                 }
-                at = bytes.len() - rest.len();
             } else {
                 match bytes[at] {
                     b'"' => string = true,
@@ -802,4 +792,15 @@ fn is_start(byte: u8) -> bool {
 
 fn starts(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| is_start(**byte)).count()
+}
+/// Where the string ends of which these are the next bytes, or, if it does not, whether the next byte is escaped.
+pub(crate) fn string_end(bytes: &[u8]) -> Result<usize, bool> {
+    // Of escapes there are many, most of them ends of lines: only those of quotes matter.
+    let is_escaped = |at: usize| {
+        let before = bytes[..at].iter().rev();
+        before.take_while(|byte| **byte == b'\\').count() % 2 == 1
+    };
+    memchr_iter(b'"', bytes)
+        .find(|at| !is_escaped(*at))
+        .ok_or_else(|| is_escaped(bytes.len()))
 }
