@@ -62,63 +62,46 @@ pub fn plaintext(text: &mut Plaintext) {
 /// Sends a close record.
 #[inline(always)]
 pub fn close(record: CloseRecord) {
-    match EVENTS.reserve::<CloseRecord>(0) {
-        Some(mut entry) => {
-            entry.write(record);
-            entry.submit(wakeup());
-        }
-        None => lost(Loss::RingFull, 0),
-    }
+    send(record, Loss::RingFull);
 }
 
 /// Sends a bind record.
 #[inline(always)]
 pub fn bind(record: BindRecord) {
-    match EVENTS.reserve::<BindRecord>(0) {
-        Some(mut entry) => {
-            entry.write(record);
-            entry.submit(wakeup());
-        }
-        None => lost(Loss::RingFull, 0),
-    }
+    send(record, Loss::RingFull);
 }
 
 /// Sends a process record.
 #[inline(always)]
 pub fn process(record: ProcessRecord) {
-    match EVENTS.reserve::<ProcessRecord>(0) {
-        Some(mut entry) => {
-            entry.write(record);
-            entry.submit(wakeup());
-        }
-        None => lost(Loss::ProcessEvent, 0),
-    }
+    send(record, Loss::ProcessEvent);
 }
 
 /// Sends a task record. Returns whether there was room for it.
 #[inline(always)]
 pub fn task(record: TaskRecord) -> bool {
-    match EVENTS.reserve::<TaskRecord>(0) {
+    send(record, Loss::RingFull)
+}
+
+/// Sends which request a task answers.
+#[inline(always)]
+pub fn answers(record: AnswersRecord) {
+    send(record, Loss::RingFull);
+}
+
+/// Sends a record, or counts it as lost for this cause. Returns whether there was room for it.
+#[inline(always)]
+fn send<T: 'static>(record: T, cause: Loss) -> bool {
+    match EVENTS.reserve::<T>(0) {
         Some(mut entry) => {
             entry.write(record);
             entry.submit(wakeup());
             true
         }
         None => {
-            lost(Loss::RingFull, 0);
+            lost(cause, 0);
             false
         }
-    }
-}
-
-/// Sends which request a task answers.
-pub fn answers(record: AnswersRecord) {
-    match EVENTS.reserve::<AnswersRecord>(0) {
-        Some(mut entry) => {
-            entry.write(record);
-            entry.submit(wakeup());
-        }
-        None => lost(Loss::RingFull, 0),
     }
 }
 

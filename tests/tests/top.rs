@@ -297,11 +297,7 @@ fn the_terminal_is_given_back_by_a_signal_and_when_nobody_is_left() {
     rustix::process::kill_process(observer, rustix::process::Signal::TERM).unwrap();
     let screen = terminal.wait_for("bytes captured");
     assert!(!screen.contains("PROCESSES"), "{screen}");
-    terminal.press(&["-l", "stty -a | tr ';' '\\n' | grep -w echo"]);
-    terminal.press(&["Enter"]);
-    terminal.wait("echo", |screen| {
-        screen.contains(" echo ") && !screen.contains("-echo ")
-    });
+    assert_echoes(&terminal);
 }
 
 #[test]
@@ -350,6 +346,11 @@ fn a_signal_ends_it_amid_the_bytes_of_a_key() {
     await_end(observer);
     let screen = terminal.wait_for("bytes captured");
     assert!(!screen.contains("PROCESSES"), "{screen}");
+    assert_echoes(&terminal);
+}
+
+/// Asserts that a terminal shows what is typed, as it did before.
+fn assert_echoes(terminal: &Terminal) {
     terminal.press(&["-l", "stty -a | tr ';' '\\n' | grep -w echo"]);
     terminal.press(&["Enter"]);
     terminal.wait("echo", |screen| {

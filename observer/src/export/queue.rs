@@ -253,8 +253,7 @@ impl Exporters {
         }
         let deadline = Instant::now() + FINISH;
         let mut result = Ok(());
-        let mut lost: Vec<(&'static str, u64)> = Vec::new();
-        for queue in self.ending.drain(..).chain(self.queues.drain(..)) {
+        for queue in self.ending.iter().chain(&self.queues) {
             // What the user looks at may wait for the user: a pager, say.
             let deadline = (queue.place.is_none() && !patiently).then_some(deadline);
             if let (Err(error), Some(place)) = (queue.end(deadline), &queue.place)
@@ -262,15 +261,12 @@ impl Exporters {
             {
                 result = Err(anyhow::anyhow!("cannot write to {place}: {error}"));
             }
-            match (
-                queue.lost(),
-                lost.iter_mut().find(|(name, _)| *name == queue.name),
-            ) {
-                (0, _) => {}
-                (more, Some(known)) => known.1 += more,
-                (more, None) => lost.push((queue.name, more)),
-            }
         }
+        let state = self.state().into_iter();
+        let lost = state.filter_map(|(name, _, lost)| (lost > 0).then_some((name, lost)));
+        let lost = lost.collect();
+        self.ending.clear();
+        self.queues.clear();
         result.map(|()| lost)
     }
 

@@ -25,22 +25,6 @@ pub struct Known {
 }
 
 impl Known {
-    /// Says where a call in flight is.
-    pub fn placed(&mut self, number: u64, trace: TraceKey) {
-        for (known, place) in &mut self.flying {
-            if *known == number {
-                *place = Some(trace);
-            }
-        }
-    }
-
-    /// Its address is another task's now.
-    pub fn renewed(&mut self) {
-        self.last = None;
-        self.burst = None;
-        self.errand = None;
-    }
-
     fn is_empty(&self) -> bool {
         self.last.is_none()
             && self.burst.is_none()
@@ -70,13 +54,7 @@ impl Actors {
         self.processes.get(&actor.pid())?.actors.get(&actor)
     }
 
-    /// The same, to change it.
-    pub fn get_mut(&mut self, actor: Actor) -> Option<&mut Known> {
-        let process = self.processes.get_mut(&actor.pid())?;
-        process.actors.get_mut(&actor)
-    }
-
-    /// The same, of one that need not be known.
+    /// The same, to change it, of one that need not be known.
     pub fn entry(&mut self, actor: Actor) -> &mut Known {
         let process = self.processes.entry(actor.pid()).or_default();
         process.actors.entry(actor).or_default()
@@ -108,6 +86,23 @@ impl Actors {
         self.processes
             .get(&pid)
             .is_some_and(|process| !process.traces.is_empty())
+    }
+
+    /// A call in flight is in a trace.
+    pub fn placed(&mut self, actor: Actor, number: u64, trace: TraceKey) {
+        self.change(actor, |known| {
+            let own = known.flying.iter_mut().find(|(own, _)| *own == number);
+            own.into_iter().for_each(|own| own.1 = Some(trace));
+        });
+    }
+
+    /// The address of an actor is another task's now.
+    pub fn renewed(&mut self, actor: Actor) {
+        self.change(actor, |known| {
+            known.last = None;
+            known.burst = None;
+            known.errand = None;
+        });
     }
 
     /// A call is not in flight any more.

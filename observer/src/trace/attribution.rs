@@ -198,9 +198,8 @@ impl Traces {
         if let Some(place) = &earlier.place
             && call.place.is_none()
         {
-            if let Some(known) = self.actors.get_mut(call.caller.actor()) {
-                known.placed(call.number, place.trace);
-            }
+            let actor = call.caller.actor();
+            self.actors.placed(actor, call.number, place.trace);
             call.place = Some(place.clone());
         }
     }
@@ -305,9 +304,7 @@ impl Traces {
     pub fn task_created(&mut self, by: Caller, task: Task, at: Timestamp) {
         let actor = Actor::Task(by.pid, task);
         // The address may have been another task's.
-        if let Some(known) = self.actors.get_mut(actor) {
-            known.renewed();
-        }
+        self.actors.renewed(actor);
         self.lineage.task(by.pid, task, by.actor(), by.tid, at);
     }
 
@@ -435,9 +432,7 @@ impl Traces {
         if !found.loose {
             self.settle(self.acting(call.caller, &line), trace);
         }
-        if let Some(known) = self.actors.get_mut(call.caller.actor()) {
-            known.placed(call.number, trace);
-        }
+        self.actors.placed(call.caller.actor(), call.number, trace);
         self.actors.calls_in(call.caller.pid, trace);
         if let Some(open) = self.open.get_mut(&trace) {
             open.call_placed(call.caller.pid, evidence, call.at, goes_on);

@@ -6,7 +6,7 @@ use std::{
     mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
     thread,
@@ -53,8 +53,6 @@ pub(super) struct Shared {
     room: Condvar,
     some: Notify,
     metrics: Mutex<Metrics>,
-    /// Spans that were dropped or rejected, for who must not wait for the lock.
-    lost: AtomicU64,
     /// There is time for every span.
     unhurried: AtomicBool,
 }
@@ -100,14 +98,16 @@ impl Shared {
             room: Condvar::new(),
             some: Notify::new(),
             metrics: Mutex::new(metrics),
-            lost: AtomicU64::new(0),
             unhurried: AtomicBool::new(false),
         }
     }
 
     /// Spans that will not be delivered.
     pub(super) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        let Delivery {
+            dropped, rejected, ..
+        } = self.spans().delivery;
+        dropped + rejected
     }
 
     pub(super) fn take_time(&self) {
@@ -142,7 +142,6 @@ impl Shared {
         }
         if is_full(&mut spans) {
             spans.delivery.dropped += 1;
-            self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let was_empty = spans.waiting.is_empty();
@@ -166,7 +165,6 @@ impl Shared {
         let mut spans = self.spans();
         let left = (mem::take(&mut spans.waiting).len() + mem::take(&mut spans.sending)) as u64;
         spans.delivery.dropped += left;
-        self.lost.fetch_add(left, Ordering::Relaxed);
         (spans.delivery, spans.trouble.clone())
     }
 
@@ -207,7 +205,6 @@ impl Shared {
                 let rejected = rejected.min(sent);
                 spans.delivery.delivered += sent - rejected;
                 spans.delivery.rejected += rejected;
-                self.lost.fetch_add(rejected, Ordering::Relaxed);
                 if rejected > 0 {
                     warn!(rejected, says, "OTLP: spans were rejected");
                     spans.trouble = Some(says);
@@ -217,7 +214,6 @@ impl Shared {
             }
             End::Dropped(why) => {
                 spans.delivery.dropped += sent;
-                self.lost.fetch_add(sent, Ordering::Relaxed);
                 spans.trouble = Some(why);
             }
         }
