@@ -21,6 +21,12 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 24, 0);
 #[map]
 pub static WATCHED: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
 
+/// Process ids that are left out; unused unless `SELECTING` is set. Another program of the process is another
+/// matter.
+#[map]
+pub static EXCLUDED: HashMap<u32, u8> =
+    HashMap::with_max_entries(1 << 16, 1 /* BPF_F_NO_PREALLOC */);
+
 /// Calls of the TLS library that a thread (`pid_tgid`) has entered and not yet left.
 #[map]
 pub static CALLS: HashMap<u64, OpenCalls> =
@@ -138,6 +144,10 @@ static WATCH_ALL: u8 = 0;
 /// The agent's own process id, never watched. Set by the agent at load.
 #[unsafe(no_mangle)]
 static AGENT_TGID: u32 = 0;
+
+/// Whether some processes are left out. Set by the agent at load.
+#[unsafe(no_mangle)]
+static SELECTING: u8 = 0;
 
 /// Pending bytes of the ring buffer from which on the agent is woken even if it would look by
 /// itself soon. Set by the agent at load.
@@ -396,7 +406,25 @@ pub fn watched(tgid: u32) -> bool {
         return false;
     }
     // SAFETY: the value is not read, only its presence matters.
+    if selecting() && unsafe { EXCLUDED.get(tgid) }.is_some() {
+        return false;
+    }
+    // SAFETY: as above.
     setting(&WATCH_ALL) != 0 || unsafe { WATCHED.get(tgid) }.is_some()
+}
+
+/// Whether some processes are left out.
+#[inline(always)]
+pub fn selecting() -> bool {
+    setting(&SELECTING) != 0
+}
+
+/// The process is left out no more, if it was.
+#[inline(always)]
+pub fn include(tgid: u32) {
+    if selecting() {
+        let _ = EXCLUDED.remove(tgid);
+    }
 }
 
 /// Where `sched_process_fork` keeps the child's pid.

@@ -6,8 +6,8 @@ use observer_common::{KIND_EXEC, KIND_EXIT, KIND_FORK, Loss, ProcessRecord, foll
 use crate::{
     emit,
     maps::{
-        CALLS, RENEWED, SENDING, SPEAKERS, WATCHED, current, follows, fork_child_pid_offset, lost,
-        watch_all, watched,
+        CALLS, RENEWED, SENDING, SPEAKERS, WATCHED, current, follows, fork_child_pid_offset,
+        include, lost, watch_all, watched,
     },
     python,
 };
@@ -51,6 +51,8 @@ pub fn process_fork(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn process_exec(_context: TracePointContext) -> u32 {
     let (tgid, tid, _) = current();
+    // A container's first program has the id of its runtime.
+    include(tgid);
     if follows() & follow::PLAINTEXT != 0 && watched(tgid) {
         renew(tgid);
     }
@@ -73,7 +75,10 @@ pub fn process_exit(_context: TracePointContext) -> u32 {
         report(KIND_EXIT, 0, tgid, tid);
     }
     python::gone(tid);
-    if tid != tgid {
+    if tid == tgid {
+        // Another process may get the id.
+        include(tgid);
+    } else {
         // A thread got here by process_fork, which cannot tell it from a process.
         let _ = WATCHED.remove(tid);
     }

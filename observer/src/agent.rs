@@ -22,6 +22,7 @@ use crate::{
     clock::{self, Clock},
     engine::{Bytes, Engine, Input, Seen, Settings},
     export::{Exporters, Health, Record},
+    kubernetes::{Pods, Standing},
     recording::Recorder,
 };
 
@@ -66,6 +67,8 @@ pub struct Summary {
     pub losses: Option<Losses>,
     /// Records that an exporter could not take in time, by its name.
     pub dropped: Vec<(&'static str, u64)>,
+    /// Records that were not handed on, as it was not known whether their pod is selected.
+    pub withheld: u64,
 }
 
 /// The agent at work.
@@ -83,6 +86,7 @@ struct Feed {
     engine: Engine,
     recorder: Option<Recorder>,
     exporters: Exporters,
+    pods: Pods,
 }
 
 /// What the attacher has to do about a batch of events.
@@ -93,6 +97,8 @@ struct Chores {
     exits: Vec<(Pid, Timestamp)>,
     /// Connections of which nothing more is to be captured, and what had been written on them.
     ignore: Vec<(ConnectionKey, u64)>,
+    /// Processes that are not watched.
+    exclude: Vec<Pid>,
 }
 
 impl Agent {
@@ -103,11 +109,13 @@ impl Agent {
         engine: Engine,
         recorder: Option<Recorder>,
         exporters: Exporters,
+        pods: Pods,
     ) -> Self {
         let feed = Feed {
             engine,
             recorder,
             exporters,
+            pods,
         };
         Self {
             attacher,
@@ -141,7 +149,9 @@ impl Agent {
             }
             let handled = self.drain(BATCH);
             self.attacher.take_examined();
-            if self.attacher.take_mapped() && handled == 0 {
+            let vain = self.attacher.take_mapped();
+            self.meet();
+            if vain && handled == 0 {
                 // Whoever makes code or starts programs all the time must not have the agent run all the time.
                 std::thread::sleep(IN_VAIN);
             }
@@ -161,17 +171,18 @@ impl Agent {
                     return Ok(Outcome::NobodyLeft);
                 }
                 self.feed.tick();
+                let exporters = &self.feed.exporters;
+                for (pid, standing) in self.feed.pods.turn(|record| exporters.send(record)) {
+                    self.stand(pid, standing);
+                }
             }
             if self.feed.exporters.are_live()
                 && last_health.is_none_or(|last| last.elapsed() >= HEALTH)
             {
                 last_health = Some(Instant::now());
-                let Feed {
-                    engine, exporters, ..
-                } = &self.feed;
                 let (records, _) = self.capture.activity();
-                let health = health(engine, exporters, records, self.capture.losses());
-                exporters.send(Record::Health(Box::new(health)));
+                let health = self.feed.health(records, self.capture.losses());
+                self.feed.exporters.send(Record::Health(Box::new(health)));
             }
             if handled == BATCH {
                 continue;
@@ -233,25 +244,24 @@ impl Agent {
         let (records, wakeups) = capture.activity();
         info!(records, wakeups, "captured");
         let losses = capture.losses();
-        let Feed {
-            mut engine,
-            recorder,
-            mut exporters,
-        } = feed;
         let now = clock::now();
-        if let Some(recorder) = recorder {
+        if let Some(recorder) = feed.recorder.take() {
             recorder.finish(now, &losses);
         }
-        engine.finish(now);
-        engine.records().for_each(|record| exporters.send(record));
+        feed.engine.finish(now);
+        feed.hand_over();
+        let exporters = &feed.exporters;
+        feed.pods.finish(|record| exporters.send(record));
         if exporters.are_live() {
-            let health = health(&engine, &exporters, records, losses);
+            let health = feed.health(records, losses);
             exporters.send(Record::Health(Box::new(health)));
         }
+        let withheld = feed.pods.health().map_or(0, |health| health.withheld);
         let summary = Summary {
-            seen: engine.seen(),
+            seen: feed.engine.seen(),
             losses: Some(losses),
-            dropped: exporters.finish()?,
+            dropped: feed.exporters.finish()?,
+            withheld,
         };
         drop(attacher);
         Ok(summary)
@@ -272,11 +282,43 @@ impl Agent {
             self.attacher.scan(pid);
         }
         self.dying.extend(chores.exits);
+        for pid in chores.exclude {
+            self.exclude(pid);
+        }
         for (connection, sent) in chores.ignore {
             debug!(pid = connection.pid.0, "the connection is of no interest");
             self.capture.ignore(connection, sent);
         }
         handled
+    }
+
+    /// Looks at whose programs have been started.
+    fn meet(&mut self) {
+        let mut met = self.attacher.met();
+        met.sort_unstable();
+        met.dedup();
+        for pid in met {
+            if let Some(standing) = self.feed.pods.meet(pid) {
+                self.stand(pid, standing);
+            }
+        }
+    }
+
+    fn stand(&mut self, pid: Pid, standing: Standing) {
+        match standing {
+            Standing::Watched => self.attacher.include(pid),
+            Standing::Awaited => {}
+            Standing::Excluded => self.exclude(pid),
+        }
+    }
+
+    fn exclude(&mut self, pid: Pid) {
+        debug!(pid = pid.0, "the process is not selected");
+        self.attacher.exclude(pid);
+        // It may have become a container's meanwhile: until then it had the cgroup of the runtime.
+        if self.feed.pods.meet(pid) != Some(Standing::Excluded) {
+            self.attacher.include(pid);
+        }
     }
 
     /// Finds the processes whose exit was lost when the ring buffer was full.
@@ -330,7 +372,10 @@ impl Feed {
                     chores.ignore.push((connection, u64::MAX));
                     return;
                 }
-                self.identify(connection.pid, comm);
+                if !self.identify(connection.pid, comm) {
+                    push_new(&mut chores.exclude, connection.pid);
+                    return;
+                }
                 let asked = self.take(Input::Data {
                     connection,
                     tid,
@@ -430,16 +475,20 @@ impl Feed {
         }
     }
 
-    /// Looks a process up when it is first heard of.
-    fn identify(&mut self, pid: Pid, comm: &[u8]) {
+    /// Looks a process up when it is first heard of. Returns whether it is watched.
+    fn identify(&mut self, pid: Pid, comm: &[u8]) -> bool {
         if self.engine.knows(pid) {
-            return;
+            return true;
         }
         let mut identity = Identity::of(pid);
+        if self.pods.identify(pid, &mut identity) == Standing::Excluded {
+            return false;
+        }
         if identity.comm.is_none() {
             identity.comm = Some(String::from_utf8_lossy(comm).into_owned());
         }
         self.take(Input::Process { pid, identity });
+        true
     }
 
     fn tick(&mut self) {
@@ -452,7 +501,9 @@ impl Feed {
     }
 
     fn is_busy(&self) -> bool {
-        self.engine.is_busy() || self.recorder.as_ref().is_some_and(Recorder::is_holding)
+        self.engine.is_busy()
+            || self.recorder.as_ref().is_some_and(Recorder::is_holding)
+            || self.pods.is_busy()
     }
 
     fn take(&mut self, input: Input<'_>) -> Option<u64> {
@@ -460,22 +511,34 @@ impl Feed {
             recorder.input(&input);
         }
         let asked = self.engine.take(input);
-        self.engine
-            .records()
-            .for_each(|record| self.exporters.send(record));
+        self.hand_over();
         asked
     }
-}
 
-fn health(engine: &Engine, exporters: &Exporters, events: u64, losses: Losses) -> Health {
-    Health {
-        losses: Some(losses),
-        events,
-        bytes: engine.seen().bytes,
-        processes: engine.processes().count(),
-        connections: engine.connections(),
-        traces: engine.traces(),
-        queues: exporters.state(),
+    /// What the engine has made goes on.
+    fn hand_over(&mut self) {
+        let Self {
+            engine,
+            exporters,
+            pods,
+            ..
+        } = self;
+        for record in engine.records() {
+            pods.pass(record, |record| exporters.send(record));
+        }
+    }
+
+    fn health(&self, events: u64, losses: Losses) -> Health {
+        Health {
+            losses: Some(losses),
+            events,
+            bytes: self.engine.seen().bytes,
+            processes: self.engine.processes().count(),
+            connections: self.engine.connections(),
+            traces: self.engine.traces(),
+            queues: self.exporters.state(),
+            pods: self.pods.health(),
+        }
     }
 }
 

@@ -185,7 +185,7 @@ impl Report {
                 "not there; not needed"
             },
         );
-        match Attacher::new(Watch::Processes, TEST_RING, None) {
+        match Attacher::new(Watch::Processes, TEST_RING, None, false) {
             Ok((mut attacher, _)) => {
                 let plaintext = attacher.capture_plaintext();
                 let (rung, refusals) = attacher.rung();

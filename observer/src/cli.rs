@@ -36,6 +36,7 @@ use crate::{
     exec::{self, Gated},
     export::{Exporters, Format, Opened, Outputs},
     inventory::{self, Listing},
+    kubernetes::{self, Pods},
     recording::{Created, Head, Recorder},
     replay::Replay,
     report,
@@ -266,6 +267,8 @@ struct WatchOptions {
     /// Interface of the kernel to attach by [default: the best that there is]
     #[arg(long, value_name = "INTERFACE", env = "OBSERVER_ATTACH_BY")]
     attach_by: Option<Rung>,
+    #[command(flatten)]
+    kubernetes: kubernetes::Options,
     // At the end: what follows would be under its last heading.
     #[command(flatten)]
     records: RecordOptions,
@@ -444,6 +447,7 @@ fn watch_into(
     let prices = options.records.prices()?;
     let salt = options.records.salt()?;
     let recording = options.recording()?;
+    let pods = options.pods()?;
     let (mut attacher, capture) = options.attach(if target.all {
         Watch::All
     } else {
@@ -467,7 +471,7 @@ fn watch_into(
     let exporters = start(opened)?;
     let (engine, recorder) = options.engine(recording, prices, salt)?;
     anstream::eprintln!("ready");
-    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters, pods);
     let outcome = loop {
         match (agent.run(&mut signals)?, &mut live) {
             (Outcome::Signal(SIGHUP), Some(live)) if !terminal.hung_up() => {
@@ -499,6 +503,7 @@ fn run_command(command: &[OsString], options: &WatchOptions, mut live: Live) -> 
     let salt = options.records.salt()?;
     let recording = options.recording()?;
     let opened = options.records.outputs.open()?;
+    let pods = options.pods()?;
     let (mut attacher, capture) = options.attach(Watch::Processes)?;
     // The command keeps its rights.
     let mut gated = Gated::start(command)?;
@@ -510,7 +515,7 @@ fn run_command(command: &[OsString], options: &WatchOptions, mut live: Live) -> 
     let (engine, recorder) = options.engine(recording, prices, salt)?;
     anstream::eprintln!("ready");
     gated.release()?;
-    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters);
+    let mut agent = Agent::new(attacher, capture, engine, recorder, exporters, pods);
     let status = loop {
         let outcome = agent.run(&mut signals)?;
         match outcome {
@@ -631,6 +636,7 @@ const EXPORT: &str = "export";
 fn is_fixed(section: &str, key: &str) -> bool {
     match section {
         "watch" => key != "all_hosts",
+        "kubernetes" => true,
         _ => key == "credential_salt_file",
     }
 }
@@ -739,6 +745,7 @@ fn summarize(summary: &Summary) {
             },
         losses,
         dropped,
+        withheld,
     } = summary;
     let calls = count(*calls, "call");
     let traces = count(*traces, "trace");
@@ -756,8 +763,15 @@ fn summarize(summary: &Summary) {
             )
         })
         .collect();
+    let withheld = match withheld {
+        0 => String::new(),
+        withheld => format!(
+            ", {} not handed on, as it is not known whether their pods are selected",
+            count(*withheld, "record")
+        ),
+    };
     anstream::eprintln!(
-        "observer: {calls}, {traces}{others}, {bytes} bytes captured, {losses}{dropped}"
+        "observer: {calls}, {traces}{others}, {bytes} bytes captured, {losses}{dropped}{withheld}"
     );
 }
 
@@ -797,6 +811,16 @@ impl RecordOptions {
 
 impl WatchOptions {
     /// Creates the file of the recording.
+    fn pods(&self) -> anyhow::Result<Pods> {
+        if self.record.is_some() && self.kubernetes.selection().needs_metadata() {
+            anyhow::bail!(
+                "--record cannot be had where pods are selected: what a process does before its pod is known would be \
+                 in the recording"
+            );
+        }
+        Pods::new(&self.kubernetes)
+    }
+
     fn recording(&self) -> anyhow::Result<Option<Created>> {
         let Some(path) = &self.record else {
             return Ok(None);
@@ -849,7 +873,13 @@ impl WatchOptions {
         // Within range and a power of two: `ring` has seen to it.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let bytes = (self.ring_buffer * f64::from(1 << 20)) as u32;
-        let (mut attacher, sources) = Attacher::new(watch, bytes, self.attach_by)?;
+        let (mut attacher, sources) = Attacher::new(
+            watch,
+            bytes,
+            self.attach_by,
+            self.kubernetes.selection().is_any(),
+        )?;
+        attacher.meet();
         if self.watches_plaintext(watch) {
             attacher.capture_plaintext()?;
         }

@@ -55,6 +55,10 @@ const SECTIONS: &[Section] = &[
         of: Of::Prefix("trace-"),
     },
     Section {
+        name: "kubernetes",
+        of: Of::Prefix("kubernetes-"),
+    },
+    Section {
         name: "export",
         of: Of::Heading("Export"),
     },

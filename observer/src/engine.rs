@@ -604,6 +604,7 @@ impl Engine {
                         comm: identity.comm.clone(),
                         exe: identity.exe_name(),
                         container_id: identity.container_id.clone(),
+                        kubernetes: identity.pod.clone(),
                         uid: identity.uid,
                     })));
                     self.count_other(host);
@@ -876,6 +877,7 @@ impl Engine {
             exe: identity.exe_name(),
             comm: identity.comm,
             container_id: identity.container_id,
+            kubernetes: identity.pod,
             uid: identity.uid,
             namespace_pid: identity.namespace_pid,
             server_address: call.server_address,
@@ -907,6 +909,7 @@ fn started(
         pid: pid.0,
         comm: identity.comm.clone(),
         container_id: identity.container_id.clone(),
+        kubernetes: identity.pod.clone(),
         start_time,
         provider: request.map(|request| request.provider),
         model: request.and_then(|request| request.model.clone()),

@@ -20,6 +20,7 @@ pub mod engine;
 pub mod exec;
 pub mod export;
 pub mod inventory;
+pub mod kubernetes;
 pub mod recording;
 pub mod records;
 pub mod replay;

@@ -4,12 +4,18 @@
 //! [`CallRecord`] and [`TraceRecord`] say what the fields mean. What is made of records is made of these, wherever
 //! they come from.
 
-use std::io::{self, BufRead, Read as _};
+use std::{
+    io::{self, BufRead, Read as _},
+    sync::Arc,
+};
 
 use jiff::Timestamp as Utc;
 use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
-use crate::trace::{CallRecord, TraceRecord, record::derived};
+use crate::{
+    attach::pod::Pod,
+    trace::{CallRecord, TraceRecord, record::derived},
+};
 
 /// Longest line that is read; longer ones are left out.
 pub const LINE_BYTES: u64 = 16 * 1024 * 1024;
@@ -87,6 +93,8 @@ pub struct Call {
     #[serde(default)]
     pub container_id: Option<String>,
     #[serde(default)]
+    pub kubernetes: Option<Arc<Pod>>,
+    #[serde(default)]
     pub uid: Option<u32>,
     #[serde(default)]
     pub server_address: Option<String>,
@@ -120,6 +128,8 @@ pub struct Trace {
     pub comm: Option<String>,
     #[serde(default)]
     pub container_id: Option<String>,
+    #[serde(default)]
+    pub kubernetes: Option<Arc<Pod>>,
     #[serde(default)]
     pub conversation_id: Option<String>,
 }
@@ -190,6 +200,7 @@ impl From<&CallRecord> for Call {
             comm: call.comm.clone(),
             exe: call.exe.clone(),
             container_id: call.container_id.clone(),
+            kubernetes: call.kubernetes.clone(),
             uid: call.uid,
             server_address: call.server_address.clone(),
             incomplete: call.incomplete.map(str::to_owned),
@@ -221,6 +232,7 @@ impl From<&TraceRecord> for Trace {
             pid: trace.pid,
             comm: trace.comm.clone(),
             container_id: trace.container_id.clone(),
+            kubernetes: trace.kubernetes.clone(),
             conversation_id: conversation.map(|conversation| conversation.name.clone()),
         }
     }
@@ -336,6 +348,7 @@ mod tests {
             pid: 7,
             comm: call().comm,
             container_id: Some("bb".repeat(32)),
+            kubernetes: None,
             parent_span_id: None,
             conversation_id: Some(conversation),
         }
@@ -364,6 +377,7 @@ mod tests {
             attempts: Some(2),
             credential: Some("aa".repeat(16)),
             container_id: Some("bb".repeat(32)),
+            kubernetes: None,
             incomplete: Some("client_cancelled"),
             ..call()
         };

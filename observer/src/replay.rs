@@ -72,6 +72,7 @@ impl Replay {
             seen: engine.seen(),
             losses,
             dropped,
+            withheld: 0,
         })
     }
 }

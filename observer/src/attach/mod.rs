@@ -12,6 +12,7 @@ pub mod boundary;
     reason = "bpf(2) and perf_event_open(2) have no safe interface"
 )]
 pub mod bpf;
+pub mod cgroup;
 pub mod elf;
 pub mod examine;
 pub mod flow;
@@ -19,6 +20,7 @@ pub mod functions;
 pub mod java;
 pub mod link;
 pub mod mappings;
+pub mod pod;
 pub mod processes;
 pub mod python;
 pub mod scan;
@@ -126,6 +128,10 @@ pub struct Attacher {
     mappings: Mappings,
     watch: Watch,
     watched: BpfHashMap<MapData, u32, u8>,
+    /// Processes that are left out, if some may be.
+    excluded: Option<BpfHashMap<MapData, u32, u8>>,
+    /// Processes that were heard of since somebody asked; `None` if nobody asks.
+    met: Option<Vec<Pid>>,
     members: HashSet<Pid>,
     /// Probes stand for every process, not for one.
     for_everyone: bool,
@@ -183,7 +189,8 @@ pub struct Sources {
 impl Attacher {
     /// Loads the programs and attaches those that follow processes. No TLS library is probed yet.
     /// `ring_bytes` is the size of the ring buffer, a power of two and a multiple of the page size;
-    /// `rung` is the interface to take instead of the best.
+    /// `rung` is the interface to take instead of the best. If `selecting`, processes may be left out
+    /// ([`Self::exclude`]).
     ///
     /// # Errors
     ///
@@ -192,6 +199,7 @@ impl Attacher {
         watch: Watch,
         ring_bytes: u32,
         rung: Option<Rung>,
+        selecting: bool,
     ) -> Result<(Self, Sources), Error> {
         system::require_privileges()?;
         system::require_harmless_returns()?;
@@ -204,6 +212,7 @@ impl Attacher {
         let mut programs = EbpfLoader::new()
             .override_global("WATCH_ALL", &watch_all, true)
             .override_global("AGENT_TGID", &own, true)
+            .override_global("SELECTING", &u8::from(selecting), true)
             .override_global("HIGH_WATER", &high_water, true)
             .override_global("FORK_CHILD_PID_OFFSET", &child_pid, true)
             .map_max_entries("EVENTS", ring_bytes)
@@ -218,6 +227,7 @@ impl Attacher {
             verdict_count: take_map(&mut programs, "VERDICT_COUNT", Array::try_from)?,
         };
         let watched = take_map(&mut programs, "WATCHED", BpfHashMap::try_from)?;
+        let excluded = take_map(&mut programs, "EXCLUDED", BpfHashMap::try_from)?;
         let follow = take_map(&mut programs, "FOLLOW", Array::try_from)?;
         let pythons = Pythons::new(
             take_map(&mut programs, "PYTHONS", BpfHashMap::try_from)?,
@@ -238,6 +248,8 @@ impl Attacher {
             linker,
             watch,
             watched,
+            excluded: selecting.then_some(excluded),
+            met: None,
             members: HashSet::new(),
             for_everyone: watch == Watch::All,
             mapped: false,
@@ -299,6 +311,49 @@ impl Attacher {
         self.verdict()
     }
 
+    /// From here on keeps the processes that are heard of, for [`Self::met`].
+    pub fn meet(&mut self) {
+        self.met.get_or_insert_default();
+    }
+
+    /// The processes that have been heard of since this was last asked: they execute a program, or have mapped
+    /// something to execute.
+    pub fn met(&mut self) -> Vec<Pid> {
+        self.met.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Has nothing captured of a process, until it executes another program.
+    pub fn exclude(&mut self, pid: Pid) {
+        if let Some(excluded) = &mut self.excluded
+            && let Err(error) = excluded.insert(pid.0, 1, 0)
+        {
+            debug!(pid = pid.0, %error, "cannot leave the process out");
+        }
+    }
+
+    /// A process that may be left out is not.
+    pub fn include(&mut self, pid: Pid) {
+        if let Some(excluded) = &mut self.excluded {
+            let _ = excluded.remove(&pid.0);
+            self.see_java(pid, None);
+        }
+    }
+
+    fn see_java(&mut self, pid: Pid, files: Option<&[MappedFile]>) {
+        if let Some(java) = &mut self.java
+            && (self.watch == Watch::All || self.members.contains(&pid))
+        {
+            match files {
+                Some(files) => java.see(pid, files),
+                None => {
+                    if let Ok(files) = processes::mapped_files(pid) {
+                        java.see(pid, &files);
+                    }
+                }
+            }
+        }
+    }
+
     /// From here on loads an agent into watched JVMs, which shows the plaintext of the JDK's own TLS.
     ///
     /// # Errors
@@ -346,10 +401,9 @@ impl Attacher {
     pub fn scan(&mut self, pid: Pid) {
         match processes::mapped_files(pid) {
             Ok(files) => {
-                if let Some(java) = &mut self.java
-                    && (self.watch == Watch::All || self.members.contains(&pid))
-                {
-                    java.see(pid, &files);
+                if self.excluded.is_none() {
+                    // Else when it is known that the process is not left out.
+                    self.see_java(pid, Some(&files));
                 }
                 if let Some(probed) = self.pythons.see(pid, &files) {
                     let scope = if self.for_everyone { None } else { Some(pid) };
@@ -579,6 +633,7 @@ impl Attacher {
                 Watch::Processes => self.watched.get(&pid.0, 0).is_ok(),
             };
             if watched {
+                self.met.iter_mut().for_each(|met| met.push(pid));
                 self.scan(pid);
                 vain = false;
             }
@@ -594,6 +649,7 @@ impl Attacher {
         };
         for pid in pids {
             if pid.0 != std::process::id() {
+                self.met.iter_mut().for_each(|met| met.push(pid));
                 self.scan(pid);
             }
         }

@@ -5,9 +5,15 @@ use std::{
     fs::{self, File},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::PathBuf,
+    sync::Arc,
 };
 
 use procfs::process::{MMPermissions, MMapPath, Process};
+
+use super::{
+    cgroup::{self, Container},
+    pod::Pod,
+};
 
 /// A process id in the initial PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -228,8 +234,11 @@ pub struct Identity {
     pub ppid: Option<u32>,
     /// Id of the container, from the cgroup.
     pub container_id: Option<String>,
-    /// Path of the cgroup: that of version 2, else of the first controller that is in one.
+    /// Path of the cgroup: that which names the container, else that of version 2 or of the first controller that is
+    /// in one.
     pub cgroup: Option<String>,
+    /// The pod, as far as it is known: from the cgroup, its uid.
+    pub pod: Option<Arc<Pod>>,
     /// Real user id.
     pub uid: Option<u32>,
     /// Process id in the process's own PID namespace, if that is not the first one.
@@ -250,14 +259,16 @@ impl Identity {
         };
         let stat = process.stat().ok();
         let status = process.status().ok();
-        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+        let cgroup = cgroup_of(pid).ok().flatten();
+        let container = cgroup.as_deref().and_then(cgroup::container);
         Self {
             start_time: stat.as_ref().map(|stat| stat.starttime),
             comm: stat.as_ref().map(|stat| stat.comm.clone()),
             exe: process.exe().ok(),
             ppid: stat.and_then(|stat| u32::try_from(stat.ppid).ok()),
-            container_id: cgroup.as_deref().and_then(container_id),
-            cgroup: cgroup.as_deref().and_then(cgroup_path),
+            pod: container.as_ref().and_then(Pod::of_container),
+            container_id: container.map(|container| container.id),
+            cgroup,
             uid: status.as_ref().map(|status| status.ruid),
             namespace_pid: status
                 .and_then(|status| u32::try_from(*status.nspid.as_ref()?.last()?).ok())
@@ -266,54 +277,27 @@ impl Identity {
     }
 }
 
+/// The container that a process is in, if it is in one.
+///
+/// # Errors
+///
+/// The process is gone.
+pub fn container_of(pid: Pid) -> std::io::Result<Option<Container>> {
+    Ok(cgroup_of(pid)?.as_deref().and_then(cgroup::container))
+}
+
+fn cgroup_of(pid: Pid) -> std::io::Result<Option<String>> {
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    Ok(cgroup::path(&cgroup).map(str::to_owned))
+}
+
 fn process(pid: Pid) -> procfs::ProcResult<Process> {
     Process::new(i32::try_from(pid.0).unwrap_or(-1))
-}
-
-/// The container id in /proc/PID/cgroup: Docker, containerd, CRI-O and Podman all end the cgroup's
-/// name with 64 hexadecimal digits.
-fn container_id(cgroup: &str) -> Option<String> {
-    cgroup.lines().find_map(|line| {
-        let path = line.splitn(3, ':').nth(2)?;
-        path.split(['/', '-', '.', ':'])
-            .rev()
-            .find(|part| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
-            .map(str::to_owned)
-    })
-}
-
-/// The path in /proc/PID/cgroup (cgroups(7)).
-fn cgroup_path(cgroup: &str) -> Option<String> {
-    let path = |line: &str| line.splitn(3, ':').nth(2).map(str::to_owned);
-    let unified = cgroup.lines().filter(|line| line.starts_with("0::"));
-    let paths = unified.chain(cgroup.lines()).filter_map(path);
-    let mut paths: Vec<String> = paths.collect();
-    let inside = paths.iter().position(|path| path != "/").unwrap_or(0);
-    (!paths.is_empty()).then(|| paths.swap_remove(inside))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn container_ids_of_the_usual_runtimes_are_found() {
-        let id = "4c01db0b339c6f4f5b3a4e3f6e6ce4b9c1a3f0f3b1a2c3d4e5f60718293a4b5c";
-        for line in [
-            format!("0::/system.slice/docker-{id}.scope"),
-            format!("12:cpu:/docker/{id}"),
-            format!("0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{id}.scope"),
-            format!("0::/kubepods/besteffort/pod1/{id}"),
-            format!("0::/machine.slice/libpod-{id}.scope/container"),
-            format!("0::/kubepods.slice/crio-{id}.scope"),
-        ] {
-            assert_eq!(container_id(&line).as_deref(), Some(id), "{line}");
-        }
-        assert_eq!(
-            container_id("0::/user.slice/user-0.slice/session-1.scope"),
-            None
-        );
-    }
 
     #[test]
     fn this_process_is_found() {

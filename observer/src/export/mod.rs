@@ -16,6 +16,7 @@ use std::{any::Any, io, sync::Arc, time::Duration};
 
 use crate::{
     capture::loss::Losses,
+    kubernetes,
     trace::{CallRecord, CallStarted, OtherRequest, TraceRecord},
 };
 
@@ -184,4 +185,6 @@ pub struct Health {
     pub traces: usize,
     /// Records that wait for each exporter, and those that it could not take in time, by its name.
     pub queues: Vec<(&'static str, usize, u64)>,
+    /// What is known of pods, if anybody is asked.
+    pub pods: Option<kubernetes::Health>,
 }

@@ -224,6 +224,7 @@ fn requests_that_are_no_calls_have_a_row() {
         comm: Some("curl".to_owned()),
         exe: None,
         container_id: None,
+        kubernetes: None,
         uid: Some(65_533),
     };
     inventory.other(&request, Utc::UNIX_EPOCH);

@@ -34,7 +34,11 @@ use observer_wire::{Close, Direction, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
-    attach::processes::{Identity, Pid},
+    attach::{
+        cgroup,
+        pod::Pod,
+        processes::{Identity, Pid},
+    },
     capture::{ConnectionKey, loss::Losses, task::Task},
     engine::{Bytes, Input},
     salt::Salt,
@@ -304,6 +308,9 @@ impl<'a> Entry<'a> {
                     exe: exe.map(|exe| PathBuf::from(OsStr::from_bytes(exe))),
                     ppid,
                     container_id,
+                    // The cluster is not asked again.
+                    pod: (cgroup.as_deref().and_then(cgroup::container))
+                        .and_then(|container| Pod::of_container(&container)),
                     cgroup,
                     uid,
                     namespace_pid,
@@ -658,6 +665,7 @@ mod tests {
                     ppid: None,
                     container_id: Some("c".to_owned()),
                     cgroup: Some("/c".to_owned()),
+                    pod: None,
                     uid: Some(1000),
                     namespace_pid: Some(1),
                 },

@@ -803,6 +803,7 @@ mod tests {
             pid: 7,
             comm: None,
             container_id: None,
+            kubernetes: None,
             parent_span_id: None,
             conversation_id: None,
         };

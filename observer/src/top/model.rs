@@ -710,6 +710,7 @@ pub(crate) mod tests {
             pid: calls[0].pid,
             comm: calls[0].comm.clone(),
             container_id: None,
+            kubernetes: None,
             parent_span_id: None,
             conversation_id: None,
         }
@@ -721,6 +722,7 @@ pub(crate) mod tests {
             pid: call.pid,
             comm: call.comm.clone(),
             container_id: call.container_id.clone(),
+            kubernetes: call.kubernetes.clone(),
             start_time: call.start_time,
             provider: Some(call.provider),
             model: call.model.clone(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +18,10 @@ use super::{
     record::{ConversationId, LlmUsage, ToolStep, TraceRecord},
 };
 use crate::{
-    attach::processes::{Identity, Pid},
+    attach::{
+        pod::Pod,
+        processes::{Identity, Pid},
+    },
     clock::nanoseconds_of,
 };
 
@@ -55,6 +59,7 @@ pub struct OpenTrace {
     pid: Pid,
     comm: Option<String>,
     container_id: Option<String>,
+    kubernetes: Option<Arc<Pod>>,
     calls: Vec<String>,
     errors: u64,
     usage: LlmUsage,
@@ -98,6 +103,7 @@ impl OpenTrace {
             pid,
             comm: identity.comm.clone(),
             container_id: identity.container_id.clone(),
+            kubernetes: identity.pod.clone(),
             calls: Vec::new(),
             errors: 0,
             usage: LlmUsage::default(),
@@ -308,6 +314,7 @@ impl OpenTrace {
             pid: self.pid.0,
             comm: self.comm,
             container_id: self.container_id,
+            kubernetes: self.kubernetes,
             parent_span_id: self.parent_span_id,
             conversation_id: self.conversation.filter(|_| self.conversations == 1),
         })

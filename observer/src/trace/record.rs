@@ -1,12 +1,12 @@
 //! The records that users script against: one JSON object each, unknown values null.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp as Utc;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
-use crate::capture::task::Task;
+use crate::{attach::pod::Pod, capture::task::Task};
 
 /// An LLM call.
 #[derive(Clone, Debug, Serialize)]
@@ -110,6 +110,8 @@ pub struct CallRecord {
     pub exe: Option<String>,
     /// Id of the container.
     pub container_id: Option<String>,
+    /// The Kubernetes pod.
+    pub kubernetes: Option<Arc<Pod>>,
     /// Real user id of the process.
     pub uid: Option<u32>,
     /// Process id in the process's own PID namespace, if that is another.
@@ -157,6 +159,8 @@ pub struct TraceRecord {
     pub comm: Option<String>,
     /// Id of the container.
     pub container_id: Option<String>,
+    /// The Kubernetes pod.
+    pub kubernetes: Option<Arc<Pod>>,
     /// The span of another process or service that the trace is part of, 16 hexadecimal digits.
     pub parent_span_id: Option<String>,
     /// The conversation, if all calls are of one.
@@ -213,6 +217,8 @@ pub struct CallStarted {
     pub comm: Option<String>,
     /// Id of the container.
     pub container_id: Option<String>,
+    /// The Kubernetes pod.
+    pub kubernetes: Option<Arc<Pod>>,
     /// When the first byte of the request was written.
     pub start_time: Utc,
     /// As in [`CallRecord`]; `None` until the request has been read.
@@ -234,6 +240,8 @@ pub struct OtherRequest {
     pub exe: Option<String>,
     /// Id of the container.
     pub container_id: Option<String>,
+    /// The Kubernetes pod.
+    pub kubernetes: Option<Arc<Pod>>,
     /// Real user id of the process.
     pub uid: Option<u32>,
 }
@@ -363,6 +371,7 @@ pub(crate) mod tests {
             comm: Some("python3".to_owned()),
             exe: Some("/usr/bin/python3.11".to_owned()),
             container_id: None,
+            kubernetes: None,
             uid: Some(1000),
             namespace_pid: None,
             server_address: Some("api.openai.com".to_owned()),
@@ -450,6 +459,7 @@ pub(crate) mod tests {
             pid: 4242,
             comm: call().comm,
             container_id: None,
+            kubernetes: None,
             parent_span_id: None,
             conversation_id: None,
         };

@@ -452,6 +452,7 @@ mod tests {
             pid,
             comm: None,
             container_id: None,
+            kubernetes: None,
             parent_span_id: None,
             conversation_id: None,
         }

@@ -691,6 +691,7 @@ mod tests {
             pid: 4242,
             comm: call().comm,
             container_id: None,
+            kubernetes: None,
             parent_span_id: None,
             conversation_id: None,
         }

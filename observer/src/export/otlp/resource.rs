@@ -1,6 +1,7 @@
 //! Who made the calls: a resource for each process, and one for the agent itself.
 //!
-//! Names: OpenTelemetry semantic conventions 1.41, `service`, `process`, `container`, `host`.
+//! Names: OpenTelemetry semantic conventions 1.41, `service`, `process`, `container`, `host`, `k8s`. What a service in
+//! a pod is called: "Specify resource attributes using Kubernetes annotations" there.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,7 +14,10 @@ use opentelemetry_proto::tonic::{
 };
 
 use super::settings::Settings;
-use crate::trace::{CallRecord, TraceRecord};
+use crate::{
+    attach::pod::Pod,
+    trace::{CallRecord, TraceRecord},
+};
 
 /// So many processes are remembered.
 const PROCESSES: usize = 4_096;
@@ -43,6 +47,7 @@ struct Process {
     exe: Option<String>,
     container_id: Option<String>,
     ppid: Option<u32>,
+    pod: Option<Arc<Pod>>,
 }
 
 impl Resources {
@@ -79,6 +84,7 @@ impl Resources {
             exe: call.exe.clone(),
             container_id: call.container_id.clone(),
             ppid: call.ppid,
+            pod: call.kubernetes.clone(),
         };
         if let Some((known, origin)) = self.known.get(&call.pid)
             && *known == process
@@ -92,6 +98,7 @@ impl Resources {
     pub(super) fn of_trace(&mut self, trace: &TraceRecord) -> Arc<Origin> {
         if let Some((known, origin)) = self.known.get(&trace.pid)
             && known.container_id == trace.container_id
+            && known.pod == trace.kubernetes
         {
             return Arc::clone(origin);
         }
@@ -99,6 +106,7 @@ impl Resources {
             exe: None,
             container_id: trace.container_id.clone(),
             ppid: None,
+            pod: trace.kubernetes.clone(),
         };
         self.add(trace.pid, trace.comm.as_deref(), process)
     }
@@ -108,7 +116,9 @@ impl Resources {
             let name = exe.rsplit('/').next()?;
             (!name.is_empty()).then_some(name)
         });
-        let service = match (&self.service_name, comm, executable) {
+        let pod = process.pod.as_deref();
+        let of_pod = pod.and_then(|pod| pod.service.as_ref());
+        let service = match (of_pod.or(self.service_name.as_ref()), comm, executable) {
             (Some(name), _, _) => name.clone(),
             (None, Some(comm), _) => comm.to_owned(),
             (None, None, Some(executable)) => format!("unknown_service:{executable}"),
@@ -129,6 +139,9 @@ impl Resources {
         }
         if let Some(id) = &process.container_id {
             attributes.push(string("container.id", id));
+        }
+        if let Some(pod) = pod {
+            of_kubernetes(pod, &mut attributes);
         }
         let origin = self.origin(attributes);
         if self
@@ -170,6 +183,67 @@ impl Resources {
                 ..Resource::default()
             },
         })
+    }
+}
+
+/// What is known of a pod.
+fn of_kubernetes(pod: &Pod, attributes: &mut Vec<KeyValue>) {
+    let more = &pod.more;
+    let workload = |kind: &str| {
+        let known = pod.workload_kind.as_deref() == Some(kind);
+        pod.workload.as_ref().filter(|_| known)
+    };
+    let (image, tag) = match pod.image.as_deref().map(image) {
+        Some((image, tag)) => (Some(image), tag),
+        None => (None, None),
+    };
+    for (name, value) in [
+        ("k8s.cluster.name", pod.cluster.as_deref()),
+        ("k8s.node.name", pod.node.as_deref()),
+        ("k8s.namespace.name", pod.namespace.as_deref()),
+        ("k8s.pod.name", pod.pod.as_deref()),
+        ("k8s.pod.uid", Some(&*pod.pod_uid)),
+        ("k8s.pod.ip", more.ip.as_deref()),
+        ("k8s.pod.start_time", more.start_time.as_deref()),
+        ("k8s.container.name", pod.container.as_deref()),
+        (
+            "k8s.deployment.name",
+            workload("deployment").map(|name| &**name),
+        ),
+        (
+            "k8s.statefulset.name",
+            workload("statefulset").map(|name| &**name),
+        ),
+        (
+            "k8s.daemonset.name",
+            workload("daemonset").map(|name| &**name),
+        ),
+        ("k8s.cronjob.name", workload("cronjob").map(|name| &**name)),
+        ("k8s.replicaset.name", more.replicaset.as_deref()),
+        ("k8s.job.name", more.job.as_deref()),
+        ("container.image.name", image),
+        ("service.namespace", more.service_namespace.as_deref()),
+        ("service.version", more.service_version.as_deref()),
+    ] {
+        attributes.extend(value.map(|value| string(name, value)));
+    }
+    if let Some(tag) = tag {
+        attributes.push(strings("container.image.tags", [tag]));
+    }
+    for (key, value) in &pod.labels {
+        attributes.push(string(&format!("k8s.pod.label.{key}"), value));
+    }
+}
+
+/// The name and the tag of an image; a digest is no tag.
+fn image(reference: &str) -> (&str, Option<&str>) {
+    let named = reference
+        .split_once('@')
+        .map_or(reference, |(name, _)| name);
+    match named.rsplit_once(':') {
+        // A registry's port is followed by a path.
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (named, None),
     }
 }
 

@@ -517,6 +517,7 @@ mod tests {
             pid: 4242,
             comm: a_call().comm,
             container_id: None,
+            kubernetes: None,
             parent_span_id: Some("00f067aa0ba902b7".to_owned()),
             conversation_id: None,
         }

@@ -18,6 +18,7 @@ use prometheus_client::{
 
 use super::Label;
 use crate::{
+    attach::pod::Pod,
     export::Health,
     trace::{CallRecord, CallStarted, OtherRequest, TraceRecord},
 };
@@ -89,6 +90,10 @@ specs! {
     LOST_BYTES = "observer_capture_lost_bytes" Counter "Plaintext bytes of lost records";
     QUEUED = "observer_export_queued_records" Gauge "Records that wait for an exporter";
     DROPPED = "observer_export_dropped_records" Counter "Records that an exporter could not take in time";
+    PODS = "observer_kubernetes_pods" Gauge "Pods that are known";
+    HELD = "observer_kubernetes_held_records" Gauge "Records that wait until it is known what their pod is called";
+    WITHHELD = "observer_kubernetes_withheld_records" Counter "Records that were not handed on, as it was not known whether their pod is selected";
+    FAILURES = "observer_kubernetes_failures" Counter "Questions about pods that the kubelet or the API server did not answer";
     FOLDED = "observer_metrics_folded" Counter "Updates that were counted under the value other, as there were too many sets of labels";
     TURN_AGE = "observer_turn_age_seconds" Gauge "Time since the agent's loop last said how it does; it does so every second";
     BUILD = "observer_build" Info "The agent";
@@ -386,12 +391,25 @@ impl Metrics {
             ("gen_ai_operation_name", call.operation.into()),
             ("gen_ai_request_model", model),
         ];
+        let pod = call.kubernetes.as_deref();
+        let of_pod = |field: fn(&Pod) -> &Option<String>| pod.and_then(|pod| field(pod).as_ref());
         for by in &self.by {
-            let (name, known) = match by {
-                Label::Comm => ("comm", &call.comm),
-                Label::Container => ("container_id", &call.container_id),
+            let mut add = |name, known: Option<&String>| {
+                let known = known.map_or_else(String::new, |known| value(known));
+                labels.push((name, known.into()));
             };
-            labels.push((name, value(known.as_deref().unwrap_or_default()).into()));
+            match by {
+                Label::Comm => add("comm", call.comm.as_ref()),
+                Label::Container => add("container_id", call.container_id.as_ref()),
+                Label::Namespace => add("k8s_namespace_name", of_pod(|pod| &pod.namespace)),
+                Label::Workload => {
+                    add("k8s_workload_kind", of_pod(|pod| &pod.workload_kind));
+                    add("k8s_workload_name", of_pod(|pod| &pod.workload));
+                }
+                Label::Pod => add("k8s_pod_name", of_pod(|pod| &pod.pod)),
+                Label::PodContainer => add("k8s_container_name", of_pod(|pod| &pod.container)),
+                Label::Node => add("k8s_node_name", of_pod(|pod| &pod.node)),
+            }
         }
         if let Some(known) = self.common.get(&labels[..]) {
             return Arc::clone(known);
@@ -478,6 +496,14 @@ fn of_agent(health: &Health, age: Duration) -> Vec<Exposed> {
         single(&CAPTURED_BYTES, Value::Count(health.bytes)),
         single(&TURN_AGE, Value::Gauge(age.as_secs_f64())),
     ];
+    if let Some(pods) = &health.pods {
+        exposed.extend([
+            single(&PODS, Value::Gauge(pods.pods as f64)),
+            single(&HELD, Value::Gauge(pods.held as f64)),
+            single(&WITHHELD, Value::Count(pods.withheld)),
+            single(&FAILURES, Value::Count(pods.failures)),
+        ]);
+    }
     if let Some(losses) = &health.losses {
         let of = |cause: &str| Labels::of("cause", cause.replace(' ', "_"));
         let causes = || Loss::ALL.iter().zip(losses.counts());

@@ -79,6 +79,16 @@ pub enum Label {
     Comm,
     /// Id of the container
     Container,
+    /// Kubernetes namespace
+    Namespace,
+    /// What manages the pod: its kind and its name
+    Workload,
+    /// Kubernetes pod
+    Pod,
+    /// The container as its pod calls it
+    PodContainer,
+    /// Kubernetes node
+    Node,
 }
 
 impl Default for Options {
@@ -158,6 +168,9 @@ impl Shared {
             return Err("attaching".to_owned());
         };
         turning(age)?;
+        if let Some(problem) = health.pods.as_ref().and_then(|pods| pods.problem.as_ref()) {
+            return Err(problem.clone());
+        }
         let mut queues = health.queues.iter();
         match queues.find(|(_, waiting, _)| *waiting >= queue::QUEUE / 10 * 9) {
             Some((name, waiting, _)) => Err(format!("{waiting} records wait for {name}")),

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     capture::loss::Losses,
+    kubernetes,
     trace::{
         LlmUsage,
         record::tests::{call, failed_call},
@@ -61,6 +62,13 @@ fn health() -> Health {
         connections: 3,
         traces: 1,
         queues: vec![("jsonl", 5, 7)],
+        pods: Some(kubernetes::Health {
+            pods: 4,
+            held: 1,
+            withheld: 2,
+            failures: 3,
+            problem: None,
+        }),
     }
 }
 
@@ -73,6 +81,7 @@ fn everything(by: &[Label]) -> Arc<Shared> {
         pid: 1,
         comm: None,
         container_id: None,
+        kubernetes: None,
         start_time: call().start_time,
         provider: None,
         model: None,
@@ -102,6 +111,7 @@ fn everything(by: &[Label]) -> Arc<Shared> {
         pid: 1,
         comm: None,
         container_id: None,
+        kubernetes: None,
         parent_span_id: None,
         conversation_id: None,
     });
@@ -111,6 +121,7 @@ fn everything(by: &[Label]) -> Arc<Shared> {
         comm: None,
         exe: None,
         container_id: None,
+        kubernetes: None,
         uid: None,
     });
     metrics.health(&health());
@@ -287,6 +298,7 @@ fn calls_in_flight_come_and_go() {
         pid: 1,
         comm: None,
         container_id: None,
+        kubernetes: None,
         start_time: call().start_time,
         provider,
         model: None,
