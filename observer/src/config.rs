@@ -87,6 +87,8 @@ key_file = \"/etc/observer/agent.key\"   # or key_env, the name of a variable
 comm = \"python*\"                      # name of the process
 exe = \"/usr/bin/python3*\"             # path of the executed file
 container_id = \"?*\"                   # any container
+namespace = \"shop\"                    # of the Kubernetes pod, with --kubernetes-metadata
+workload = \"web\"                      # what manages the pod, such as a Deployment
 uid = 1000
 pid = 4242
 ",

@@ -17,6 +17,7 @@ use jiff::Timestamp as Utc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
+    attach::pod::Pod,
     export::Exporter,
     records::Call,
     trace::{CallRecord, OtherRequest, TraceRecord},
@@ -51,6 +52,12 @@ pub struct Who {
     pub uid: Option<u32>,
     /// Id of the container.
     pub container_id: Option<String>,
+    /// Namespace of the Kubernetes pod.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// What manages the pod, else the pod.
+    #[serde(default)]
+    pub workload: Option<String>,
     /// Path of the executed file.
     pub exe: Option<String>,
     /// Name of the process.
@@ -129,6 +136,8 @@ impl Inventory {
         let who = Who {
             uid: call.uid,
             container_id: name(call.container_id.as_deref()),
+            namespace: namespace(call.kubernetes.as_deref()),
+            workload: workload(call.kubernetes.as_deref()),
             exe: name(call.exe.as_deref()),
             comm: name(call.comm.as_deref()),
             provider: name(Some(&call.provider)),
@@ -163,6 +172,8 @@ impl Inventory {
         let who = Who {
             uid: request.uid,
             container_id: name(request.container_id.as_deref()),
+            namespace: namespace(request.kubernetes.as_deref()),
+            workload: workload(request.kubernetes.as_deref()),
             exe: name(request.exe.as_deref()),
             comm: name(request.comm.as_deref()),
             ..Who::default()
@@ -322,6 +333,20 @@ impl Exporter for Shared {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn namespace(pod: Option<&Pod>) -> Option<String> {
+    name(pod?.namespace.as_deref())
+}
+
+fn workload(pod: Option<&Pod>) -> Option<String> {
+    let pod = pod?;
+    name(
+        pod.workload
+            .as_ref()
+            .or(pod.pod.as_ref())
+            .map(|name| &**name),
+    )
 }
 
 /// What may come from the wire, cut.

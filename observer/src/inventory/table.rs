@@ -63,6 +63,9 @@ const COLUMNS: &[Column] = &[
     column("PROCESS", false, 8, 0, |row, _| process(row)),
     column("PID", true, usize::MAX, 3, |row, _| pid(row)),
     column("CONTAINER", false, 12, 5, |row, _| {
+        if let (Some(namespace), Some(workload)) = (&row.who.namespace, &row.who.workload) {
+            return shown(&format!("{namespace}/{workload}"));
+        }
         let id = row.who.container_id.as_deref();
         id.map_or(String::new(), |id| shown(id).chars().take(12).collect())
     }),
@@ -256,6 +259,8 @@ fn csv(listing: &Listing, on_screen: bool, to: &mut dyn Write) -> io::Result<()>
         "exe",
         "pids",
         "container_id",
+        "namespace",
+        "workload",
         "provider",
         "model",
         "credential",
@@ -285,6 +290,8 @@ fn csv(listing: &Listing, on_screen: bool, to: &mut dyn Write) -> io::Result<()>
             text(&row.who.exe),
             pids.join(" "),
             text(&row.who.container_id),
+            text(&row.who.namespace),
+            text(&row.who.workload),
             text(&row.who.provider),
             text(&row.who.model),
             text(&row.who.credential),

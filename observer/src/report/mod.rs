@@ -21,6 +21,7 @@ use jiff::Timestamp as Utc;
 use serde::Serialize;
 
 use crate::{
+    attach::pod::Pod,
     clock::nanoseconds_of,
     records::{Call, Record, Trace},
     spread::Spread,
@@ -747,11 +748,13 @@ fn model_of(call: &Call, model: Option<&str>) -> String {
 
 fn process_of(call: &Call) -> String {
     let comm = cut(call.comm.as_deref().unwrap_or("?"), NAME);
-    let container = call.container_id.as_deref().map(|container| {
-        let short: String = container.chars().take(12).collect();
-        format!(" in {short}")
-    });
-    format!("{comm}[{}]{}", call.pid, container.unwrap_or_default())
+    let pod = call.kubernetes.as_deref().and_then(Pod::called);
+    let place = match (&pod, &call.container_id) {
+        (Some(pod), _) => format!(" in {}", cut(pod, NAME)),
+        (None, Some(id)) => format!(" in {}", id.chars().take(12).collect::<String>()),
+        (None, None) => String::new(),
+    };
+    format!("{comm}[{}]{place}", call.pid)
 }
 
 fn bounded(text: &Option<String>, limit: usize) -> Option<String> {

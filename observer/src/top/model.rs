@@ -12,6 +12,7 @@ use std::{
 use jiff::Timestamp as Utc;
 
 use crate::{
+    attach::pod::Pod,
     capture::loss::Losses,
     export::Health,
     records,
@@ -265,7 +266,7 @@ impl Model {
             InFlight {
                 pid: call.pid,
                 comm: name(call.comm.as_deref()),
-                container: name(call.container_id.as_deref()),
+                container: container(call.container_id.as_deref(), call.kubernetes.as_deref()),
                 start: call.start_time,
                 provider: name(call.provider),
                 model: name(call.model.as_deref()),
@@ -568,7 +569,7 @@ impl From<&records::Call> for Call {
             trace_id: name(call.trace_id.as_deref()),
             pid: call.pid,
             comm: name(call.comm.as_deref()),
-            container: name(call.container_id.as_deref()),
+            container: container(call.container_id.as_deref(), call.kubernetes.as_deref()),
             provider: name(Some(&call.provider)).unwrap_or_default(),
             operation: name(call.operation.as_deref()).unwrap_or_default(),
             model: name(call.answered_by()),
@@ -615,7 +616,7 @@ impl From<&records::Trace> for Ended {
             source: name(trace.source.as_deref()).unwrap_or_default(),
             pid: trace.pid,
             comm: name(trace.comm.as_deref()),
-            container: name(trace.container_id.as_deref()),
+            container: container(trace.container_id.as_deref(), trace.kubernetes.as_deref()),
             start: trace.start_time,
             duration: Duration::from_nanos(trace.duration_ns),
             calls: trace.calls,
@@ -646,6 +647,12 @@ fn later(time: Utc, duration: Duration) -> Utc {
 
 fn name(text: Option<&str>) -> Option<String> {
     text.map(|text| bounded(text, NAME))
+}
+
+/// The pod, if it has a name, else the id of the container.
+fn container(id: Option<&str>, pod: Option<&Pod>) -> Option<String> {
+    let pod = pod.and_then(Pod::called);
+    name(pod.as_deref().or(id))
 }
 
 fn text(text: Option<&str>) -> Option<String> {

@@ -1436,8 +1436,10 @@ fn uptime(time: Duration) -> String {
     }
 }
 
+/// Of an id the beginning; a pod has a name with a slash.
 fn short(container: &str) -> String {
-    container.chars().take(12).collect()
+    let length = if container.contains('/') { 40 } else { 12 };
+    container.chars().take(length).collect()
 }
 
 #[cfg(test)]

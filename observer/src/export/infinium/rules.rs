@@ -29,6 +29,10 @@ pub struct Agent {
     pub exe: Option<String>,
     /// Id of the container, a pattern: `3f2a*` for an id that begins so, `?*` for any container.
     pub container_id: Option<String>,
+    /// Namespace of the Kubernetes pod, a pattern.
+    pub namespace: Option<String>,
+    /// What manages the pod, such as a Deployment, a pattern.
+    pub workload: Option<String>,
     /// Real user id of the process.
     pub uid: Option<u32>,
     /// Process id.
@@ -124,7 +128,11 @@ impl Agent {
                     .is_some_and(|value| matches(pattern, value))
             })
         };
+        let none = None;
+        let pod = call.kubernetes.as_deref();
         fits(&self.comm, &call.comm)
+            && fits(&self.namespace, pod.map_or(&none, |pod| &pod.namespace))
+            && fits(&self.workload, pod.map_or(&none, |pod| &pod.workload))
             && fits(&self.exe, &call.exe)
             && fits(&self.container_id, &call.container_id)
             && self.uid.is_none_or(|uid| call.uid == Some(uid))
