@@ -5,6 +5,7 @@
 //! first call ends. Records of containers that are not known yet are held back for a while ([`PATIENCE`]). If pods are
 //! selected, what is not known to be selected is not handed on.
 
+mod object;
 pub mod selection;
 mod source;
 mod table;

@@ -11,7 +11,6 @@ use std::{
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::Pod as Object;
 use kube::{
     Api, Client, Config,
     config::AuthInfo,
@@ -25,7 +24,10 @@ use serde::Deserialize;
 use tokio::runtime::{self, Runtime};
 use tracing::debug;
 
-use super::{Metadata, Options};
+use super::{
+    Metadata, Options,
+    object::{self, Pod},
+};
 
 /// The authorities that have signed the certificates of a cluster, in every pod.
 const CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
@@ -51,7 +53,7 @@ const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Answers that may wait to be taken.
 const ANSWERS: usize = 1_024;
 
-type News = Result<Vec<Object>, String>;
+type News = Result<Vec<Pod>, String>;
 
 /// A thread that asks.
 pub(super) struct Source {
@@ -184,10 +186,10 @@ fn poll(runtime: &Runtime, config: Config, asked: &Receiver<()>, answers: &SyncS
 #[derive(Deserialize)]
 struct List {
     #[serde(default)]
-    items: Option<Vec<Object>>,
+    items: Option<Vec<Pod>>,
 }
 
-async fn list(client: &Client) -> anyhow::Result<Vec<Object>> {
+async fn list(client: &Client) -> anyhow::Result<Vec<Pod>> {
     let request = http::Request::get("/pods").body(Vec::new())?;
     let answer = tokio::time::timeout(ANSWER, client.request_text(request));
     let text = answer
@@ -225,7 +227,7 @@ fn watch(runtime: &Runtime, node: &str, asked: &Receiver<()>, answers: &SyncSend
             }
         }
     };
-    let pods: Api<Object> = Api::all(client);
+    let pods: Api<Pod> = Api::all_with(client, &object::resource());
     // The API server answers from its cache, and does not ask etcd.
     let config = watcher::Config::default()
         .fields(&format!("spec.nodeName={node}"))

@@ -2,10 +2,13 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod as Object};
 use lru::LruCache;
 
-use super::{Options, selection::Selection};
+use super::{
+    Options,
+    object::{self, ContainerStatus},
+    selection::Selection,
+};
 use crate::attach::{
     cgroup::Container,
     pod::{More, Pod},
@@ -99,7 +102,7 @@ impl Table {
     }
 
     /// Takes in what the kubelet or the API server says of a pod.
-    pub(super) fn put(&mut self, object: &Object, selection: &Selection) {
+    pub(super) fn put(&mut self, object: &object::Pod, selection: &Selection) {
         let metadata = &object.metadata;
         let (Some(uid), Some(namespace), Some(name)) =
             (&metadata.uid, &metadata.namespace, &metadata.name)
@@ -113,7 +116,7 @@ impl Table {
         let empty = Default::default();
         let labels = metadata.labels.as_ref().unwrap_or(&empty);
         let label = |key: &str| text(labels.get(key)?);
-        let spec = object.spec.as_ref();
+        let spec = &object.spec;
         let status = object.status.as_ref();
         let workload = workload(object);
         let service_of = |what: &str| annotation(&format!("resource.opentelemetry.io/{what}"));
@@ -129,9 +132,7 @@ impl Table {
             pod: text(name),
             container: None,
             image: None,
-            node: spec
-                .and_then(|spec| text(spec.node_name.as_ref()?))
-                .or_else(|| self.node.clone()),
+            node: (spec.node_name.as_ref().and_then(text)).or_else(|| self.node.clone()),
             cluster: self.cluster.clone(),
             workload_kind: workload.kind,
             workload: workload.name,
@@ -145,40 +146,34 @@ impl Table {
                 replicaset: workload.replicaset,
                 job: workload.job,
                 ip: status.and_then(|status| text(status.pod_ip.as_ref()?)),
-                start_time: status
-                    .and_then(|status| Some(status.start_time.as_ref()?.0.to_string())),
+                start_time: status.and_then(|status| Some(status.start_time?.to_string())),
                 service_namespace: service_of("service.namespace").or_else(|| text(namespace)),
                 service_version: service_of("service.version")
                     .or_else(|| label("app.kubernetes.io/version")),
             },
         };
-        let images = spec.map_or_else(Vec::new, |spec| {
-            let of_spec = |name: &String, image: &Option<String>| {
-                Some((text(name)?, image.as_ref().and_then(text)))
-            };
-            let usual = spec.containers.iter();
-            let first = spec.init_containers.iter().flatten();
-            usual
-                .chain(first)
-                .filter_map(|container| of_spec(&container.name, &container.image))
-                .chain(
-                    (spec.ephemeral_containers.iter().flatten())
-                        .filter_map(|container| of_spec(&container.name, &container.image)),
-                )
-                .collect()
+        let all = spec.containers.iter().chain(&spec.init_containers);
+        let all = all.chain(&spec.ephemeral_containers);
+        let images = all.filter_map(|container| {
+            Some((
+                text(&container.name)?,
+                container.image.as_ref().and_then(text),
+            ))
         });
+        let images: Vec<(String, Option<String>)> = images.collect();
         let image_of = |name: &str| {
             let mut images = images.iter();
             images.find(|(of, _)| of == name)?.1.clone()
         };
         let statuses = status.into_iter().flat_map(|status| {
-            let usual = status.container_statuses.iter().flatten();
-            let first = status.init_container_statuses.iter().flatten();
-            let ephemeral = status.ephemeral_container_statuses.iter().flatten();
-            usual.chain(first).chain(ephemeral)
+            let usual = status.container_statuses.iter();
+            let first = status.init_container_statuses.iter();
+            usual
+                .chain(first)
+                .chain(&status.ephemeral_container_statuses)
         });
         let containers = statuses.flat_map(|status| {
-            let image = image_of(&status.name).or_else(|| text(&status.image));
+            let image = image_of(&status.name).or_else(|| text(status.image.as_ref()?));
             ids(status)
                 .into_iter()
                 .map(move |id| (id, status.name.clone(), image.clone()))
@@ -220,10 +215,9 @@ impl Table {
 
 /// The ids that a container has and had, without the runtime's name before them.
 fn ids(status: &ContainerStatus) -> Vec<String> {
-    let states = [status.state.as_ref(), status.last_state.as_ref()];
+    let states = [&status.state, &status.last_state];
     let ended = states
         .into_iter()
-        .flatten()
         .filter_map(|state| state.terminated.as_ref()?.container_id.as_ref());
     let ids = status.container_id.iter().chain(ended);
     ids.filter_map(|id| text(id.rsplit_once("//").map_or(&**id, |(_, id)| id)))
@@ -239,7 +233,7 @@ struct Workload {
 }
 
 /// What manages a pod, as far as the pod itself tells.
-fn workload(object: &Object) -> Workload {
+fn workload(object: &object::Pod) -> Workload {
     let metadata = &object.metadata;
     let owners = metadata.owner_references.iter().flatten();
     let Some(owner) = owners
