@@ -294,3 +294,85 @@ pub(super) fn strings<'a>(name: &str, values: impl IntoIterator<Item = &'a str>)
         .collect();
     attribute(name, Value::ArrayValue(ArrayValue { values }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{attach::pod::More, trace::record::tests::call};
+
+    #[test]
+    fn images_have_names_and_tags() {
+        assert_eq!(image("web"), ("web", None));
+        assert_eq!(image("web:1.2"), ("web", Some("1.2")));
+        assert_eq!(image("r.io:5000/web"), ("r.io:5000/web", None));
+        assert_eq!(
+            image("r.io:5000/web:1@sha256:ab"),
+            ("r.io:5000/web", Some("1"))
+        );
+        assert_eq!(image("web@sha256:ab"), ("web", None));
+    }
+
+    #[test]
+    fn a_pod_is_told_by_the_names_of_the_conventions() {
+        let mut resources = Resources {
+            service_name: None,
+            given: Vec::new(),
+            host: None,
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            next: 0,
+        };
+        let mut call = call();
+        let bare = resources.of_call(&call);
+        call.container_id = Some("c".to_owned());
+        call.kubernetes = Some(Arc::new(Pod {
+            pod_uid: "u".to_owned(),
+            namespace: Some("shop".to_owned()),
+            pod: Some("web-1".to_owned()),
+            container: Some("app".to_owned()),
+            image: Some("web:1.2".to_owned()),
+            node: Some("node1".to_owned()),
+            cluster: Some("test".to_owned()),
+            workload_kind: Some("cronjob".to_owned()),
+            workload: Some("nightly".to_owned()),
+            service: Some("web".to_owned()),
+            labels: [("team".to_owned(), "a".to_owned())].into(),
+            more: More {
+                job: Some("nightly-29412345".to_owned()),
+                service_namespace: Some("shop".to_owned()),
+                ..More::default()
+            },
+        }));
+        let origin = resources.of_call(&call);
+        assert_ne!(bare.number, origin.number);
+        assert_eq!(origin.number, resources.of_call(&call).number);
+        let said = |name: &str| {
+            let mut attributes = origin.resource.attributes.iter();
+            let found = attributes.find(|attribute| attribute.key == name)?;
+            match found.value.as_ref()?.value.as_ref()? {
+                Value::StringValue(text) => Some(text.clone()),
+                Value::ArrayValue(values) => Some(values.values.len().to_string()),
+                _ => None,
+            }
+        };
+        for (name, value) in [
+            ("service.name", "web"),
+            ("service.namespace", "shop"),
+            ("container.id", "c"),
+            ("container.image.name", "web"),
+            ("container.image.tags", "1"),
+            ("k8s.cluster.name", "test"),
+            ("k8s.node.name", "node1"),
+            ("k8s.namespace.name", "shop"),
+            ("k8s.pod.name", "web-1"),
+            ("k8s.pod.uid", "u"),
+            ("k8s.container.name", "app"),
+            ("k8s.cronjob.name", "nightly"),
+            ("k8s.job.name", "nightly-29412345"),
+            ("k8s.pod.label.team", "a"),
+        ] {
+            assert_eq!(said(name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(said("k8s.deployment.name"), None);
+    }
+}
