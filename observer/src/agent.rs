@@ -327,6 +327,7 @@ impl Agent {
         let known = self.attacher.members().chain(self.feed.engine.processes());
         let gone: Vec<Pid> = known.filter(|pid| !processes::alive(*pid)).collect();
         self.dying.extend(gone.into_iter().map(|pid| (pid, now)));
+        self.feed.pods.call_the_roll();
     }
 
     /// Ends what belonged to processes that are gone. Returns whether anybody is left.

@@ -294,7 +294,13 @@ impl Pods {
 
     /// Whether something waits that time alone will move.
     pub fn is_busy(&self) -> bool {
-        !self.held.is_empty() || !self.undecided.is_empty()
+        // Of what nobody answers, nothing is known sooner.
+        !self.held.is_empty() || (!self.undecided.is_empty() && self.problem.is_none())
+    }
+
+    /// Forgets processes that are gone.
+    pub fn call_the_roll(&mut self) {
+        self.undecided.retain(|pid, _| processes::alive(*pid));
     }
 
     /// A process executes a program, or is there already. `None` if it is gone.
