@@ -2,8 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod chart;
 mod coverage;
+mod deb;
 mod demo;
+mod image;
+mod manifests;
 mod run;
 mod test;
 mod toolchain;
@@ -30,6 +34,10 @@ enum Task {
     Demo,
     /// Set up and run every test, the end-to-end ones on this kernel too (as root)
     Test {
+        /// Instead, run the agent's image by its chart in a Kubernetes cluster that is started for it (as root); FILTER is
+        /// part of the name of a step
+        #[arg(long)]
+        kubernetes: bool,
         /// Passed to the end-to-end tests' runner, such as part of a test's name
         filter: Vec<String>,
     },
@@ -38,6 +46,30 @@ enum Task {
         /// Passed to observer-bench: --quick, --only NAME
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
+    },
+    /// Build the container image: localhost/observer:VERSION, also in target/image/observer.tar
+    Image {
+        /// Architecture [default: that of this machine]
+        #[arg(long)]
+        arch: Option<image::Arch>,
+        /// What to call it
+        #[arg(long, value_name = "NAME")]
+        tag: Option<String>,
+    },
+    /// Build the Debian package, with the service, in target/debian
+    Deb {
+        /// Architecture [default: that of this machine]
+        #[arg(long)]
+        arch: Option<image::Arch>,
+        /// Also install, remove and purge it on a copy of this system that is thrown away (as root)
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write deploy/kubernetes/observer.yaml from the chart
+    Manifests {
+        /// Write nothing: fail if the file is not the chart's, or the chart not as it should be
+        #[arg(long)]
+        check: bool,
     },
     /// Check formatting, lints and documentation
     Lint,
@@ -57,8 +89,18 @@ fn main() -> ExitCode {
         Task::Setup => toolchain::setup(),
         Task::Build => build(),
         Task::Demo => demo::run(),
-        Task::Test { filter } => test::run(&filter),
+        Task::Test {
+            kubernetes: false,
+            filter,
+        } => test::run(&filter),
+        Task::Test {
+            kubernetes: true,
+            filter,
+        } => test::kubernetes(&filter),
         Task::Bench { options } => bench(&options),
+        Task::Image { arch, tag } => image::run(arch, tag.as_deref()),
+        Task::Deb { arch, check } => deb::run(arch, check),
+        Task::Manifests { check } => manifests::run(check),
         Task::Lint => test::lint(),
         Task::Docs => docs(),
         Task::Fuzz { seconds } => test::fuzz(seconds),

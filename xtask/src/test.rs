@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, bail};
 
 use crate::{
-    coverage, root,
+    coverage, image, root,
     run::{RETRIES, cargo, cargo_command, command, is_root, output, target},
     toolchain,
 };
@@ -20,6 +20,19 @@ const CRATES: &[&str] = &[
     "xtask",
 ];
 
+/// What a cluster takes of Debian, beside what the other tests do (.ci/run); Kubernetes itself is built.
+const CLUSTER: &[&str] = &[
+    "buildah",
+    "busybox-static",
+    "containerd",
+    "containernetworking-plugins",
+    "curl",
+    "etcd-server",
+    "iproute2",
+    "prometheus",
+    "runc",
+];
+
 /// Everything that can be tested without and with the rights of root.
 pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
     toolchain::setup()?;
@@ -31,12 +44,7 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
         }
         cargo(units)?;
     }
-    if !is_root() {
-        bail!(
-            "the end-to-end tests attach to the kernel and need the rights of root: run \
-             `sudo -E env PATH=$PATH cargo xtask test`"
-        );
-    }
+    needs_root()?;
     let mut end_to_end =
         cargo_command(["test", "--package", "observer-e2e", "--no-fail-fast", "--"]);
     end_to_end
@@ -57,6 +65,39 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
     command(&mut end_to_end)?;
     if filter.is_empty() {
         coverage::write()?;
+    }
+    Ok(())
+}
+
+/// The image in a cluster.
+pub(crate) fn kubernetes(filter: &[String]) -> anyhow::Result<()> {
+    needs_root()?;
+    let is_installed = |package: &str| {
+        let status = output("dpkg-query", &["-W", "-f", "${db:Status-Abbrev}", package]);
+        status.is_ok_and(|status| status.starts_with("ii"))
+    };
+    let missing: Vec<&str> = CLUSTER
+        .iter()
+        .copied()
+        .filter(|package| !is_installed(package))
+        .collect();
+    // Where there is no apt-get, what is missing is said when it is used.
+    if !missing.is_empty() && output("apt-get", &["--version"]).is_ok() {
+        eprintln!("xtask: installing {}", missing.join(", "));
+        toolchain::apt_install(&missing)?;
+    }
+    image::run(None, None)?;
+    let mut test = cargo_command(["test", "--package", "observer-e2e"]);
+    test.args(["--features", "kubernetes", "--test", "kubernetes", "--"]);
+    command(test.args(filter))
+}
+
+fn needs_root() -> anyhow::Result<()> {
+    if !is_root() {
+        bail!(
+            "the end-to-end tests attach to the kernel and need the rights of root: run \
+             `sudo -E env PATH=$PATH cargo xtask test`"
+        );
     }
     Ok(())
 }
@@ -85,7 +126,12 @@ pub(crate) fn lint() -> anyhow::Result<()> {
         arguments
     };
     cargo(of_crates(
-        &["clippy", "--all-targets"],
+        &[
+            "clippy",
+            "--all-targets",
+            "--features",
+            "observer-e2e/kubernetes",
+        ],
         &["--", "--deny", "warnings"],
     ))?;
     let mut docs = cargo_command(of_crates(&["doc", "--no-deps"], &[]));

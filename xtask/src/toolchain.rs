@@ -190,7 +190,8 @@ fn apt_update() -> anyhow::Result<()> {
     command(apt_get().args(["update", "--quiet"]).stdout(Stdio::null()))
 }
 
-fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
+/// Installs packages of Debian's.
+pub(crate) fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     let install = || {
         command(
             apt_get()
