@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clients;
+pub mod cluster;
 pub mod commands;
 pub mod corpus;
 pub mod coverage;
@@ -12,6 +13,7 @@ pub mod front;
 pub mod golang;
 pub mod guest;
 pub mod harness;
+pub mod images;
 pub mod infinium;
 pub mod java;
 pub mod provider;

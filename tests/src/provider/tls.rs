@@ -14,9 +14,10 @@ use rustls::{
 const HTTP2: &[u8] = b"h2";
 
 /// Names under which clients look for it, some of them by a resolver of their own.
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 6] = [
     "localhost",
     "api.groq.com",
+    "api.openai.com",
     "api.x.ai",
     "mine.openai.azure.com",
     "127.0.0.1",
