@@ -363,11 +363,9 @@ pub fn main() -> ExitCode {
 fn load(args: &[OsString]) -> Result<Loaded<Cli>, Failure> {
     let mut loaded = config::load::<Cli>(args)?;
     let records = match &mut loaded.options.command {
-        Command::Watch { options, .. } | Command::Exec { options, .. } => {
-            Some(&mut options.records)
-        }
+        Command::Watch { options, .. } | Command::Exec { options, .. } => Some(options.placed()),
         Command::Replay { records, .. } => Some(records),
-        Command::Top { options, .. } => Some(&mut options.records),
+        Command::Top { options, .. } => Some(options.placed()),
         Command::Check { .. }
         | Command::Config(_)
         | Command::Gate { .. }
@@ -811,6 +809,14 @@ impl RecordOptions {
 
 impl WatchOptions {
     /// Creates the file of the recording.
+    /// The options of the records, which tell where this is, too.
+    fn placed(&mut self) -> &mut RecordOptions {
+        let otlp = &mut self.records.outputs.otlp;
+        otlp.node.clone_from(&self.kubernetes.node);
+        otlp.cluster.clone_from(&self.kubernetes.cluster);
+        &mut self.records
+    }
+
     fn pods(&self) -> anyhow::Result<Pods> {
         if self.record.is_some() && self.kubernetes.selection().needs_metadata() {
             anyhow::bail!(

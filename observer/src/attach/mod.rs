@@ -227,7 +227,11 @@ impl Attacher {
             verdict_count: take_map(&mut programs, "VERDICT_COUNT", Array::try_from)?,
         };
         let watched = take_map(&mut programs, "WATCHED", BpfHashMap::try_from)?;
-        let excluded = take_map(&mut programs, "EXCLUDED", BpfHashMap::try_from)?;
+        let excluded = match selecting {
+            true => Some(take_map(&mut programs, "EXCLUDED", BpfHashMap::try_from)?),
+            // It stays where it is: programs that are loaded later refer to it.
+            false => None,
+        };
         let follow = take_map(&mut programs, "FOLLOW", Array::try_from)?;
         let pythons = Pythons::new(
             take_map(&mut programs, "PYTHONS", BpfHashMap::try_from)?,
@@ -248,7 +252,7 @@ impl Attacher {
             linker,
             watch,
             watched,
-            excluded: selecting.then_some(excluded),
+            excluded,
             met: None,
             members: HashSet::new(),
             for_everyone: watch == Watch::All,

@@ -40,6 +40,12 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 #[command(next_help_heading = "OTLP")]
 #[group(skip)]
 pub struct Options {
+    /// The Kubernetes node that this is, and the cluster, if somebody said so.
+    #[arg(skip)]
+    pub node: Option<String>,
+    /// See [`node`](Self::node).
+    #[arg(skip)]
+    pub cluster: Option<String>,
     /// Send spans and metrics by OTLP to this endpoint, such as http://localhost:4318; v1/traces and v1/metrics
     /// are appended over HTTP
     #[arg(

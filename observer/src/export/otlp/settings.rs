@@ -122,7 +122,7 @@ pub(super) struct Settings {
     pub(super) flush: Duration,
     /// `OTEL_SERVICE_NAME`, or what `OTEL_RESOURCE_ATTRIBUTES` says.
     pub(super) service_name: Option<String>,
-    /// `OTEL_RESOURCE_ATTRIBUTES` without the name of the service.
+    /// `OTEL_RESOURCE_ATTRIBUTES` without the name of the service, and what is known of the node.
     pub(super) attributes: Vec<(String, String)>,
 }
 
@@ -284,6 +284,18 @@ impl Settings {
             .iter()
             .position(|(name, _)| name == "service.name")
             .map(|at| attributes.remove(at).1);
+        // In a pod the system's own name is the pod's.
+        for (name, value) in [
+            ("host.name", &options.node),
+            ("k8s.node.name", &options.node),
+            ("k8s.cluster.name", &options.cluster),
+        ] {
+            if let Some(value) = value
+                && attributes.iter().all(|(known, _)| known != name)
+            {
+                attributes.push((name.to_owned(), value.clone()));
+            }
+        }
         let queue = variables
             .count("OTEL_BSP_MAX_QUEUE_SIZE")
             .unwrap_or(defaults.queue);
