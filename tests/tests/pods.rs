@@ -48,7 +48,10 @@ impl Container {
         } else {
             Path::new("/sys/fs/cgroup")
         };
-        let folder = root.join(format!("kubepods/besteffort/pod{pod_uid}/{id}"));
+        // Apart from those of a kubelet of this machine.
+        let folder = root.join(format!(
+            "observer-e2e/kubepods/besteffort/pod{pod_uid}/{id}"
+        ));
         fs::create_dir_all(&folder).unwrap();
         Self {
             folder,
@@ -164,6 +167,24 @@ fn of_scene<'a>(scene: &Scene, run: &'a Run) -> Vec<&'a Value> {
     run.calls.iter().filter(is_of).collect()
 }
 
+/// Makes calls until one of them is recorded: the first may be over before the program's file has been looked through.
+/// Returns how many there were.
+fn warm_up(scene: &Scene, command: &[OsString]) -> usize {
+    let output = scene.folder.path().join("watched.jsonl");
+    let mut calls = scene.provider.truth().len();
+    let before = calls;
+    wait_until("a call of a program that nobody knew", || {
+        assert!(scene.start(command).wait().0.success());
+        calls += 1;
+        scene.provider.wait_for(calls);
+        fs::read_to_string(&output).is_ok_and(|text| {
+            let mut truth = scene.provider.truth().into_iter();
+            truth.any(|truth| text.contains(truth["request_id"].as_str().unwrap()))
+        })
+    });
+    calls - before
+}
+
 #[test]
 fn calls_say_which_pod_they_are_of() {
     let scene = Scene::with_seed(fastrand::u64(..));
@@ -181,17 +202,22 @@ fn calls_say_which_pod_they_are_of() {
     let observer = scene.watch(&options);
     // A process of an instant: nothing is left of it when its call is recorded.
     let once = client(&scene, &[]);
+    let before = warm_up(&scene, &once);
     assert!(scene.start(&known.command(&once)).wait().0.success());
     assert!(scene.start(&unknown.command(&once)).wait().0.success());
     assert!(scene.start(&once).wait().0.success());
-    let of_pods = scene.provider.wait_for(3);
+    let of_pods = scene.provider.wait_for(before + 3).split_off(before);
     let run = observer.stop();
     assert!(run.status.success(), "{}", run.stderr);
     let calls = of_scene(&scene, &run);
-    assert_eq!(calls.len(), 3);
     let of = |number: usize| {
         let id = &of_pods[number]["request_id"];
-        *calls.iter().find(|call| call["request_id"] == *id).unwrap()
+        let found: Vec<&&Value> = calls
+            .iter()
+            .filter(|call| call["request_id"] == *id)
+            .collect();
+        assert_eq!(found.len(), 1, "{}", run.stderr);
+        *found[0]
     };
     assert_eq!(of(0)["container_id"], known.id.as_str());
     let expected = json!({
@@ -225,8 +251,6 @@ fn what_is_not_selected_is_not_captured() {
         "sh*",
         "--kubernetes-pod-selector",
         "observe!=no",
-        "--ring-buffer",
-        "1",
     ]);
     let count = CALLS.to_string();
     let many = client(&scene, &["-count", &count, "-wait-between"]);
@@ -241,13 +265,7 @@ fn what_is_not_selected_is_not_captured() {
     }
     others.push(scene.start(&many));
     scene.provider.wait_for(4);
-    assert!(scene.start(&shop.command(&once)).wait().0.success());
-    let shops = scene.provider.wait_for(5);
-    let output = scene.folder.path().join("watched.jsonl");
-    let id = shops[4]["request_id"].as_str().unwrap();
-    wait_until("the call of the selected pod", || {
-        fs::read_to_string(&output).is_ok_and(|text| text.contains(id))
-    });
+    let of_shop = warm_up(&scene, &shop.command(&once));
     for _ in 1..CALLS {
         before.go_on();
         others.iter_mut().for_each(|other| other.go_on());
@@ -257,17 +275,18 @@ fn what_is_not_selected_is_not_captured() {
     }
     let run = observer.stop();
     assert!(run.status.success(), "{}", run.stderr);
-    let calls = of_scene(&scene, &run);
-    assert_eq!(calls.len(), 1, "{calls:#?}");
-    assert_eq!(calls[0]["request_id"], id);
-    assert_eq!(calls[0]["kubernetes"]["namespace"], "shop");
-    assert_eq!(run.calls.len(), 1, "nothing of other tests");
+    assert!(!of_scene(&scene, &run).is_empty());
+    // Nothing of other tests is there either.
+    for call in &run.calls {
+        assert_eq!(call["kubernetes"]["pod_uid"], shop.pod_uid.as_str());
+        assert_eq!(call["kubernetes"]["namespace"], "shop");
+    }
     // Of the pod that nobody knows something is captured, of the others what came before they were known.
     let truth = scene.provider.truth();
-    assert_eq!(truth.len(), 4 * CALLS + 1);
+    assert_eq!(truth.len(), 4 * CALLS + of_shop);
     assert!(run.stderr.contains("not handed on"), "{}", run.stderr);
     let (bytes, ..) = run.captured();
-    let all_of_unknown = 2_000 * (CALLS as u64 + 10);
+    let all_of_unknown = 2_000 * (CALLS + of_shop + 10) as u64;
     assert!(bytes < all_of_unknown, "{bytes} bytes");
 }
 
@@ -280,14 +299,12 @@ fn outside_pods_nothing_is_captured_if_pods_are_wanted_only() {
     for _ in 0..5 {
         assert!(scene.start(&once).wait().0.success());
     }
-    assert!(scene.start(&pod.command(&once)).wait().0.success());
-    let truth = scene.provider.wait_for(6);
+    warm_up(&scene, &pod.command(&once));
+    assert!(scene.start(&once).wait().0.success());
     let run = observer.stop();
     run.assert_clean();
-    let calls = of_scene(&scene, &run);
-    assert_eq!(calls.len(), 1, "{calls:#?}");
-    assert_eq!(calls[0]["request_id"], truth[5]["request_id"]);
-    assert_eq!(calls[0]["kubernetes"]["pod_uid"], pod.pod_uid.as_str());
-    let of_others = |call: &&Value| call["kubernetes"].is_null();
-    assert_eq!(run.calls.iter().filter(of_others).count(), 0);
+    assert!(!of_scene(&scene, &run).is_empty());
+    for call in &run.calls {
+        assert!(!call["kubernetes"].is_null(), "{call:#}");
+    }
 }
