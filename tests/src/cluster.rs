@@ -737,9 +737,17 @@ fn sweep(folder: &Path) -> anyhow::Result<()> {
     }
     let _ = fs::remove_dir(LOGS);
     // What plug-ins note of pods that they were not told the end of.
-    for entry in fs::read_dir(RESULTS).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(NETWORK) {
-            fs::remove_file(entry.path())?;
+    let results = fs::read_dir(RESULTS).into_iter().flatten().flatten();
+    let names: Vec<String> = results
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    let pods = names.iter().filter_map(|name| {
+        let name = name.strip_prefix(NETWORK)?.strip_prefix('-')?;
+        Some(name.split('-').next()?.to_owned())
+    });
+    for pod in pods.collect::<Vec<_>>() {
+        for name in names.iter().filter(|name| name.contains(&pod)) {
+            let _ = fs::remove_file(Path::new(RESULTS).join(name));
         }
     }
     if folder.exists() {

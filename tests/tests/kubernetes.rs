@@ -202,7 +202,7 @@ impl Bed {
                 cluster.kubectl(&["-n", namespace, "create", "configmap", name, &from])?;
             }
         }
-        Ok(Self {
+        let bed = Self {
             prometheus,
             _collector: collector,
             endpoint,
@@ -212,7 +212,11 @@ impl Bed {
             python,
             node,
             installed: None,
-        })
+        };
+        // Some are there before the agent is.
+        bed.apply("Deployment", "shop", "checkout");
+        bed.apply("Pod", UNSELECTED, "ledger");
+        Ok(bed)
     }
 
     /// Installs the chart with these values beside those of `values.yaml`, or upgrades to them, and waits until the
@@ -372,8 +376,8 @@ impl Bed {
         })
     }
 
-    /// A workload of one pod that makes calls when it is asked to, see [`ask`]; started if it is not there.
-    fn service(&self, kind: &str, namespace: &str, name: &str) -> Pod {
+    /// A workload of one pod that makes calls when it is [asked to](Pod::ask); started if it is not there.
+    fn apply(&self, kind: &str, namespace: &str, name: &str) {
         let labels = json!({"app": name});
         let (image, program) = match kind {
             "StatefulSet" => (&self.node, "service.mjs"),
@@ -392,6 +396,11 @@ impl Bed {
             }})
         };
         self.cluster.apply(&object.to_string()).unwrap();
+    }
+
+    /// As [`apply`](Self::apply); waits until it is ready.
+    fn service(&self, kind: &str, namespace: &str, name: &str) -> Pod {
+        self.apply(kind, namespace, name);
         let selector = format!("app={name}");
         let mut pod = Value::Null;
         wait_until("the client is ready", || {
@@ -636,48 +645,70 @@ fn sum<'a>(calls: impl IntoIterator<Item = &'a Value>, field: &str) -> f64 {
     counts.sum::<u64>() as f64
 }
 
-/// The API server takes every object that the chart makes, to the last field; also those of Prometheus's operator, whose
-/// real definitions it has.
+/// The API server takes every object that the chart makes and all that is in `deploy`, to the last field; also those of
+/// Prometheus's operator, whose real definitions it has.
 fn manifests(bed: &mut Bed) {
-    let everything = values_file("everything.yaml");
+    let [everything, kubelet, cgroup] = ["everything", "kubelet", "cgroup"]
+        .map(|name| text(&chart().join(format!("ci/{name}-values.yaml"))));
     let own = values_file("values.yaml");
-    let renderings: &[(&[&str], &[&str])] = &[
+    let deploy = |name: &str| text(&chart().parent().unwrap().parent().unwrap().join(name));
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "observability"}});
+    bed.cluster.apply(&namespace.to_string()).unwrap();
+    let collector = bed
+        .cluster
+        .kubectl(&["kustomize", &deploy("collector")])
+        .unwrap();
+    let rendered = fs::read_to_string(deploy("kubernetes/observer.yaml")).unwrap();
+    let usual = &[
+        "daemonset.apps/observer",
+        "configmap/observer",
+        "clusterrole.rbac.authorization.k8s.io/observer",
+        "clusterrolebinding.rbac.authorization.k8s.io/observer",
+        "serviceaccount/observer",
+        "service/observer",
+    ][..];
+    let monitor = ["--set", "serviceMonitor.enabled=true"];
+    for (what, objects, names) in [
+        ("the defaults", bed.rendered(&[]), usual),
+        ("observer.yaml", rendered, usual),
+        ("the kubelet", bed.rendered(&["-f", &kubelet]), usual),
+        ("own values", bed.rendered(&["-f", &own]), usual),
         (
-            &[],
+            "cgroup",
+            bed.rendered(&["-f", &cgroup]),
+            &["daemonset.apps/observer"],
+        ),
+        (
+            "everything",
+            bed.rendered(&["-f", &everything]),
             &[
-                "daemonset.apps/observer",
-                "configmap/observer",
-                "clusterrole.rbac.authorization.k8s.io/observer",
-                "clusterrolebinding.rbac.authorization.k8s.io/observer",
-                "serviceaccount/observer",
-                "service/observer",
+                "daemonset.apps/observer-llm",
+                "podmonitor.monitoring.coreos.com/observer-llm",
+                "prometheusrule.monitoring.coreos.com/observer-llm",
+                "networkpolicy.networking.k8s.io/observer-llm",
+                "configmap/observer-llm-dashboard",
+                "resourcequota/observer-llm",
             ],
         ),
-        (&["-f", &own], &["daemonset.apps/observer"]),
         (
-            &["-f", &everything],
-            &[
-                "podmonitor.monitoring.coreos.com/observer",
-                "prometheusrule.monitoring.coreos.com/observer",
-                "networkpolicy.networking.k8s.io/observer",
-                "configmap/observer-dashboard",
-                "resourcequota/observer",
-            ],
-        ),
-        (
-            &["--set", "serviceMonitor.enabled=true"],
+            "a monitor",
+            bed.rendered(&monitor),
             &["servicemonitor.monitoring.coreos.com/observer"],
         ),
-    ];
-    for (arguments, objects) in renderings {
-        let objects_of = bed.rendered(arguments);
+        (
+            "the Collector",
+            collector,
+            &["deployment.apps/", "service/", "configmap/"],
+        ),
+    ] {
         let said = bed.cluster.kubectl_with(
             &["apply", "--dry-run=server", "--validate=strict", "-f", "-"],
-            &objects_of,
+            &objects,
         );
-        let said = said.unwrap_or_else(|error| panic!("{arguments:?}: {error:#}"));
-        for object in *objects {
-            assert!(said.contains(object), "{arguments:?}: no {object}: {said}");
+        let said = said.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        for name in names {
+            assert!(said.contains(name), "{what}: no {name}: {said}");
         }
     }
 
