@@ -35,6 +35,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often live exporters are told how the agent does. No more often than the agent wakes up anyway.
 const HEALTH: Duration = Duration::from_secs(1);
 
+/// How long the files that were there at the start may take until the agent says that it is ready all the same.
+const SETTLING: Duration = Duration::from_secs(15);
+
 /// How long the agent rests when it was woken for nothing.
 const IN_VAIN: Duration = Duration::from_millis(5);
 
@@ -79,6 +82,8 @@ pub struct Agent {
     clock: Clock,
     /// Processes whose main thread has exited.
     dying: Vec<(Pid, Timestamp)>,
+    /// Since when it has been waited for what was there at the start; `None` once the agent is ready.
+    settling: Option<Instant>,
 }
 
 /// What the capture is handed to.
@@ -123,7 +128,13 @@ impl Agent {
             feed,
             clock: Clock::default(),
             dying: Vec::new(),
+            settling: None,
         }
+    }
+
+    /// Has [`run`](Self::run) say that the agent is ready, when what was there at the start is probed.
+    pub fn announce(&mut self) {
+        self.settling = Some(Instant::now());
     }
 
     /// Works until one of `signals` comes, nobody is left to be watched, or the output fails.
@@ -151,6 +162,12 @@ impl Agent {
             self.attacher.take_examined();
             let vain = self.attacher.take_mapped();
             self.meet();
+            if let Some(since) = self.settling
+                && (self.attacher.is_settled() || since.elapsed() >= SETTLING)
+            {
+                self.settling = None;
+                anstream::eprintln!("ready");
+            }
             if vain && handled == 0 {
                 // Whoever makes code or starts programs all the time must not have the agent run all the time.
                 std::thread::sleep(IN_VAIN);
@@ -181,7 +198,8 @@ impl Agent {
             {
                 last_health = Some(Instant::now());
                 let (records, _) = self.capture.activity();
-                let health = self.feed.health(records, self.capture.losses());
+                let ready = self.settling.is_none();
+                let health = self.feed.health(ready, records, self.capture.losses());
                 self.feed.exporters.send(Record::Health(Box::new(health)));
             }
             if handled == BATCH {
@@ -253,7 +271,7 @@ impl Agent {
         let exporters = &feed.exporters;
         feed.pods.finish(|record| exporters.send(record));
         if exporters.are_live() {
-            let health = feed.health(records, losses);
+            let health = feed.health(true, records, losses);
             exporters.send(Record::Health(Box::new(health)));
         }
         let withheld = feed.pods.health().map_or(0, |health| health.withheld);
@@ -279,7 +297,7 @@ impl Agent {
             }
         }
         for pid in chores.scan {
-            self.attacher.scan(pid);
+            self.attacher.heard_of(pid);
         }
         self.dying.extend(chores.exits);
         for pid in chores.exclude {
@@ -307,7 +325,7 @@ impl Agent {
     fn stand(&mut self, pid: Pid, standing: Standing) {
         match standing {
             Standing::Watched => self.attacher.include(pid),
-            Standing::Awaited => {}
+            Standing::Awaited => self.attacher.await_word_of(pid),
             Standing::Excluded => self.exclude(pid),
         }
     }
@@ -316,7 +334,10 @@ impl Agent {
         debug!(pid = pid.0, "the process is not selected");
         self.attacher.exclude(pid);
         // It may have become a container's meanwhile: until then it had the cgroup of the runtime.
-        if self.feed.pods.meet(pid) != Some(Standing::Excluded) {
+        if self.feed.pods.has_moved(pid)
+            && let Some(standing) = self.feed.pods.meet(pid)
+            && standing != Standing::Excluded
+        {
             self.attacher.include(pid);
         }
     }
@@ -529,8 +550,9 @@ impl Feed {
         }
     }
 
-    fn health(&self, events: u64, losses: Losses) -> Health {
+    fn health(&self, ready: bool, events: u64, losses: Losses) -> Health {
         Health {
+            ready,
             losses: Some(losses),
             events,
             bytes: self.engine.seen().bytes,

@@ -468,8 +468,8 @@ fn watch_into(
     give_up_rights(&mut attacher, options);
     let exporters = start(opened)?;
     let (engine, recorder) = options.engine(recording, prices, salt)?;
-    anstream::eprintln!("ready");
     let mut agent = Agent::new(attacher, capture, engine, recorder, exporters, pods);
+    agent.announce();
     let outcome = loop {
         match (agent.run(&mut signals)?, &mut live) {
             (Outcome::Signal(SIGHUP), Some(live)) if !terminal.hung_up() => {

@@ -281,7 +281,7 @@ fn what_is_not_selected_is_not_captured() {
         assert_eq!(call["kubernetes"]["pod_uid"], shop.pod_uid.as_str());
         assert_eq!(call["kubernetes"]["namespace"], "shop");
     }
-    // Of the pod that nobody knows something is captured, of the others what came before they were known.
+    // Of the others what came before it was known whose it is, of the pod that nobody knows what came in 10 seconds.
     let truth = scene.provider.truth();
     assert_eq!(truth.len(), 4 * CALLS + of_shop);
     assert!(run.stderr.contains("not handed on"), "{}", run.stderr);
@@ -302,7 +302,7 @@ fn outside_pods_nothing_is_captured_if_pods_are_wanted_only() {
     warm_up(&scene, &pod.command(&once));
     assert!(scene.start(&once).wait().0.success());
     let run = observer.stop();
-    run.assert_clean();
+    assert!(run.status.success(), "{}", run.stderr);
     assert!(!of_scene(&scene, &run).is_empty());
     for call in &run.calls {
         assert!(!call["kubernetes"].is_null(), "{call:#}");

@@ -144,6 +144,8 @@ pub struct Attacher {
     pythons: Pythons,
     /// Files that are being examined.
     examining: HashMap<FileId, Waiting>,
+    /// Of these, those that were there at the start.
+    first: Option<HashSet<FileId>>,
     /// Files that hold no library that can be probed.
     uninteresting: HashMap<FileId, Stamp>,
     /// The first refusal since somebody asked.
@@ -262,6 +264,7 @@ impl Attacher {
             java: None,
             pythons,
             examining: HashMap::new(),
+            first: None,
             uninteresting: HashMap::new(),
             refused: None,
         };
@@ -335,27 +338,40 @@ impl Attacher {
         }
     }
 
-    /// A process that may be left out is not.
+    /// A process that may be left out is not: probes whatever it has mapped.
     pub fn include(&mut self, pid: Pid) {
         if let Some(excluded) = &mut self.excluded {
             let _ = excluded.remove(&pid.0);
-            self.see_java(pid, None);
+            self.look(pid, true);
         }
     }
 
-    fn see_java(&mut self, pid: Pid, files: Option<&[MappedFile]>) {
-        if let Some(java) = &mut self.java
-            && (self.watch == Watch::All || self.members.contains(&pid))
-        {
-            match files {
-                Some(files) => java.see(pid, files),
-                None => {
-                    if let Ok(files) = processes::mapped_files(pid) {
-                        java.see(pid, &files);
-                    }
-                }
-            }
+    /// It is not known yet whether a process is left out: probes whatever it has mapped, but changes nothing in it.
+    pub fn await_word_of(&mut self, pid: Pid) {
+        if self.excluded.is_some() {
+            self.look(pid, false);
         }
+    }
+
+    /// A process executes a program or has mapped something to execute. Where processes may be left out, nothing of it
+    /// is looked at before somebody says what it is.
+    pub fn heard_of(&mut self, pid: Pid) {
+        if let Some(met) = &mut self.met {
+            met.push(pid);
+        }
+        if self.excluded.is_none() {
+            self.scan(pid);
+        }
+    }
+
+    /// Whether all files have been examined that were there when this was first asked.
+    pub fn is_settled(&mut self) -> bool {
+        let examining = &self.examining;
+        let first = self
+            .first
+            .get_or_insert_with(|| examining.keys().copied().collect());
+        first.retain(|id| examining.contains_key(id));
+        first.is_empty()
     }
 
     /// From here on loads an agent into watched JVMs, which shows the plaintext of the JDK's own TLS.
@@ -403,11 +419,18 @@ impl Attacher {
     /// Probes whatever a process has mapped. That it is gone, or a file cannot be probed, does not
     /// concern the others.
     pub fn scan(&mut self, pid: Pid) {
+        self.look(pid, true);
+    }
+
+    /// See [`scan`](Self::scan); into JVMs an agent is loaded, if `java`.
+    fn look(&mut self, pid: Pid, java: bool) {
         match processes::mapped_files(pid) {
             Ok(files) => {
-                if self.excluded.is_none() {
-                    // Else when it is known that the process is not left out.
-                    self.see_java(pid, Some(&files));
+                if let Some(jvms) = &mut self.java
+                    && java
+                    && (self.watch == Watch::All || self.members.contains(&pid))
+                {
+                    jvms.see(pid, &files);
                 }
                 if let Some(probed) = self.pythons.see(pid, &files) {
                     let scope = if self.for_everyone { None } else { Some(pid) };
@@ -637,8 +660,7 @@ impl Attacher {
                 Watch::Processes => self.watched.get(&pid.0, 0).is_ok(),
             };
             if watched {
-                self.met.iter_mut().for_each(|met| met.push(pid));
-                self.scan(pid);
+                self.heard_of(pid);
                 vain = false;
             }
         }
@@ -653,8 +675,7 @@ impl Attacher {
         };
         for pid in pids {
             if pid.0 != std::process::id() {
-                self.met.iter_mut().for_each(|met| met.push(pid));
-                self.scan(pid);
+                self.heard_of(pid);
             }
         }
     }

@@ -171,6 +171,8 @@ pub enum Record {
 /// How the agent does. All counts are since it was started.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
+    /// What was there at the start is probed.
+    pub ready: bool,
     /// What was lost in the kernel, if that is known.
     pub losses: Option<Losses>,
     /// Records that the kernel's programs have handed over.

@@ -219,8 +219,8 @@ pub struct Pods {
     met: LruCache<Pid, Option<Container>>,
     /// Containers that have been asked for, by id.
     wanted: HashMap<String, Want>,
-    /// Processes that are watched until it is known whether they are.
-    undecided: HashMap<Pid, Container>,
+    /// Processes of which it is not known whether they are watched.
+    undecided: HashMap<Pid, Undecided>,
     held: VecDeque<(Instant, Record)>,
     withheld: u64,
     failures: u64,
@@ -230,6 +230,13 @@ pub struct Pods {
 struct Want {
     container: Container,
     since: Instant,
+}
+
+struct Undecided {
+    container: Container,
+    since: Instant,
+    /// Nobody knew its pod in time: it is left out until somebody does.
+    given_up: bool,
 }
 
 /// What is to be done with a record.
@@ -295,7 +302,8 @@ impl Pods {
     /// Whether something waits that time alone will move.
     pub fn is_busy(&self) -> bool {
         // Of what nobody answers, nothing is known sooner.
-        !self.held.is_empty() || (!self.undecided.is_empty() && self.problem.is_none())
+        let waits = |process: &Undecided| !process.given_up;
+        !self.held.is_empty() || (self.problem.is_none() && self.undecided.values().any(waits))
     }
 
     /// Forgets processes that are gone.
@@ -331,6 +339,7 @@ impl Pods {
                 container
             }
         };
+        self.met.put(pid, container.clone());
         if let Some(container) = &container
             && let Some(known) = self.table.of(container)
         {
@@ -362,7 +371,12 @@ impl Pods {
             None => Standing::Awaited,
         };
         if standing == Standing::Awaited && self.undecided.len() < WANTED {
-            self.undecided.insert(pid, container);
+            let undecided = Undecided {
+                container,
+                since: Instant::now(),
+                given_up: false,
+            };
+            self.undecided.insert(pid, undecided);
         } else {
             self.undecided.remove(&pid);
         }
@@ -452,24 +466,31 @@ impl Pods {
         }
         self.release(false, &mut on);
         let mut decided = Vec::new();
-        if any {
-            let table = &mut self.table;
-            self.undecided.retain(|pid, container| {
-                let Some(known) = table.of(container) else {
-                    return true;
+        let (table, answered) = (&mut self.table, self.problem.is_none());
+        let now = Instant::now();
+        self.undecided.retain(|pid, process| {
+            if any && let Some(known) = table.of(&process.container) {
+                let standing = match known.selected {
+                    true => Standing::Watched,
+                    false => Standing::Excluded,
                 };
-                decided.push((
-                    *pid,
-                    if known.selected {
-                        Standing::Watched
-                    } else {
-                        Standing::Excluded
-                    },
-                ));
-                false
-            });
-        }
+                decided.push((*pid, standing));
+                return false;
+            }
+            let waited = now.duration_since(process.since);
+            if answered && !process.given_up && waited >= PATIENCE {
+                process.given_up = true;
+                decided.push((*pid, Standing::Excluded));
+            }
+            true
+        });
         decided
+    }
+
+    /// Whether a process is in another container than when it was last looked at.
+    pub fn has_moved(&self, pid: Pid) -> bool {
+        let container = processes::container_of(pid).ok();
+        container.as_ref() != self.met.peek(&pid)
     }
 
     /// Hands a record on, or holds it back until its pod is known.

@@ -1518,6 +1518,7 @@ mod tests {
         }));
         model.health(
             &Health {
+                ready: true,
                 losses: Some(Default::default()),
                 ..Health::default()
             },

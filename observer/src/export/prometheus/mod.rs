@@ -168,6 +168,9 @@ impl Shared {
             return Err("attaching".to_owned());
         };
         turning(age)?;
+        if !health.ready {
+            return Err("attaching to what was there at the start".to_owned());
+        }
         if let Some(problem) = health.pods.as_ref().and_then(|pods| pods.problem.as_ref()) {
             return Err(problem.clone());
         }

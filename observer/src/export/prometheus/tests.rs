@@ -55,6 +55,7 @@ fn samples(page: &str) -> BTreeMap<String, f64> {
 
 fn health() -> Health {
     Health {
+        ready: true,
         losses: Some(Losses::from_counts(&[(3, 4_096)], 1)),
         events: 100,
         bytes: 10_000,
