@@ -437,6 +437,64 @@ fn parsed(bytes: &[u8]) -> anyhow::Result<Option<(Request, usize)>> {
     Ok(Some((request, end)))
 }
 
+/// A running Prometheus (Debian's); ends with the test.
+pub struct Prometheus {
+    child: Child,
+    port: u16,
+}
+
+impl Prometheus {
+    /// Starts it in `folder` with a configuration (YAML), at a port of this machine. Its log is `prometheus.log` there.
+    ///
+    /// # Panics
+    ///
+    /// There is none, or it does not answer.
+    pub fn start(folder: &Path, port: u16, config: &str) -> Self {
+        let file = folder.join("prometheus.yml");
+        fs::write(&file, config).expect("a folder to write to");
+        let log = File::create(folder.join("prometheus.log")).expect("a folder to write to");
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.join("tsdb").display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("prometheus, which .ci/run installs");
+        let prometheus = Self { child, port };
+        wait_until("Prometheus answers", || {
+            get(port, "/api/v1/status/buildinfo").is_ok()
+        });
+        prometheus
+    }
+
+    /// The series that a query has now.
+    ///
+    /// # Panics
+    ///
+    /// It has no answer.
+    pub fn query(&self, query: &str) -> Vec<Value> {
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let page = format!("/api/v1/query?query={encoded}");
+        let answer = get(self.port, &page).unwrap_or_else(|error| panic!("{query}: {error:#}"));
+        let series = answer["data"]["result"].as_array();
+        series
+            .unwrap_or_else(|| panic!("{query}: {answer}"))
+            .clone()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// The JSON at a URL of this machine.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use std::{
 use observer_e2e::{
     clients,
     harness::{self, Client, Scene, binary, wait_until},
-    telemetry,
+    telemetry::{self, Prometheus},
 };
 use serde_json::{Value, json};
 
@@ -379,59 +379,15 @@ fn rules_say_what_their_tests_say() {
 }
 
 /// A Prometheus that scrapes the agent and evaluates the rules.
-struct Prometheus {
-    child: Child,
-    port: u16,
-}
-
-impl Prometheus {
-    fn start(folder: &Path, agent: u16) -> Self {
-        let port = free_port();
-        let file = folder.join("prometheus.yml");
-        let config = json!({
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": [deploy().join("prometheus/observer.rules.yaml")],
-            "scrape_configs": [{"job_name": "observer", "static_configs": [{
-                "targets": [format!("127.0.0.1:{agent}")], "labels": {"cluster": "c", "node": "n"},
-            }]}],
-        });
-        fs::write(&file, config.to_string()).unwrap();
-        let log = fs::File::create(folder.join("prometheus.log")).unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.join("tsdb").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("prometheus, which .ci/run installs");
-        let prometheus = Self { child, port };
-        wait_until("Prometheus answers", || {
-            telemetry::get(port, "/api/v1/status/buildinfo").is_ok()
-        });
-        prometheus
-    }
-
-    /// The series that a query has now.
-    fn query(&self, query: &str) -> Vec<Value> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let page = format!("/api/v1/query?query={encoded}");
-        let answer =
-            telemetry::get(self.port, &page).unwrap_or_else(|error| panic!("{query}: {error:#}"));
-        assert_eq!(answer["status"], "success", "{query}: {answer}");
-        answer["data"]["result"].as_array().unwrap().clone()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn prometheus(folder: &Path, agent: u16) -> Prometheus {
+    let config = json!({
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "rule_files": [deploy().join("prometheus/observer.rules.yaml")],
+        "scrape_configs": [{"job_name": "observer", "static_configs": [{
+            "targets": [format!("127.0.0.1:{agent}")], "labels": {"cluster": "c", "node": "n"},
+        }]}],
+    });
+    Prometheus::start(folder, free_port(), &config.to_string())
 }
 
 fn free_port() -> u16 {
@@ -478,7 +434,7 @@ fn every_panel_shows_something() {
     let pids: Vec<String> = clients.iter().chain([&idle]).map(Client::pid).collect();
     options.extend(pids.iter().flat_map(|pid| ["--pid", pid.as_str()]));
     let _observer = scene.watch(&options);
-    let prometheus = Prometheus::start(folder, port);
+    let prometheus = prometheus(folder, port);
     // A rate is of what has grown: the series have to be there before.
     wait_until("Prometheus scrapes", || {
         !prometheus.query("observer_build_info").is_empty()

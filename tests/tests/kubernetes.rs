@@ -13,7 +13,7 @@ use std::{
     net::TcpStream,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use observer_e2e::{
     harness::wait_until,
     images::{self, Image},
     provider::Provider,
-    telemetry::{self, BackEnd, Endpoint, free_ports, get},
+    telemetry::{self, BackEnd, Endpoint, Prometheus, free_ports, get},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
 /// A cluster with clients and back ends.
 struct Bed {
     // Fields are dropped in their order: first what uses the cluster's network.
-    prometheus: Child,
+    prometheus: Prometheus,
     _collector: BackEnd,
     endpoint: Endpoint,
     provider: Provider,
@@ -124,13 +124,6 @@ struct Bed {
     node: Image,
     /// The values with which the chart is installed.
     installed: Option<Vec<String>>,
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        let _ = self.prometheus.kill();
-        let _ = self.prometheus.wait();
-    }
 }
 
 /// What of the agent is in the kernel while it runs.
@@ -181,7 +174,7 @@ impl Bed {
         let ports @ [_, http] = free_ports();
         let collector = BackEnd::collector(folder.path(), ports, &endpoint, None);
         Cluster::forward(4318, http)?;
-        let prometheus = prometheus(folder.path())?;
+        let prometheus = prometheus(folder.path());
 
         for file in definitions {
             let path = file.to_str().context("a path that is no text")?;
@@ -335,8 +328,7 @@ impl Bed {
                 format!("{}\n", fields.join(" "))
             })
             .collect();
-        let known = |query: &str| get(PROMETHEUS, &format!("/api/v1/query?query={query}"));
-        let series = ["up", "gen_ai_client_calls_total"].map(known);
+        let series = ["up", "gen_ai_client_calls_total"].map(|query| self.prometheus.query(query));
         format!(
             "--- agent\n{last}\n--- records\n{records}--- pods\n{pods}\n--- warnings\n{events}\n--- Prometheus\n{series:?}"
         )
@@ -486,10 +478,7 @@ impl Bed {
 
     /// The values of a query to Prometheus, by labels.
     fn query(&self, query: &str) -> Vec<(BTreeMap<String, String>, f64)> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let answer = get(PROMETHEUS, &format!("/api/v1/query?query={encoded}"));
-        let answer = answer.unwrap_or_else(|error| panic!("{query}: {error:#}"));
-        let series = answer["data"]["result"].as_array().unwrap();
+        let series = self.prometheus.query(query);
         series
             .iter()
             .map(|series| {
@@ -551,36 +540,16 @@ impl Pod {
     }
 }
 
-/// Starts a Prometheus that scrapes what is in `targets.json`: Debian's has no discovery of Kubernetes.
-fn prometheus(folder: &Path) -> anyhow::Result<Child> {
-    let file = folder.join("prometheus.yml");
-    fs::write(
-        &file,
-        "scrape_configs:
+/// A Prometheus that scrapes what is in `targets.json`: Debian's has no discovery of Kubernetes.
+fn prometheus(folder: &Path) -> Prometheus {
+    let config = "scrape_configs:
 - job_name: observer
   scrape_interval: 500ms
   scrape_timeout: 500ms
   file_sd_configs:
   - files: [targets.json]
-",
-    )?;
-    let log = fs::File::create(folder.join("prometheus.log"))?;
-    let child = cluster::alive_as_long_as_this("prometheus")
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            folder.join("tsdb").display()
-        ))
-        .arg(format!("--web.listen-address=127.0.0.1:{PROMETHEUS}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .context("prometheus, which .ci/run installs")?;
-    wait_until("Prometheus listens", || {
-        TcpStream::connect(("127.0.0.1", PROMETHEUS)).is_ok()
-    });
-    Ok(child)
+";
+    Prometheus::start(folder, PROMETHEUS, config)
 }
 
 /// The definitions of the objects of Prometheus's operator, which come from the Go module proxy.

@@ -7,10 +7,13 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use observer_e2e::harness::{Client, Observer, Scene, wait_until};
+use observer_e2e::{
+    harness::{Client, Observer, Scene, wait_until},
+    telemetry::Prometheus,
+};
 use serde_json::Value;
 
 /// What the metrics of calls are told apart by.
@@ -61,50 +64,21 @@ impl Watching {
 }
 
 /// A Prometheus that scrapes the agent every 200 ms.
-struct Prometheus {
-    child: Child,
-    port: u16,
-}
+struct Scraped(Prometheus);
 
-impl Prometheus {
+impl Scraped {
     fn start(scene: &Scene, agent: u16) -> Self {
-        let port = free_port();
-        let folder = scene.folder.path();
-        let file = folder.join("prometheus.yml");
         let scrape = format!(
             "scrape_configs:\n- job_name: observer\n  scrape_interval: 200ms\n  scrape_timeout: 200ms\n  \
              static_configs:\n  - targets: ['127.0.0.1:{agent}']\n"
         );
-        fs::write(&file, scrape).unwrap();
-        let log = fs::File::create(folder.join("prometheus.log")).unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.join("tsdb").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("prometheus, which .ci/run installs");
-        let prometheus = Self { child, port };
-        wait_until("Prometheus is ready", || {
-            get(port, "/-/ready").is_some_and(|(status, ..)| status == 200)
-        });
-        prometheus
+        Self(Prometheus::start(scene.folder.path(), free_port(), &scrape))
     }
 
     /// The values that a query has now, by the values of its labels.
     fn query(&self, query: &str) -> BTreeMap<Vec<String>, f64> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let page = get(self.port, &format!("/api/v1/query?query={encoded}"));
-        let (status, _, body) = page.expect("an answer of Prometheus");
-        assert_eq!(status, 200, "{query}: {body}");
-        let answer: Value = serde_json::from_str(&body).unwrap();
-        let series = answer["data"]["result"].as_array().unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let series = self.0.query(query);
         series
             .iter()
             .map(|series| {
@@ -124,13 +98,6 @@ impl Prometheus {
         let values = self.query(query);
         assert!(values.len() <= 1, "{query}: {values:?}");
         values.into_values().next()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -196,7 +163,7 @@ fn promql_gives_what_the_provider_counted() {
     let made = 7 + 3 + 4 + 2 + 5 + 16 + 3 + 8;
     let clients: Vec<Client> = runs.iter().map(|run| waiting(&scene, run)).collect();
     let mut watching = Watching::start(&scene, &clients.iter().collect::<Vec<_>>(), &[]);
-    let prometheus = Prometheus::start(&scene, watching.port);
+    let prometheus = Scraped::start(&scene, watching.port);
     clients.into_iter().for_each(|client| run(&scene, client));
     let truth = scene.provider.wait_for(made);
     assert_eq!(truth.len(), made);
@@ -297,7 +264,7 @@ fn promtool_finds_no_fault_and_hostile_names_are_bounded() {
     command.append(&mut told);
     let client = scene.start(&command);
     let watching = Watching::start(&scene, &[&client], &["--prometheus-max-series", "50"]);
-    let prometheus = Prometheus::start(&scene, watching.port);
+    let prometheus = Scraped::start(&scene, watching.port);
     run(&scene, client);
     wait_until("Prometheus knows of all calls", || {
         prometheus.value("sum(gen_ai_client_calls_total)") == Some(MODELS as f64)

@@ -278,22 +278,6 @@ impl Pods {
         })
     }
 
-    /// Nobody is asked, and everything is watched.
-    pub fn nobody() -> Self {
-        Self {
-            table: Table::new(&Options::default()),
-            source: None,
-            selection: Selection::default(),
-            met: LruCache::new(PROCESSES),
-            wanted: HashMap::new(),
-            undecided: HashMap::new(),
-            held: VecDeque::new(),
-            withheld: 0,
-            failures: 0,
-            problem: None,
-        }
-    }
-
     /// Whether some processes are left out.
     pub fn is_selecting(&self) -> bool {
         self.selection.is_any()

@@ -179,7 +179,9 @@ fn what_is_in_no_pod_is_left_out_where_pods_are_selected() {
         ..Identity::default()
     };
     assert_eq!(
-        Pods::nobody().identify(own, &mut identity),
+        Pods::new(&Options::default())
+            .unwrap()
+            .identify(own, &mut identity),
         Standing::Watched
     );
     let only = Options {
