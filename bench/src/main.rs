@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod examine;
+mod fleet;
 mod load;
 mod process;
 mod python;
@@ -52,6 +53,8 @@ enum Experiment {
     Python,
     /// The parsers against serde_json
     Wire,
+    /// A node of a fleet: a thousand calls a second, to Prometheus and a Collector
+    Fleet,
 }
 
 impl Experiment {
@@ -101,6 +104,7 @@ fn main() -> anyhow::Result<()> {
             Experiment::Memory => load::memory(&mut report, folder.path()),
             Experiment::Python => python::run(&mut report, &effort, folder.path()),
             Experiment::Wire => system::wire(&mut report),
+            Experiment::Fleet => fleet::run(&mut report, &effort, folder.path()),
         };
         // The others can still be measured.
         if let Err(error) = result {

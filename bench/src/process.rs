@@ -121,12 +121,19 @@ pub(crate) struct Said {
 impl Agent {
     /// Starts `observer watch` and waits until it is ready. Records are thrown away.
     pub(crate) fn watch(folder: &Path, options: &[&str]) -> anyhow::Result<Self> {
-        let said = folder.join("agent.txt");
-        let begun = Instant::now();
-        let child = pinned(OTHERS, program("observer")?)
+        let mut command = pinned(OTHERS, program("observer")?);
+        command
             .arg("watch")
             .args(["--format", "jsonl", "--output", "/dev/null"])
-            .args(options)
+            .args(options);
+        Self::start(folder, command)
+    }
+
+    /// Starts it as a command says, and waits until it is ready.
+    pub(crate) fn start(folder: &Path, mut command: Command) -> anyhow::Result<Self> {
+        let said = folder.join("agent.txt");
+        let begun = Instant::now();
+        let child = command
             .env("OBSERVER_LOG", "info")
             .stdin(Stdio::null())
             .stderr(fs::File::create(&said)?)
