@@ -87,14 +87,20 @@ impl Helm {
         if !runs() {
             eprintln!("xtask: installing helm {HELM}");
             fs::create_dir_all(&folder)?;
-            command(
-                Command::new("go")
-                    .env("GOBIN", &folder)
-                    .env("GOTOOLCHAIN", "local")
-                    .env("CGO_ENABLED", "0")
-                    .args(["install", &format!("helm.sh/helm/v3/cmd/helm@{HELM}")]),
-            )
-            .context("cannot install helm, which takes Go")?;
+            let install = || {
+                command(
+                    Command::new("go")
+                        .env("GOBIN", &folder)
+                        .env("GOTOOLCHAIN", "local")
+                        .env("CGO_ENABLED", "0")
+                        .args(["install", &format!("helm.sh/helm/v3/cmd/helm@{HELM}")]),
+                )
+            };
+            // It fetches some hundred modules, and goes on with those that it has.
+            install()
+                .or_else(|_| install())
+                .or_else(|_| install())
+                .context("cannot install helm, which takes Go")?;
         }
         Ok(Self(program))
     }

@@ -69,7 +69,11 @@ pub struct More {
 impl Pod {
     /// What people call it: `NAMESPACE/POD`, if that is known.
     pub fn called(&self) -> Option<String> {
-        Some(format!("{}/{}", self.namespace.as_ref()?, self.pod.as_ref()?))
+        Some(format!(
+            "{}/{}",
+            self.namespace.as_ref()?,
+            self.pod.as_ref()?
+        ))
     }
 
     /// What the cgroup says.

@@ -1,8 +1,8 @@
 //! Kubernetes: which pod a process is in, what that pod is called, and whether it is watched.
 //!
 //! The cgroup names the container and the pod's uid. The rest is asked of the node's kubelet or of the API server
-//! ([`source`]), by a thread of its own, as soon as a program of a container is heard of: its pod may be gone when its
-//! first call ends. Records of containers that are not known yet are held back for a while ([`PATIENCE`]). If pods are
+//! (`source.rs`), by a thread of its own, as soon as a program of a container is heard of: its pod may be gone when its
+//! first call ends. Records of containers that are not known yet are held back for a while. If pods are
 //! selected, what is not known to be selected is not handed on.
 
 mod object;
