@@ -225,6 +225,8 @@ pub struct Pods {
     withheld: u64,
     failures: u64,
     problem: Option<String>,
+    /// An answer has come since the last turn.
+    answered: bool,
 }
 
 struct Want {
@@ -275,6 +277,7 @@ impl Pods {
             withheld: 0,
             failures: 0,
             problem: None,
+            answered: false,
         })
     }
 
@@ -397,10 +400,10 @@ impl Pods {
         source.ask();
     }
 
-    /// Takes in what has been answered. Returns whether anything was.
-    fn take_news(&mut self) -> bool {
+    /// Takes in what has been answered.
+    fn take_news(&mut self) {
         let Some(source) = &self.source else {
-            return false;
+            return;
         };
         let mut any = false;
         let mut problem = None;
@@ -426,6 +429,7 @@ impl Pods {
             self.problem = Some(error);
         }
         if any {
+            self.answered = true;
             let table = &mut self.table;
             self.wanted.retain(|_, want| {
                 !table
@@ -433,13 +437,14 @@ impl Pods {
                     .is_some_and(|known| known.is_complete)
             });
         }
-        any
     }
 
     /// Time passes. Hands on what has waited for long enough, and returns the processes of which it is known by now
     /// whether they are watched.
     pub fn turn(&mut self, mut on: impl FnMut(Record)) -> Vec<(Pid, Standing)> {
-        let any = self.take_news();
+        self.take_news();
+        // Somebody else may have taken it in.
+        let any = std::mem::take(&mut self.answered);
         if any && let Some(source) = &self.source {
             // A container may be told of later than its pod.
             let now = Instant::now();
@@ -450,7 +455,7 @@ impl Pods {
         }
         self.release(false, &mut on);
         let mut decided = Vec::new();
-        let (table, answered) = (&mut self.table, self.problem.is_none());
+        let (table, answering) = (&mut self.table, self.problem.is_none());
         let now = Instant::now();
         self.undecided.retain(|pid, process| {
             if any && let Some(known) = table.of(&process.container) {
@@ -462,7 +467,7 @@ impl Pods {
                 return false;
             }
             let waited = now.duration_since(process.since);
-            if answered && !process.given_up && waited >= PATIENCE {
+            if answering && !process.given_up && waited >= PATIENCE {
                 process.given_up = true;
                 decided.push((*pid, Standing::Excluded));
             }

@@ -172,6 +172,34 @@ fn what_is_not_known_to_be_selected_does_not_leave() {
 }
 
 #[test]
+fn an_answer_decides_of_all_who_wait_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kubelet, address) = Kubelet::start();
+    kubelet.knows("shop");
+    let mut selecting = options(address, &folder.path().join("token"));
+    selecting.namespace = vec!["shop".parse().unwrap()];
+    let mut pods = Pods::new(&selecting).unwrap();
+    let identity = || Identity {
+        container_id: Some(ID.to_owned()),
+        cgroup: Some("/kubepods".to_owned()),
+        pod: Pod::of_container(&Container {
+            id: ID.to_owned(),
+            pod_uid: Some(UID.to_owned()),
+        }),
+        ..Identity::default()
+    };
+    let own = Pid(std::process::id());
+    assert_eq!(pods.identify(own, &mut identity()), Standing::Awaited);
+    // Whoever asks next has the answer, and takes it from nobody.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while pods.identify(Pid(1), &mut identity()) != Standing::Watched && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let decided = pods.turn(|record| panic!("{record:?}"));
+    assert_eq!(decided, [(own, Standing::Watched)]);
+}
+
+#[test]
 fn what_is_in_no_pod_is_left_out_where_pods_are_selected() {
     let own = Pid(std::process::id());
     let mut identity = Identity {
