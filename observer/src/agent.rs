@@ -338,7 +338,7 @@ impl Agent {
             && let Some(standing) = self.feed.pods.meet(pid)
             && standing != Standing::Excluded
         {
-            self.attacher.include(pid);
+            self.stand(pid, standing);
         }
     }
 

@@ -346,9 +346,10 @@ impl Attacher {
         }
     }
 
-    /// It is not known yet whether a process is left out: probes whatever it has mapped, but changes nothing in it.
+    /// It is not known yet whether a process is left out: until then it is not, but nothing in it is changed.
     pub fn await_word_of(&mut self, pid: Pid) {
-        if self.excluded.is_some() {
+        if let Some(excluded) = &mut self.excluded {
+            let _ = excluded.remove(&pid.0);
             self.look(pid, false);
         }
     }

@@ -357,6 +357,13 @@ impl Pods {
             Some(false) => Standing::Excluded,
             None => Standing::Awaited,
         };
+        if standing == Standing::Awaited
+            && let Some(known) = self.undecided.get(&pid)
+            && known.given_up
+            && known.container == container
+        {
+            return Standing::Excluded;
+        }
         if standing == Standing::Awaited && self.undecided.len() < WANTED {
             let undecided = Undecided {
                 container,

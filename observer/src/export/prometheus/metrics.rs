@@ -38,6 +38,9 @@ const IN_FLIGHT: usize = 65_536;
 /// When a call whose end has not been heard of is under way no more.
 const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
+/// Where there is no room for another set of labels, those go that no call has had for so long: as with OTLP.
+const IDLE: Duration = Duration::from_secs(15 * 60);
+
 /// Bounds of buckets in seconds that OpenTelemetry advises for durations (GenAI conventions 1.41).
 const BOUNDS: [f64; 14] = [
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
@@ -187,8 +190,10 @@ type Family<V> = HashMap<Labels, V>;
 pub(super) struct Metrics {
     max: usize,
     by: Vec<Label>,
-    /// The sets of labels that calls have had.
-    common: HashSet<Arc<[Pair]>>,
+    /// The sets of labels that calls have had, and when they last had them.
+    common: HashMap<Arc<[Pair]>, Instant>,
+    /// Until then no set is idle, and none has to be looked for.
+    crowded_until: Option<Instant>,
     calls: Family<u64>,
     errors: Family<u64>,
     tokens: Family<u64>,
@@ -210,7 +215,8 @@ impl Metrics {
         Self {
             max,
             by,
-            common: HashSet::new(),
+            common: HashMap::new(),
+            crowded_until: None,
             calls: Family::new(),
             errors: Family::new(),
             tokens: Family::new(),
@@ -411,17 +417,57 @@ impl Metrics {
                 Label::Node => add("k8s_node_name", of_pod(|pod| &pod.node)),
             }
         }
-        if let Some(known) = self.common.get(&labels[..]) {
-            return Arc::clone(known);
+        let now = Instant::now();
+        if let Some((known, _)) = self.common.get_key_value(&labels[..]) {
+            let known = Arc::clone(known);
+            self.common.insert(Arc::clone(&known), now);
+            return known;
         }
-        if self.common.len() >= self.max {
+        if self.common.len() >= self.max && !self.make_room(now) {
             fold(labels.iter_mut(), &mut self.folded);
             // Few, as the rest of it is ours.
             return labels.into();
         }
         let labels: Arc<[Pair]> = labels.into();
-        self.common.insert(Arc::clone(&labels));
+        self.common.insert(Arc::clone(&labels), now);
         labels
+    }
+
+    /// Forgets the sets of labels that are idle, and their series. Returns whether there are any.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.crowded_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        let idle = |at: &Instant| now.duration_since(*at) >= IDLE;
+        let gone: HashSet<Arc<[Pair]>> = self
+            .common
+            .extract_if(|_, at| idle(at))
+            .map(|(labels, _)| labels)
+            .collect();
+        if gone.is_empty() {
+            self.crowded_until = self.common.values().min().map(|oldest| *oldest + IDLE);
+            return false;
+        }
+        self.crowded_until = None;
+        fn forget<V>(family: &mut Family<V>, gone: &HashSet<Arc<[Pair]>>) {
+            family.retain(|labels, _| !gone.contains(&labels.common));
+        }
+        forget(&mut self.calls, &gone);
+        forget(&mut self.errors, &gone);
+        forget(&mut self.tokens, &gone);
+        forget(&mut self.cost, &gone);
+        forget(&mut self.duration, &gone);
+        forget(&mut self.first_token, &gone);
+        forget(&mut self.tool_calls, &gone);
+        true
+    }
+
+    /// As if time had passed since the last call.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, by: Duration) {
+        let age = |at: &mut Instant| *at = at.checked_sub(by).expect("the machine is older");
+        self.common.values_mut().for_each(age);
+        self.crowded_until.iter_mut().for_each(age);
     }
 }
 

@@ -213,6 +213,46 @@ fn page_of_text(shared: &Arc<Shared>) -> String {
 }
 
 #[test]
+fn labels_that_nobody_has_any_more_make_room() {
+    let shared = shared(2, &[]);
+    let call_of = |model: &str| {
+        shared.metrics().call(&CallRecord {
+            model: Some(model.to_owned()),
+            ..call()
+        });
+    };
+    let models = || -> Vec<String> {
+        let page = &pages(&shared)[0];
+        let lines = page
+            .lines()
+            .filter(|line| line.starts_with("gen_ai_client_calls_total{"));
+        let model = |line: &str| {
+            let (_, rest) = line.split_once("gen_ai_request_model=\"")?;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let mut models: Vec<String> = lines.filter_map(model).collect();
+        models.sort();
+        models
+    };
+    call_of("a");
+    call_of("b");
+    call_of("c");
+    assert_eq!(models(), ["a", "b", "other"]);
+    shared.metrics().age(Duration::from_secs(10 * 60));
+    call_of("b");
+    call_of("c");
+    assert_eq!(models(), ["a", "b", "other"], "none is idle");
+    shared.metrics().age(Duration::from_secs(10 * 60));
+    call_of("c");
+    assert_eq!(models(), ["b", "c", "other"]);
+    for page in pages(&shared) {
+        assert!(!page.contains("model=\"a\""), "{page}");
+    }
+    call_of("a");
+    assert_eq!(models(), ["b", "c", "other"]);
+}
+
+#[test]
 fn models_of_any_name_cost_a_bounded_number_of_series() {
     const MODELS: u64 = 10_000;
     let shared = shared(2_000, &[]);
