@@ -441,6 +441,11 @@ fn watch_into(
 ) -> anyhow::Result<u8> {
     let terminal = Terminal::of_this();
     let ending = impatience()?;
+    // The first signal counts, also where the agent ends by itself meanwhile.
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&ending))
+            .context("cannot handle signals")?;
+    }
     let mut signals = signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let prices = options.records.prices()?;
     let salt = options.records.salt()?;
@@ -488,7 +493,6 @@ fn watch_into(
         }
         (Outcome::Signal(_) | Outcome::OutputFailed, _) => {}
     }
-    ending.store(true, Ordering::Relaxed);
     summarize(&agent.finish()?);
     Ok(0)
 }
