@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -16,7 +15,7 @@ use std::{
 use observer_e2e::{
     clients,
     harness::{self, Client, Scene, binary, wait_until},
-    telemetry::{self, Prometheus},
+    telemetry::{self, Prometheus, free_ports},
 };
 use serde_json::{Value, json};
 
@@ -387,12 +386,8 @@ fn prometheus(folder: &Path, agent: u16) -> Prometheus {
             "targets": [format!("127.0.0.1:{agent}")], "labels": {"cluster": "c", "node": "n"},
         }]}],
     });
-    Prometheus::start(folder, free_port(), &config.to_string())
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    let [port] = free_ports();
+    Prometheus::start(folder, port, &config.to_string())
 }
 
 /// With an agent that sees real calls, every panel that should has something to show, and every recorded series is there.
@@ -418,7 +413,7 @@ fn every_panel_shows_something() {
             client
         })
         .collect();
-    let port = free_port();
+    let [port] = free_ports();
     let address = format!("127.0.0.1:{port}");
     let prices = folder.join("prices.json");
     let mut options = vec![

@@ -6,23 +6,18 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Command, Stdio},
 };
 
 use observer_e2e::{
     harness::{Client, Observer, Scene, wait_until},
-    telemetry::Prometheus,
+    telemetry::{Prometheus, free_ports},
 };
 use serde_json::Value;
 
 /// What the metrics of calls are told apart by.
 const CALL: &str = "gen_ai_provider_name, gen_ai_operation_name, gen_ai_request_model";
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
 
 /// Status, content type and body of a page; `None` if nobody answers.
 fn get(port: u16, path: &str) -> Option<(u16, String, String)> {
@@ -48,7 +43,7 @@ struct Watching {
 impl Watching {
     fn start(scene: &Scene, clients: &[&Client], options: &[&str]) -> Self {
         let idle = Client::start(Command::new("cat"));
-        let port = free_port();
+        let [port] = free_ports();
         let address = format!("127.0.0.1:{port}");
         let mut pids = vec![idle.pid()];
         pids.extend(clients.iter().map(|client| client.pid()));
@@ -72,7 +67,8 @@ impl Scraped {
             "scrape_configs:\n- job_name: observer\n  scrape_interval: 200ms\n  scrape_timeout: 200ms\n  \
              static_configs:\n  - targets: ['127.0.0.1:{agent}']\n"
         );
-        Self(Prometheus::start(scene.folder.path(), free_port(), &scrape))
+        let [port] = free_ports();
+        Self(Prometheus::start(scene.folder.path(), port, &scrape))
     }
 
     /// The values that a query has now, by the values of its labels.

@@ -16,14 +16,11 @@ pub struct Container {
 /// The path in /proc/PID/cgroup that says most: the first that names a container, version 2 before version 1; else
 /// the first that is not the root.
 pub fn path(cgroup: &str) -> Option<&str> {
-    let path = |line: &'_ str| -> Option<usize> {
-        let start = line.match_indices(':').nth(1)?.0 + 1;
-        Some(start)
-    };
     let unified = cgroup.lines().filter(|line| line.starts_with("0::"));
+    let others = cgroup.lines().filter(|line| !line.starts_with("0::"));
     let paths = unified
-        .chain(cgroup.lines().filter(|line| !line.starts_with("0::")))
-        .filter_map(|line| path(line).map(|start| &line[start..]));
+        .chain(others)
+        .filter_map(|line| line.splitn(3, ':').nth(2));
     let mut best: Option<&str> = None;
     for path in paths {
         if container(path).is_some() {

@@ -9,6 +9,7 @@ use rustix::{
     mount::{MountFlags, mount},
     thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities},
 };
+use tracing::debug;
 
 use super::link::Rung;
 
@@ -164,6 +165,18 @@ pub fn drop_capabilities(rung: Rung, java: bool) -> io::Result<Vec<&'static str>
         .filter(|(capability, _)| kept.contains(*capability))
         .map(|(_, name)| name)
         .collect())
+}
+
+/// Gives up every capability of this thread, which was started while the agent still had them and needs none.
+pub fn drop_all_capabilities() {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    if let Err(error) = set_capabilities(None, none) {
+        debug!(%error, "cannot give up capabilities");
+    }
 }
 
 /// Where tracefs is mounted; mounts it if it is not.

@@ -20,7 +20,6 @@ use axum::{
     response::{IntoResponse as _, Response},
     serve::Listener,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -28,7 +27,9 @@ use tokio::{
     sync::oneshot,
     time::{Instant, Sleep, sleep, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::warn;
+
+use crate::attach::system::drop_all_capabilities;
 
 /// Connections that there are at once. When another one comes, the one that has got no answer for longest is closed.
 const CONNECTIONS: usize = 64;
@@ -76,10 +77,7 @@ impl Server {
         let thread = thread::Builder::new()
             .name("http".to_owned())
             .spawn(move || {
-                // It is started while the agent still has its rights, and needs none.
-                if let Err(error) = set_capabilities(None, NO_RIGHTS) {
-                    debug!(%error, "cannot give up capabilities");
-                }
+                drop_all_capabilities();
                 if let Err(error) = runtime.block_on(serve(listener, router, idle, stopped)) {
                     warn!(%address, %error, "the HTTP server failed");
                 }
@@ -111,12 +109,6 @@ impl Drop for Server {
         }
     }
 }
-
-const NO_RIGHTS: CapabilitySets = CapabilitySets {
-    effective: CapabilitySet::empty(),
-    permitted: CapabilitySet::empty(),
-    inheritable: CapabilitySet::empty(),
-};
 
 /// Refuses requests to other names: a page in a browser may have a name of its own resolved to this machine, and read
 /// what is served here.

@@ -300,10 +300,7 @@ impl Pods {
 
     /// A process executes a program, or is there already. `None` if it is gone.
     pub fn meet(&mut self, pid: Pid) -> Option<Standing> {
-        let container = match processes::container_of(pid) {
-            Ok(container) => container,
-            Err(_) => return None,
-        };
+        let container = processes::container_of(pid).ok()?;
         self.met.put(pid, container.clone());
         Some(self.stand(pid, container))
     }
@@ -505,24 +502,18 @@ impl Pods {
             on(record);
             return;
         };
-        let behind = self
-            .held
-            .iter()
-            .any(|(_, held)| self::container(held).is_some_and(|held| held.id == container.id));
+        let id = Some(&*container.id);
+        let behind = self.held.iter().any(|(_, held)| container_id(held) == id);
         let way = if behind {
             Way::Hold
         } else {
-            self.way(&container, Instant::now())
+            self.way(&container)
         };
         self.send(record, way, &mut on);
         if self.held.len() > HELD
-            && let Some((_, record)) = self.held.pop_front()
+            && let Some((since, record)) = self.held.pop_front()
         {
-            let way = match self.decide(&record) {
-                Way::Hold => self.give_up(),
-                way => way,
-            };
-            self.send(record, way, &mut on);
+            self.decide(since, record, true, &mut on);
         }
     }
 
@@ -546,26 +537,25 @@ impl Pods {
         let held = std::mem::take(&mut self.held);
         for (since, record) in held {
             let late = all || now.duration_since(since) >= PATIENCE;
-            match self.decide(&record) {
-                // In order, as all of one container wait for the same.
-                Way::Hold if !late => self.held.push_back((since, record)),
-                Way::Hold => {
-                    let way = self.give_up();
-                    self.send(record, way, on);
-                }
-                way => self.send(record, way, on),
+            // In order, as all of one container wait for the same.
+            self.decide(since, record, late, on);
+        }
+    }
+
+    /// Hands on a record that was held back, or holds it back further unless it is `late`.
+    fn decide(&mut self, since: Instant, record: Record, late: bool, on: &mut impl FnMut(Record)) {
+        let way = container(&record).map_or(Way::On(None), |container| self.way(&container));
+        match way {
+            Way::Hold if late => {
+                let way = self.give_up();
+                self.send(record, way, on);
             }
+            Way::Hold => self.held.push_back((since, record)),
+            way => self.send(record, way, on),
         }
     }
 
-    fn decide(&mut self, record: &Record) -> Way {
-        match container(record) {
-            Some(container) => self.way(&container, Instant::now()),
-            None => Way::On(None),
-        }
-    }
-
-    fn way(&mut self, container: &Container, now: Instant) -> Way {
+    fn way(&mut self, container: &Container) -> Way {
         let needed = self.selection.needs_metadata();
         if let Some(known) = self.table.of(container) {
             if needed && !known.selected {
@@ -577,7 +567,7 @@ impl Pods {
         }
         self.want(container);
         let waited = self.wanted.get(&container.id);
-        match waited.map(|want| now.duration_since(want.since) < PATIENCE) {
+        match waited.map(|want| want.since.elapsed() < PATIENCE) {
             Some(true) => Way::Hold,
             _ => match self.table.of(container) {
                 Some(known) => Way::On(Some(Arc::clone(&known.pod))),
@@ -629,6 +619,18 @@ impl Pods {
 
 /// The container of a pod that a record is of.
 fn container(record: &Record) -> Option<Container> {
+    let (id, pod) = place(record)?;
+    Some(Container {
+        id: id.to_owned(),
+        pod_uid: Some(pod.pod_uid.clone()),
+    })
+}
+
+fn container_id(record: &Record) -> Option<&str> {
+    place(record).map(|(id, _)| id)
+}
+
+fn place(record: &Record) -> Option<(&str, &Pod)> {
     let (id, pod) = match record {
         Record::Call(call) => (&call.container_id, &call.kubernetes),
         Record::Trace(trace) => (&trace.container_id, &trace.kubernetes),
@@ -636,10 +638,7 @@ fn container(record: &Record) -> Option<Container> {
         Record::Other(request) => (&request.container_id, &request.kubernetes),
         Record::Others(_) | Record::Dismissed(_) | Record::Health(_) => return None,
     };
-    Some(Container {
-        id: id.clone()?,
-        pod_uid: Some(pod.as_ref()?.pod_uid.clone()),
-    })
+    Some((id.as_deref()?, pod.as_deref()?))
 }
 
 fn slot(record: &mut Record) -> Option<&mut Option<Arc<Pod>>> {

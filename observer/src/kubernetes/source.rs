@@ -19,7 +19,6 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use serde::Deserialize;
 use tokio::runtime::{self, Runtime};
 use tracing::debug;
@@ -28,6 +27,7 @@ use super::{
     Metadata, Options,
     object::{self, Pod},
 };
+use crate::attach::system::drop_all_capabilities;
 
 /// The authorities that have signed the certificates of a cluster, in every pod.
 const CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
@@ -88,15 +88,7 @@ impl Source {
         thread::Builder::new()
             .name("kubernetes".to_owned())
             .spawn(move || {
-                // It is started while the agent still has its rights.
-                let none = CapabilitySets {
-                    effective: CapabilitySet::empty(),
-                    permitted: CapabilitySet::empty(),
-                    inheritable: CapabilitySet::empty(),
-                };
-                if let Err(error) = set_capabilities(None, none) {
-                    debug!(%error, "cannot give up capabilities");
-                }
+                drop_all_capabilities();
                 work(&runtime);
             })
             .context("cannot start a thread")?;
