@@ -23,7 +23,11 @@ def main() -> None:
     options.add_argument("--count", type=int, default=3)
     options.add_argument("--fork", action="store_true", help="in a child")
     options.add_argument("--uvloop", action="store_true")
+    options.add_argument("--wait", action="store_true", help="for a line, before the first Context is made")
     options = options.parse_args()
+    if options.wait:
+        print("ready", flush=True)
+        sys.stdin.readline()
     if options.fork:
         child = os.fork()
         if child:

@@ -20,6 +20,9 @@ use serde_json::Value;
 /// The first minor version whose tasks say what their Context is.
 const TASKS_TELL: u32 = 12;
 
+/// Has the agent say which tasks made which.
+const LOG: &str = "OBSERVER_LOG=observer=debug";
+
 /// An interpreter, and its minor version.
 #[derive(Clone, Debug)]
 struct Python {
@@ -65,8 +68,8 @@ fn pythons() -> Vec<Python> {
 /// A scene whose agent says which tasks made which.
 fn scene() -> Scene {
     let mut scene = Scene::new();
-    let log = ("OBSERVER_LOG".into(), "observer=debug".into());
-    scene.environment.push(log);
+    let (name, value) = LOG.split_once('=').unwrap();
+    scene.environment.push((name.into(), value.into()));
     scene
 }
 
@@ -83,6 +86,26 @@ fn command(scene: &Scene, python: &Python, arguments: &[&str]) -> Vec<OsString> 
 fn exec(scene: &Scene, python: &Python, arguments: &[&str]) -> (Run, Vec<Made>) {
     let run = scene.exec(&[], &command(scene, python, arguments));
     assert!(run.status.success(), "{python:?}: {}", run.stderr);
+    let made = made(&run);
+    (run, made)
+}
+
+/// The same by an agent that knows the interpreter before the program makes its first Context: under `exec` it hears
+/// of the interpreter while the program begins, and what was copied until then it cannot tell.
+fn watch(scene: &Scene, python: &Python, arguments: &[&str]) -> (Run, Vec<Made>) {
+    let mut command = command(scene, python, arguments);
+    command.push("--wait".into());
+    let mut client = scene.start(&command);
+    assert_eq!(client.line(), "ready");
+    let observer = scene.watch_by(&["env", LOG], &["--pid", &client.pid()]);
+    client.go_on();
+    let (status, lines) = client.wait();
+    assert!(status.success(), "{python:?}: {}", observer.said());
+    let mut run = observer.wait();
+    run.client = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let made = made(&run);
     (run, made)
 }
@@ -210,9 +233,9 @@ fn tasks_side_by_side_are_told_apart() {
 
 #[test]
 fn contexts_that_are_entered_by_hand_are_those_that_the_program_names() {
-    let scene = scene();
     for python in pythons() {
-        let (run, made) = exec(&scene, &python, &["runs", "--count", "1"]);
+        let scene = scene();
+        let (run, made) = watch(&scene, &python, &["runs", "--count", "1"]);
         let creations = creations(&run);
         let of = |name: &str| made.iter().find(|call| agent(&call.case) == name).unwrap();
         // The thread's own is not entered.
@@ -262,9 +285,9 @@ fn threads_of_a_pool_work_in_a_copy_if_they_are_given_one() {
 
 #[test]
 fn tasks_of_tasks_are_led_back_to_the_first() {
-    let scene = scene();
     for python in pythons() {
-        let (run, made) = exec(&scene, &python, &["nested", "--count", "2"]);
+        let scene = scene();
+        let (run, made) = watch(&scene, &python, &["nested", "--count", "2"]);
         assert_eq!(made.len(), 14);
         assert_bijection(&made);
         let creations = creations(&run);
