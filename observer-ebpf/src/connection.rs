@@ -5,7 +5,7 @@ use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, RECEIVED, SEN
 
 use crate::{
     emit::{self, Plaintext},
-    maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, lost, stopped, verdict_count},
+    maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, entry, lost, stopped, verdict_count},
     request, sockets,
 };
 
@@ -61,30 +61,23 @@ pub fn passed(transfer: &Transfer, asks: bool) {
         ssl: transfer.object,
         tgid: u64::from(tgid),
     };
-    let connection = match CONNECTIONS.get_ptr_mut(key) {
-        Some(connection) => connection,
-        None => {
-            let connection = Connection {
-                generation: transfer.entered_at,
-                sent: 0,
-                received: 0,
-                write_since: 0,
-                write_buffer: 0,
-                verdicts: verdict_count(),
-                asked_at: 0,
-                ignored: 0,
-            };
-            if CONNECTIONS.insert(key, connection, 0).is_err() {
-                lost(Loss::Untracked, bytes);
-                return;
-            }
-            let _ = SPEAKERS.insert(tgid, 1, 0);
-            let Some(connection) = CONNECTIONS.get_ptr_mut(key) else {
-                lost(Loss::Untracked, bytes);
-                return;
-            };
-            connection
-        }
+    let connection = CONNECTIONS.get_ptr_mut(key).or_else(|| {
+        let connection = Connection {
+            generation: transfer.entered_at,
+            sent: 0,
+            received: 0,
+            write_since: 0,
+            write_buffer: 0,
+            verdicts: verdict_count(),
+            asked_at: 0,
+            ignored: 0,
+        };
+        let _ = SPEAKERS.insert(tgid, 1, 0);
+        entry(&CONNECTIONS, key, &connection)
+    });
+    let Some(connection) = connection else {
+        lost(Loss::Untracked, bytes);
+        return;
     };
     // SAFETY: a map value. The library allows one call at a time on a connection, a socket one in each
     // direction, which has its own position.

@@ -17,7 +17,10 @@ use crate::{
     calls,
     connection::{self, Transfer},
     goroutines,
-    maps::{GOROUTINE_CALLS, OpenCall, Runtime, TaskKey, WRITERS, current, lost, stopped, watched},
+    maps::{
+        GOROUTINE_CALLS, OpenCall, Runtime, TaskKey, WRITERS, current, entry, lost, stopped,
+        watched,
+    },
     registers::{self, GoRegisters, stack_pointer},
 };
 
@@ -108,11 +111,7 @@ pub fn go_call(context: ProbeContext) -> u32 {
                 entered_at: transfer.entered_at,
                 stack,
             };
-            let open = GOROUTINE_CALLS.get_ptr_mut(key).or_else(|| {
-                GOROUTINE_CALLS.insert(key, &calls::NONE, 0).ok()?;
-                GOROUTINE_CALLS.get_ptr_mut(key)
-            });
-            match open {
+            match entry(&GOROUTINE_CALLS, key, &calls::NONE) {
                 // SAFETY: a map value that only this goroutine uses.
                 Some(open) => {
                     calls::push(unsafe { &mut *open }, &call);
