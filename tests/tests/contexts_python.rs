@@ -212,9 +212,9 @@ fn assert_bijection(made: &[Made]) {
 
 #[test]
 fn tasks_side_by_side_are_told_apart() {
-    let scene = scene();
     for python in pythons() {
-        let (run, made) = exec(&scene, &python, &["tasks"]);
+        let scene = scene();
+        let (run, made) = watch(&scene, &python, &["tasks"]);
         assert_eq!(made.len(), 60);
         assert_bijection(&made);
         let creations = creations(&run);
@@ -262,9 +262,9 @@ fn threads_are_all_there_is_without_tasks() {
 
 #[test]
 fn threads_of_a_pool_work_in_a_copy_if_they_are_given_one() {
-    let scene = scene();
     for python in pythons() {
-        let (run, made) = exec(&scene, &python, &["executors", "--count", "2"]);
+        let scene = scene();
+        let (run, made) = watch(&scene, &python, &["executors", "--count", "2"]);
         let creations = creations(&run);
         assert_told(&python, &made, &creations);
         let tasks = |name: &str| -> HashSet<Option<u64>> {
