@@ -233,8 +233,8 @@ impl Scene {
         assert_eq!(calls.len(), truth.len(), "more records than calls");
     }
 
-    /// What the provider knows of the LLM calls, once there are so many: it notes a call after its last write, when
-    /// the client and the agent may be done already.
+    /// What the provider knows of the LLM calls, once there are so many: it may hear later than the agent that a client
+    /// has gone.
     fn truth_of_calls(&self, count: usize) -> Vec<Value> {
         let mut truth = Vec::new();
         wait_until(

@@ -27,11 +27,10 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    Exchange, Shared,
     answer::{self, Answer, Body},
     behaviour::Behaviour,
     http::Request,
-    record,
     write::{Coder, Ending},
 };
 
@@ -137,7 +136,15 @@ async fn exchange(
     let (number, mut random) = shared.next();
     let answer = answer::to(&request, &behaviour, number, &mut random);
     let mut truth = answer.truth.clone();
-    let mut progress = Progress::default();
+    let exchange = Exchange {
+        shared: &shared,
+        number,
+    };
+    let mut progress = Progress {
+        exchange: &exchange,
+        sent: 0,
+        broke_off: None,
+    };
     let ending = write(
         &mut respond,
         answer,
@@ -158,7 +165,7 @@ async fn exchange(
         read_body(&mut body, &mut request).await;
         answer::late(&mut truth, &request);
     }
-    record(&shared, &request, &mut truth, &ending, number);
+    exchange.record(&request, &mut truth, &ending);
     // A connection that has gone needs no command.
     if matches!(ending, Ending::Cut) && !behaviour.has("reset") {
         let _ = commands.send(Command::Cut);
@@ -168,8 +175,8 @@ async fn exchange(
 }
 
 /// How far an answer has come.
-#[derive(Default)]
-struct Progress {
+struct Progress<'a> {
+    exchange: &'a Exchange<'a>,
     /// Parts of the body that were sent.
     sent: usize,
     broke_off: Option<Instant>,
@@ -191,7 +198,7 @@ async fn write(
     behaviour: &Behaviour,
     socket: &net::TcpStream,
     random: &mut fastrand::Rng,
-    progress: &mut Progress,
+    progress: &mut Progress<'_>,
 ) -> Result<Ending, h2::Error> {
     if behaviour.has("hang") {
         poll_fn(|context| respond.poll_reset(context)).await?;
@@ -228,6 +235,9 @@ async fn write(
         .count();
     coded.retain(|part| !part.is_empty());
     let trailers = trailers(&answer.trailers, behaviour);
+    if coded.is_empty() {
+        progress.exchange.ends();
+    }
     let mut stream = respond.send_response(head, coded.is_empty() && trailers.is_empty())?;
     let cut = ["cut", "cut-clean", "cut-reset", "reset"]
         .iter()
@@ -238,6 +248,7 @@ async fn write(
         if cut == Some(index as u64) {
             progress.sent = index;
             progress.broke_off = Some(Instant::now());
+            progress.exchange.ends();
             // What was sent is on its way before the end.
             tokio::time::sleep(Duration::from_millis(20)).await;
             if behaviour.has("reset") {
@@ -255,6 +266,10 @@ async fn write(
             if index == middle {
                 pause(&mut stream, behaviour.pause("pause-ms")).await?;
             }
+        }
+        // Of what comes in a stream a client may have enough then.
+        if index + 1 >= content {
+            progress.exchange.ends();
         }
         let end = index + 1 == last && trailers.is_empty();
         match send(&mut stream, part, end, random).await {

@@ -1,7 +1,8 @@
 //! A local HTTPS server that answers as LLM providers do, and knows the truth about every exchange.
 //!
-//! It speaks HTTP/2 with clients that offer it by ALPN, and HTTP/1.1 with all others, and over that WebSocket. It writes its answers in pieces that are cut at random places, inside characters and lines too,
-//! and misbehaves on request: see [`behaviour`].
+//! It speaks HTTP/2 with clients that offer it by ALPN, and HTTP/1.1 with all others, and over that WebSocket. It writes
+//! its answers in pieces that are cut at random places, inside characters and lines too, and misbehaves on request: see
+//! [`behaviour`].
 
 mod answer;
 pub mod behaviour;
@@ -14,12 +15,13 @@ mod websocket;
 mod write;
 
 use std::{
+    collections::HashSet,
     fs::OpenOptions,
     io::Write as _,
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -43,6 +45,8 @@ struct Shared {
     seed: u64,
     exchanges: AtomicU64,
     truth: Mutex<Vec<Value>>,
+    /// Exchanges whose client may have all that it will get, and of which the truth is not known yet.
+    ending: Mutex<HashSet<u64>>,
     truth_file: Option<PathBuf>,
     stop: AtomicBool,
 }
@@ -63,6 +67,7 @@ impl Provider {
             seed,
             exchanges: AtomicU64::new(0),
             truth: Mutex::new(Vec::new()),
+            ending: Mutex::default(),
             truth_file: truth_file.map(Path::to_owned),
             stop: AtomicBool::new(false),
         });
@@ -106,13 +111,15 @@ impl Provider {
         Arc::clone(&self.shared.tls.http1)
     }
 
-    /// The truth about the exchanges so far, in the order in which they ended.
+    /// The truth about the exchanges so far, in the order in which they ended. Those that have ended for their clients
+    /// are in it.
     pub fn truth(&self) -> Vec<Value> {
-        self.shared
-            .truth
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let ending = lock(&self.shared.ending).clone();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !lock(&self.shared.ending).is_disjoint(&ending) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        lock(&self.shared.truth).clone()
     }
 
     /// How many requests have come so far, answered or not.
@@ -169,7 +176,8 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>) -> anyhow::Result<()> {
         let behaviour = Behaviour::of(&request);
         let answer = answer::to(&request, &behaviour, number, &mut random);
         let mut truth = answer.truth.clone();
-        let mut progress = write::Progress::default();
+        let exchange = Exchange { shared, number };
+        let mut progress = write::Progress::of(&exchange);
         let ending = write::answer(&mut stream, answer, &behaviour, &mut random, &mut progress);
         let ended = match (&ending, progress.wrote_at) {
             (Ending::Complete, Some(wrote_at)) => wrote_at,
@@ -185,7 +193,7 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>) -> anyhow::Result<()> {
             let _ = http::read_body(&mut stream, &mut buffer, &mut request);
             answer::late(&mut truth, &request);
         }
-        record(shared, &request, &mut truth, &ending, number);
+        exchange.record(&request, &mut truth, &ending);
         match ending {
             Ending::Complete if !behaviour.closes() => {}
             Ending::Complete => {
@@ -199,22 +207,42 @@ fn serve(stream: TcpStream, shared: &Arc<Shared>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn record(shared: &Shared, request: &Request, truth: &mut Value, ending: &Ending, number: u64) {
-    truth["exchange"] = json!(number);
-    truth["method"] = json!(request.method);
-    truth["path"] = json!(request.path);
-    truth["test"] = json!(request.header("x-test-case"));
-    truth["ended"] = json!(match ending {
-        Ending::Complete => "complete",
-        Ending::Cut => "cut",
-        Ending::ClientGone => "client gone",
-    });
-    truth["prompt"] = json!(String::from_utf8_lossy(&request.body));
-    remember(shared, truth.clone());
+/// A request that is being answered.
+struct Exchange<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Exchange<'_> {
+    /// The client gets the last of what it will get.
+    fn ends(&self) {
+        lock(&self.shared.ending).insert(self.number);
+    }
+
+    /// Takes note of the truth.
+    fn record(self, request: &Request, truth: &mut Value, ending: &Ending) {
+        truth["exchange"] = json!(self.number);
+        truth["method"] = json!(request.method);
+        truth["path"] = json!(request.path);
+        truth["test"] = json!(request.header("x-test-case"));
+        truth["ended"] = json!(match ending {
+            Ending::Complete => "complete",
+            Ending::Cut => "cut",
+            Ending::ClientGone => "client gone",
+        });
+        truth["prompt"] = json!(String::from_utf8_lossy(&request.body));
+        remember(self.shared, truth.clone());
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.ending).remove(&self.number);
+    }
 }
 
 fn remember(shared: &Shared, truth: Value) {
-    let mut known = shared.truth.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = lock(&shared.truth);
     if let Some(path) = &shared.truth_file
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(path)
     {
@@ -222,4 +250,8 @@ fn remember(shared: &Shared, truth: Value) {
         let _ = file.write_all(format!("{truth}\n").as_bytes());
     }
     known.push(truth);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,7 @@ use flate2::{
 use rustix::net::sockopt::set_socket_linger;
 
 use super::{
-    Stream,
+    Exchange, Stream,
     answer::{Answer, Body},
     behaviour::Behaviour,
 };
@@ -36,8 +36,8 @@ pub(super) enum Ending {
 }
 
 /// How far an answer has come.
-#[derive(Default)]
-pub(super) struct Progress {
+pub(super) struct Progress<'a> {
+    exchange: &'a Exchange<'a>,
     /// Parts of the body that were sent.
     pub(super) sent: usize,
     /// When the last write of content began, which is before the client can have read it all.
@@ -54,7 +54,7 @@ pub(super) fn answer(
     answer: Answer,
     behaviour: &Behaviour,
     random: &mut fastrand::Rng,
-    progress: &mut Progress,
+    progress: &mut Progress<'_>,
 ) -> Ending {
     if behaviour.has("hang") {
         wait_for_end(stream);
@@ -72,7 +72,7 @@ fn write(
     answer: Answer,
     behaviour: &Behaviour,
     random: &mut fastrand::Rng,
-    progress: &mut Progress,
+    progress: &mut Progress<'_>,
 ) -> io::Result<Ending> {
     let mut coder = Coder::new(behaviour.get("encoding"));
     let (parts, streamed) = match answer.body {
@@ -139,6 +139,7 @@ fn write(
         if cut == Some(index as u64) {
             pieces(stream, &pending, random, progress)?;
             progress.sent = index;
+            progress.exchange.ends();
             if behaviour.has("cut-clean") {
                 stream.conn.send_close_notify();
                 stream.flush()?;
@@ -213,7 +214,7 @@ fn pieces(
     stream: &mut Stream,
     mut bytes: &[u8],
     random: &mut fastrand::Rng,
-    progress: &mut Progress,
+    progress: &mut Progress<'_>,
 ) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
@@ -229,10 +230,23 @@ fn pieces(
     progress.write(stream, bytes)
 }
 
-impl Progress {
+impl<'a> Progress<'a> {
+    pub(super) fn of(exchange: &'a Exchange<'a>) -> Self {
+        Self {
+            exchange,
+            sent: 0,
+            wrote_at: None,
+            written: 0,
+            enough: None,
+        }
+    }
+
     fn write(&mut self, stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
         if !self.has_content() {
             self.wrote_at = Some(Instant::now());
+        }
+        if self.is_enough(self.written + bytes.len()) {
+            self.exchange.ends();
         }
         stream.write_all(bytes)?;
         stream.flush()?;
@@ -242,7 +256,11 @@ impl Progress {
 
     /// Whether all content has been written.
     fn has_content(&self) -> bool {
-        self.enough.is_some_and(|enough| self.written >= enough)
+        self.is_enough(self.written)
+    }
+
+    fn is_enough(&self, written: usize) -> bool {
+        self.enough.is_some_and(|enough| written >= enough)
     }
 }
 
