@@ -64,6 +64,7 @@ const STEPS: &[Step] = &[
     ("metadata of cgroups", metadata_of_cgroups),
     ("upgrade", upgrade),
     ("uninstallation", uninstallation),
+    ("the chart by kubectl", the_chart_by_kubectl),
 ];
 
 fn main() -> ExitCode {
@@ -1063,22 +1064,57 @@ fn upgrade(bed: &mut Bed) {
     }
 }
 
-/// Nothing stays: in the kernel, on the node, in the cluster.
+/// By Helm.
 fn uninstallation(bed: &mut Bed) {
+    leaves_nothing(
+        bed,
+        |bed| bed.install(&[]),
+        |bed| {
+            bed.cluster
+                .helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait"])
+        },
+    );
+    bed.installed = None;
+}
+
+/// `helm template | kubectl apply`, for those who do not have Helm in their clusters.
+fn the_chart_by_kubectl(bed: &mut Bed) {
+    let objects = bed.rendered(&["-f", &values_file("values.yaml")]);
+    let kubectl = |bed: &Bed, verb| bed.cluster.kubectl_with(&[verb, "-f", "-"], &objects);
+    if bed.installed.take().is_some() {
+        bed.cluster
+            .helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait"])
+            .unwrap();
+    }
+    leaves_nothing(
+        bed,
+        |bed| {
+            kubectl(bed, "apply").unwrap();
+            bed.rolled_out();
+        },
+        |bed| kubectl(bed, "delete"),
+    );
+}
+
+/// Asserts that an agent sees what it should while it is installed, and that of it nothing is there afterwards: no
+/// probes, maps, files or objects.
+fn leaves_nothing(
+    bed: &mut Bed,
+    install: impl FnOnce(&mut Bed),
+    remove: impl FnOnce(&Bed) -> anyhow::Result<String>,
+) {
     let pinned = files(&["/sys/fs/bpf"], "*");
     let events = uprobe_events();
     let on_the_node = ["/etc", "/opt", "/run", "/usr", "/var"];
     let before = files(&on_the_node, "*observer*");
-    bed.install(&[]);
+    install(bed);
     let in_kernel = InKernel::of(bed.agent_process());
     // A file would be there by then.
     let checkout = bed.service("Deployment", "shop", "checkout");
-    bed.spans_of(&checkout.ask("count=1"));
-    let said = bed
-        .cluster
-        .helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait"]);
-    said.unwrap();
-    bed.installed = None;
+    for span in bed.spans_of(&checkout.ask("count=1")) {
+        checkout.assert_is_of(&span);
+    }
+    remove(bed).unwrap();
     wait_until("the agent's pod is gone", || {
         let pods = bed.json(&["-n", NAMESPACE, "get", "pods"]);
         array(&pods, "items").count() == 0
