@@ -1079,7 +1079,7 @@ fn uninstallation(bed: &mut Bed) {
 
 /// `helm template | kubectl apply`, for those who do not have Helm in their clusters.
 fn the_chart_by_kubectl(bed: &mut Bed) {
-    let objects = bed.rendered(&["-f", &values_file("values.yaml")]);
+    let objects = bed.rendered(&["--skip-tests", "-f", &values_file("values.yaml")]);
     let kubectl = |bed: &Bed, verb| bed.cluster.kubectl_with(&[verb, "-f", "-"], &objects);
     if bed.installed.take().is_some() {
         bed.cluster
