@@ -5,7 +5,7 @@ use observer_common::{CloseRecord, ConnectionKey, KIND_FREE, Loss, RECEIVED, SEN
 
 use crate::{
     emit::{self, Plaintext},
-    maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, entry, lost, stopped, verdict_count},
+    maps::{CONNECTIONS, Connection, SPEAKERS, VERDICTS, added, lost, stopped, verdict_count},
     request, sockets,
 };
 
@@ -73,7 +73,7 @@ pub fn passed(transfer: &Transfer, asks: bool) {
             ignored: 0,
         };
         let _ = SPEAKERS.insert(tgid, 1, 0);
-        entry(&CONNECTIONS, key, &connection)
+        added(&CONNECTIONS, key, &connection)
     });
     let Some(connection) = connection else {
         lost(Loss::Untracked, bytes);

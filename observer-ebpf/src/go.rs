@@ -18,7 +18,7 @@ use crate::{
     connection::{self, Transfer},
     goroutines,
     maps::{
-        GOROUTINE_CALLS, OpenCall, Runtime, TaskKey, WRITERS, current, entry, lost, stopped,
+        GOROUTINE_CALLS, OpenCall, Runtime, TaskKey, WRITERS, added, current, lost, stopped,
         watched,
     },
     registers::{self, GoRegisters, stack_pointer},
@@ -111,7 +111,10 @@ pub fn go_call(context: ProbeContext) -> u32 {
                 entered_at: transfer.entered_at,
                 stack,
             };
-            match entry(&GOROUTINE_CALLS, key, &calls::NONE) {
+            let open = GOROUTINE_CALLS
+                .get_ptr_mut(key)
+                .or_else(|| added(&GOROUTINE_CALLS, key, &calls::NONE));
+            match open {
                 // SAFETY: a map value that only this goroutine uses.
                 Some(open) => {
                     calls::push(unsafe { &mut *open }, &call);

@@ -446,15 +446,15 @@ pub fn current() -> (u32, u32, u64) {
     ((pid_tgid >> 32) as u32, pid_tgid as u32, pid_tgid)
 }
 
-/// The entry of a key, which is made if there is none. Tried twice: another thread may take it out at once, as one
-/// that closes the connection does, and the kernel may refuse to add to a bucket that is in use.
+/// Adds an entry. Tried twice: another thread may take it out at once, as one that closes the connection does, and the
+/// kernel may refuse to add to a bucket that is in use.
 #[inline(always)]
-pub fn entry<K: Copy, V>(map: &LruHashMap<K, V>, key: K, first: &V) -> Option<*mut V> {
-    let make = || {
-        let _ = map.insert(key, first, 0);
+pub fn added<K: Copy, V>(map: &LruHashMap<K, V>, key: K, value: &V) -> Option<*mut V> {
+    let add = || {
+        let _ = map.insert(key, value, 0);
         map.get_ptr_mut(key)
     };
-    map.get_ptr_mut(key).or_else(make).or_else(make)
+    add().or_else(add)
 }
 
 /// Counts one lost event of `bytes` bytes.

@@ -6,14 +6,14 @@
 use std::{
     fs,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 
-use crate::{clients, corpus, golang::Build, guest, java, rustls, telemetry};
+use crate::{clients, corpus, golang::Build, guest, java, lock, rustls, telemetry};
 
 /// Names and requirements of virtual environments, beside those with a `requirements.txt` below `clients/`.
 const PYTHON: &[(&str, &str)] = &[
@@ -131,12 +131,7 @@ type Make = Box<dyn FnOnce() -> anyhow::Result<Vec<PathBuf>> + Send>;
 /// One cannot be made: the first that failed; the others have been tried.
 pub fn make() -> anyhow::Result<Vec<PathBuf>> {
     let missing = Mutex::new(all()?.into_iter());
-    let next = || {
-        missing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next()
-    };
+    let next = || lock(&missing).next();
     let work = || {
         let mut made = Vec::new();
         while let Some((name, make)) = next() {

@@ -7,7 +7,7 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -20,7 +20,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 
-use crate::provider::Provider;
+use crate::{lock, provider::Provider};
 
 /// A running front; it takes no more connections when it is dropped.
 pub struct Front {
@@ -140,7 +140,7 @@ fn ask(
         if length == 0 {
             return Ok(());
         }
-        let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connection = lock(connection);
         connection.set_buffer_limit(None);
         connection.writer().write_all(&buffer[..length])?;
         while connection.wants_write() {
@@ -159,7 +159,7 @@ fn answer(
     loop {
         // What came behind the handshake is there already.
         let closed = {
-            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut connection = lock(connection);
             let state = connection.process_new_packets()?;
             text.resize(state.plaintext_bytes_to_read(), 0);
             connection.reader().read_exact(&mut text)?;
@@ -175,7 +175,7 @@ fn answer(
         }
         let mut records = &buffer[..length];
         while !records.is_empty() {
-            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut connection = lock(connection);
             connection.read_tls(&mut records)?;
             if !records.is_empty() {
                 let state = connection.process_new_packets()?;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         mpsc::{self, Receiver},
     },
     thread::{self, JoinHandle},
@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{clients, coverage, provider::Provider};
+use crate::{clients, coverage, lock, provider::Provider};
 
 /// How long a start or a stop may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -186,10 +186,7 @@ impl Scene {
             &String::from_utf8_lossy(&result.stdout),
             String::from_utf8_lossy(&result.stderr).into_owned(),
         );
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(run.client.iter().cloned());
+        lock(&self.seen).extend(run.client.iter().cloned());
         run
     }
 
@@ -208,10 +205,7 @@ impl Scene {
         let seen = lines
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok());
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(seen);
+        lock(&self.seen).extend(seen);
     }
 
     /// Asserts that each call of the provider was recorded once, and that every field is right.
@@ -318,7 +312,7 @@ impl Scene {
 
     /// How long the client took for a call, the longest if several have the same name.
     fn longest(&self, truth: &Value) -> Option<Duration> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = lock(&self.seen);
         seen.iter()
             .filter(|seen| seen["case"] == truth["test"])
             .filter_map(|seen| seen["elapsed_ns"].as_u64())
@@ -744,10 +738,6 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn pid_of(child: &Child) -> Pid {

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -14,7 +14,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::provider::{Provider, http};
+use crate::{
+    lock,
+    provider::{Provider, http},
+};
 
 /// A running server; it stops when it is dropped.
 pub struct Infinium {
@@ -167,8 +170,4 @@ fn exchange<S: Read + Write>(mut stream: S, shared: &Shared) -> anyhow::Result<(
         stream.flush()?;
     }
     Ok(())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

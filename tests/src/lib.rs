@@ -21,3 +21,10 @@ pub mod proxy;
 pub mod rustls;
 pub mod sites;
 pub mod telemetry;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, also where a test has panicked meanwhile.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

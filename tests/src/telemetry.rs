@@ -8,7 +8,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -24,6 +24,7 @@ use crate::{
     clients,
     commands::{fetch, run},
     harness::wait_until,
+    lock,
 };
 
 /// The builder of the collector and the modules in `ocb.yaml` are of one version.
@@ -367,7 +368,7 @@ impl Endpoint {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -386,7 +387,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) -> anyhow::Result<()> {
         };
         let kind = request.headers.get("content-type").cloned();
         let answer = {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(state);
             state.requests.push(request);
             state.answers.pop_front()
         };

@@ -231,6 +231,14 @@ impl Bed {
         self.installed = Some(values);
     }
 
+    /// Takes away what [`install`](Self::install) has installed.
+    fn uninstall(&mut self) {
+        self.cluster
+            .helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait"])
+            .unwrap();
+        self.installed = None;
+    }
+
     fn rolled_out(&self) {
         let said = self.cluster.kubectl(&[
             "-n",
@@ -1066,43 +1074,31 @@ fn upgrade(bed: &mut Bed) {
 
 /// By Helm.
 fn uninstallation(bed: &mut Bed) {
-    leaves_nothing(
-        bed,
-        |bed| bed.install(&[]),
-        |bed| {
-            bed.cluster
-                .helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait"])
-        },
-    );
-    bed.installed = None;
+    leaves_nothing(bed, |bed| bed.install(&[]), Bed::uninstall);
 }
 
 /// `helm template | kubectl apply`, for those who do not have Helm in their clusters.
 fn the_chart_by_kubectl(bed: &mut Bed) {
     let objects = bed.rendered(&["--skip-tests", "-f", &values_file("values.yaml")]);
-    let kubectl = |bed: &Bed, verb| bed.cluster.kubectl_with(&[verb, "-f", "-"], &objects);
-    if bed.installed.take().is_some() {
-        bed.cluster
-            .helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait"])
-            .unwrap();
+    if bed.installed.is_some() {
+        bed.uninstall();
     }
     leaves_nothing(
         bed,
         |bed| {
-            kubectl(bed, "apply").unwrap();
+            bed.cluster.apply(&objects).unwrap();
             bed.rolled_out();
         },
-        |bed| kubectl(bed, "delete"),
+        |bed| {
+            let delete = bed.cluster.kubectl_with(&["delete", "-f", "-"], &objects);
+            delete.unwrap();
+        },
     );
 }
 
 /// Asserts that an agent sees what it should while it is installed, and that of it nothing is there afterwards: no
 /// probes, maps, files or objects.
-fn leaves_nothing(
-    bed: &mut Bed,
-    install: impl FnOnce(&mut Bed),
-    remove: impl FnOnce(&Bed) -> anyhow::Result<String>,
-) {
+fn leaves_nothing(bed: &mut Bed, install: impl FnOnce(&mut Bed), remove: impl FnOnce(&mut Bed)) {
     let pinned = files(&["/sys/fs/bpf"], "*");
     let events = uprobe_events();
     let on_the_node = ["/etc", "/opt", "/run", "/usr", "/var"];
@@ -1114,7 +1110,7 @@ fn leaves_nothing(
     for span in bed.spans_of(&checkout.ask("count=1")) {
         checkout.assert_is_of(&span);
     }
-    remove(bed).unwrap();
+    remove(bed);
     wait_until("the agent's pod is gone", || {
         let pods = bed.json(&["-n", NAMESPACE, "get", "pods"]);
         array(&pods, "items").count() == 0

@@ -21,7 +21,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -32,6 +32,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use self::{behaviour::Behaviour, http::Request, write::Ending};
+use crate::lock;
 
 /// A running provider; it stops when it is dropped.
 pub struct Provider {
@@ -250,8 +251,4 @@ fn remember(shared: &Shared, truth: Value) {
         let _ = file.write_all(format!("{truth}\n").as_bytes());
     }
     known.push(truth);
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
